@@ -1,0 +1,1 @@
+"""Safety directions and what is done with them at inference."""

@@ -1,0 +1,95 @@
+"""Read hidden states: the last prompt token after every decoder layer."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm.auto import tqdm
+
+from langchain_vlmguard.steering.architectures import layer_output, locate_decoder
+from langchain_vlmguard.steering.encoding import Prompt, encode_prompts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+    from transformers import PreTrainedModel, ProcessorMixin
+
+
+@contextmanager
+def capture_last_token(model: PreTrainedModel, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
+    """Collect, for the forward passes inside the block, each layer's output at the last position.
+
+    Yields:
+        A dict that holds, after a forward pass, `layer -> (rows, hidden)` in the model's dtype (the last pass wins).
+    """
+    decoder = locate_decoder(model)
+    states: dict[int, Tensor] = {}
+
+    def keep(layer: int) -> Any:
+        def hook(_module: object, _inputs: object, output: object) -> None:
+            states[layer] = layer_output(output)[:, -1].detach()
+
+        return hook
+
+    handles = [decoder.layers[layer].register_forward_hook(keep(layer)) for layer in layers]
+    try:
+        yield states
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def last_token_states(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    prompts: Sequence[Prompt],
+    *,
+    batch_size: int = 16,
+    progress: bool | str = False,
+) -> Tensor:
+    """Return the hidden state after each decoder layer at the last prompt token.
+
+    Args:
+        model: An image-text-to-text model in eval mode.
+        processor: Its processor.
+        prompts: What to run; rows with and without pictures are run apart.
+        batch_size: Rows a forward pass.
+        progress: Show a bar; a string is its label.
+
+    Returns:
+        `(prompts, layers, hidden)` float32 on the CPU.
+    """
+    decoder = locate_decoder(model)
+    rows = torch.empty(len(prompts), len(decoder.layers), decoder.hidden_size)
+    batches = [
+        indices[start : start + batch_size]
+        for indices in _by_picture(prompts)
+        for start in range(0, len(indices), batch_size)
+    ]
+    label = progress if isinstance(progress, str) else "hidden states"
+    for indices in tqdm(batches, desc=label, disable=not progress):
+        encoded = encode_prompts(processor, [prompts[i] for i in indices])
+        with torch.inference_mode(), capture_last_token(model, range(len(decoder.layers))) as states:
+            model(**{k: v.to(model.device) for k, v in encoded.items()}, **_positions(encoded, model), use_cache=False)
+            rows[indices] = torch.stack([states[layer].float().cpu() for layer in sorted(states)], dim=1)
+    return rows
+
+
+def _by_picture(prompts: Sequence[Prompt]) -> tuple[list[int], list[int]]:
+    """Split row indices by picture, short texts first so that little is padded."""
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].text))
+    shown = [i for i in order if prompts[i].picture is not None]
+    return [i for i in order if prompts[i].picture is None], shown
+
+
+def _positions(encoded: dict[str, Tensor], model: PreTrainedModel) -> dict[str, Tensor]:
+    """Give left-padded rows their positions, except where the family computes its own (multimodal rotary)."""
+    text_config = model.config.get_text_config()
+    rope = getattr(text_config, "rope_parameters", None) or getattr(text_config, "rope_scaling", None) or {}
+    if "mrope_section" in rope:
+        return {}
+    mask = encoded["attention_mask"]
+    return {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0).to(model.device)}

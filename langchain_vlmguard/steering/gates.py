@@ -1,0 +1,130 @@
+"""Gates: decide from the clean prompt prefill, once per row, whether and how strongly to steer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ClassStats:
+    """Where the two classes of anchors lie along a layer's directions, in one condition (text alone, or with a picture).
+
+    All tensors are float32 of shape `(rank,)`: means and the pooled standard deviation of the coordinates `h @ V.T`.
+    """
+
+    harmful: Tensor
+    harmless: Tensor
+    spread: Tensor
+
+    @classmethod
+    def of(cls, harmful: Tensor, harmless: Tensor) -> ClassStats:
+        """Summarise coordinates `(anchors, rank)` of the two classes."""
+        pooled = ((harmful.var(0, unbiased=False) + harmless.var(0, unbiased=False)) / 2).sqrt()
+        return cls(harmful.mean(0), harmless.mean(0), pooled.clamp(min=1e-6))
+
+    def to(self, device: torch.device) -> ClassStats:
+        """Return the statistics on a device."""
+        return ClassStats(self.harmful.to(device), self.harmless.to(device), self.spread.to(device))
+
+    @property
+    def midpoint(self) -> Tensor:
+        """Half way between the class means, `(rank,)`."""
+        return (self.harmful + self.harmless) / 2
+
+    @property
+    def separability(self) -> Tensor:
+        """Distance of the class means in pooled standard deviations (d'), `(rank,)`."""
+        return (self.harmful - self.harmless) / self.spread
+
+    def risk(self, coordinate: Tensor) -> Tensor:
+        """Posterior of the harmful class for first coordinates `(rows,)`, equal Gaussians and equal priors: `[0, 1]`."""
+        slope = self.separability[0] / self.spread[0]
+        return torch.sigmoid(slope * (coordinate - self.midpoint[0]))
+
+
+@dataclass(frozen=True)
+class GateReading:
+    """What a gate decided for each row; every tensor is `(rows,)` float32."""
+
+    score: Tensor
+    """Coordinate on the first direction, as read."""
+
+    threshold: Tensor
+    strength: Tensor
+    """0 leaves a row untouched, 1 is the full intervention."""
+
+    risk: Tensor
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Reads the first coordinate of the clean prefill; subclasses say where the threshold is and how it grades."""
+
+    name: ClassVar[str] = "gate"
+
+    def read(self, coordinate: Tensor, stats: ClassStats) -> GateReading:
+        """Decide for rows with first coordinates `(rows,)` float32 that lie in the condition of `stats`."""
+        threshold = self.threshold(stats).expand_as(coordinate)
+        return GateReading(coordinate, threshold, self.strength(coordinate, stats), stats.risk(coordinate))
+
+    def threshold(self, stats: ClassStats) -> Tensor:
+        """Return the coordinate above which a row is steered, a scalar tensor."""
+        return stats.midpoint[0]
+
+    def strength(self, coordinate: Tensor, stats: ClassStats) -> Tensor:
+        """Return each row's strength, `(rows,)`."""
+        return (coordinate > self.threshold(stats)).float()
+
+
+@dataclass(frozen=True)
+class AlwaysOpen(Gate):
+    """No gate: every row is steered at full strength."""
+
+    name: ClassVar[str] = "always_open"
+
+    def threshold(self, stats: ClassStats) -> Tensor:
+        """Return minus infinity."""
+        return torch.full_like(stats.midpoint[0], float("-inf"))
+
+
+@dataclass(frozen=True)
+class ZeroGate(Gate):
+    """VLM-Guard's gate: open where `h @ V_1 > 0`. The coordinate is not centred, so 0 is rarely the best threshold."""
+
+    name: ClassVar[str] = "zero"
+
+    def threshold(self, stats: ClassStats) -> Tensor:
+        """Return 0."""
+        return torch.zeros_like(stats.midpoint[0])
+
+
+@dataclass(frozen=True)
+class MidpointGate(Gate):
+    """Open above a point between the class means, re-centred with neutral pictures where a row shows one."""
+
+    name: ClassVar[str] = "midpoint"
+
+    position: float = 0.5
+    """Where between the harmless (0) and the harmful (1) class mean the threshold lies."""
+
+    def threshold(self, stats: ClassStats) -> Tensor:
+        """Return the point between the class means."""
+        return stats.harmless[0] + self.position * (stats.harmful[0] - stats.harmless[0])
+
+
+@dataclass(frozen=True)
+class ReluGate(MidpointGate):
+    """Graded: 0 up to the threshold, then linear, 1 at the harmful class mean and never above it."""
+
+    name: ClassVar[str] = "relu"
+
+    def strength(self, coordinate: Tensor, stats: ClassStats) -> Tensor:
+        """Return `clamp((c - threshold) / (harmful - threshold), 0, 1)`."""
+        threshold = self.threshold(stats)
+        return ((coordinate - threshold) / (stats.harmful[0] - threshold)).clamp(0.0, 1.0)

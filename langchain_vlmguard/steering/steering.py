@@ -1,0 +1,251 @@
+"""Steering: directions, a gate and an intervention, attached to one call of one model and to nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from langchain_vlmguard.steering.activations import capture_last_token
+from langchain_vlmguard.steering.architectures import layer_output, locate_decoder, replace_layer_output
+from langchain_vlmguard.steering.gates import Gate, GateReading, ReluGate
+from langchain_vlmguard.steering.interventions import INTERVENTIONS, Intervention, LayerEdit, Restore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+    from langchain_vlmguard.steering.directions import SafetyDirections
+
+_ACTIVE: ContextVar[SteeredCall | None] = ContextVar("vlmguard_steered_call", default=None)
+
+
+@dataclass(frozen=True)
+class Steering:
+    """What is done to hidden states: which directions, at which layers, by which intervention, behind which gate."""
+
+    directions: SafetyDirections
+    layers: tuple[int, ...]
+    """Layers whose output is edited, 0 is the first decoder layer."""
+
+    intervention: Intervention = field(default_factory=Restore)
+    gate: Gate = field(default_factory=ReluGate)
+    gate_layer: int | None = None
+    """Layer whose coordinate the gate reads; the first edited one when `None`."""
+
+    def __post_init__(self) -> None:
+        """Check the layers.
+
+        Raises:
+            ValueError: A layer does not exist.
+        """
+        depth = self.directions.card.layers
+        wanted = (*self.layers, self.read_layer) if self.layers else ()
+        if not wanted or not all(0 <= layer < depth for layer in wanted):
+            msg = f"layers must be between 0 and {depth - 1}, got {self.layers} and gate layer {self.gate_layer}"
+            raise ValueError(msg)
+
+    @classmethod
+    def recommended(cls, directions: SafetyDirections) -> Steering:
+        """Return the steering that `select_layers` chose for these directions.
+
+        Raises:
+            ValueError: No choice was made yet.
+        """
+        choice = directions.card.choice
+        if not choice:
+            msg = "these directions carry no choice of layers: run select_layers, or name the layers yourself"
+            raise ValueError(msg)
+        return cls(
+            directions,
+            layers=tuple(choice["layers"]),
+            intervention=INTERVENTIONS[choice["intervention"]](alpha=choice["alpha"]),
+            gate=ReluGate(position=choice["gate_position"]),
+            gate_layer=choice["gate_layer"],
+        )
+
+    @property
+    def read_layer(self) -> int:
+        """The layer that the gate reads."""
+        return min(self.layers) if self.gate_layer is None else self.gate_layer
+
+    @property
+    def single_pass(self) -> bool:
+        """Whether the gate reads at or before the first edit, so that one prefill serves both."""
+        return self.read_layer <= min(self.layers)
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of everything that changes an answer; part of every cache key."""
+        parts = {
+            "directions": self.directions.hash,
+            "layers": self.layers,
+            "gate_layer": self.read_layer,
+            "intervention": [self.intervention.name, asdict(self.intervention)],
+            "gate": [self.gate.name, asdict(self.gate)],
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+    @contextmanager
+    def attach(
+        self,
+        model: PreTrainedModel,
+        *,
+        pictured: Tensor,
+        inputs: dict[str, Tensor] | None = None,
+        text_inputs: dict[str, Tensor] | None = None,
+    ) -> Iterator[SteeredCall]:
+        """Steer what this thread (or task) runs on the model inside the block, and nothing else.
+
+        The last prompt token is edited at prefill and the new token at every decode step. Calls of other threads on the
+        same model are not touched, and the hooks go when the block ends, however it ends.
+
+        Args:
+            model: The model that the directions belong to.
+            pictured: Which rows show a picture, `(rows,)` bool.
+            inputs: The encoded rows, left-padded. Needed when the gate reads above the first edited layer: it then takes a
+                clean prefill of its own.
+            text_inputs: The same rows as text alone, for interventions with `needs_text_query`.
+
+        Yields:
+            The call, which holds the gate's readings once the prefill has run.
+
+        Raises:
+            ValueError: An input is missing that this steering needs.
+        """
+        call = SteeredCall(self, pictured)
+        call.prepare(model, inputs, text_inputs)
+        decoder = locate_decoder(model)
+        watched = sorted({*self.layers, self.read_layer})
+        handles = [decoder.layers[layer].register_forward_hook(call.hook(layer)) for layer in watched]
+        token = _ACTIVE.set(call)
+        try:
+            yield call
+        finally:
+            _ACTIVE.reset(token)
+            for handle in handles:
+                handle.remove()
+
+
+class SteeredCall:
+    """The state of one attached call: gate readings, and the text-only query's coordinates where they are needed."""
+
+    def __init__(self, steering: Steering, pictured: Tensor) -> None:
+        """Start with nothing read; `pictured` is `(rows,)` bool."""
+        self.steering = steering
+        self.pictured = pictured.cpu()
+        self.reading: GateReading | None = None
+        self._open = False
+        self._reference: dict[int, Tensor] = {}
+        self._edits: dict[int, LayerEdit] = {}
+
+    def prepare(
+        self, model: PreTrainedModel, inputs: dict[str, Tensor] | None, text_inputs: dict[str, Tensor] | None
+    ) -> None:
+        """Run the extra prefills that this steering needs."""
+        steering = self.steering
+        if not steering.single_pass:
+            states = _prefill(model, _given(inputs, "inputs", "the gate reads above the first edited layer"), (steering.read_layer,))
+            self._read(states[steering.read_layer])
+        if steering.intervention.needs_text_query:
+            query = _given(text_inputs, "text_inputs", f"{steering.intervention.name} compares with the text-only query")
+            for layer, state in _prefill(model, query, steering.layers).items():
+                self._reference[layer] = state.float().cpu() @ steering.directions.vectors[layer].T
+
+    def hook(self, layer: int) -> Any:
+        """Return the forward hook of one layer."""
+
+        def steer(_module: nn.Module, _inputs: object, output: Any) -> Any:
+            if _ACTIVE.get() is not self:
+                return None
+            hidden = layer_output(output)
+            if self.reading is None:
+                self._read(hidden[:, -1])
+            if layer not in self.steering.layers:
+                return None
+            return replace_layer_output(output, self._edited(hidden, layer))
+
+        return steer
+
+    def trace(self) -> list[dict[str, Any]]:
+        """Return one steering trace a row, as plain values.
+
+        Raises:
+            RuntimeError: The prefill has not run.
+        """
+        reading = self.reading
+        if reading is None:
+            msg = "the gate has read nothing: run the model inside the block first"
+            raise RuntimeError(msg)
+        return [
+            {
+                "intervention": self.steering.intervention.name,
+                "gate": self.steering.gate.name,
+                "score": float(reading.score[row]),
+                "threshold": float(reading.threshold[row]),
+                "open": bool(reading.strength[row] > 0),
+                "strength": float(reading.strength[row]),
+                "risk": float(reading.risk[row]),
+                "layers": list(self.steering.layers),
+                "picture": bool(self.pictured[row]),
+            }
+            for row in range(len(reading.score))
+        ]
+
+    def _read(self, state: Tensor) -> None:
+        """Read the gate from clean states `(rows, hidden)`; rows repeated by the generator repeat their picture flag."""
+        directions, layer = self.steering.directions, self.steering.read_layer
+        coordinate = state.detach().float().cpu() @ directions.vectors[layer][0]
+        self.pictured = self.pictured.repeat_interleave(len(coordinate) // len(self.pictured))
+        text = asdict(self.steering.gate.read(coordinate, directions.text[layer]))
+        shown = asdict(self.steering.gate.read(coordinate, directions.picture[layer]))
+        self.reading = GateReading(**{name: torch.where(self.pictured, shown[name], text[name]) for name in text})
+        self._open = bool(self.reading.strength.any())
+
+    def _edited(self, hidden: Tensor, layer: int) -> Tensor:
+        if not self._open:
+            return hidden
+        last = hidden[:, -1]
+        edited = self.steering.intervention.edit(last.float(), self._edit_of(layer, last.device)).to(last.dtype)
+        return torch.cat((hidden[:, :-1], edited[:, None]), dim=1)
+
+    def _edit_of(self, layer: int, device: torch.device) -> LayerEdit:
+        """Return what the intervention needs at a layer, moved to its device once a call."""
+        if layer not in self._edits:
+            directions, reading = self.steering.directions, self.reading
+            assert reading is not None  # noqa: S101 - the hook has read the gate
+            reference = self._reference.get(layer)
+            self._edits[layer] = LayerEdit(
+                vectors=directions.vectors[layer].to(device),
+                strength=reading.strength.to(device),
+                pictured=self.pictured.to(device),
+                text=directions.text[layer].to(device),
+                picture=directions.picture[layer].to(device),
+                reference=None if reference is None else reference.to(device),
+            )
+        return self._edits[layer]
+
+
+def _prefill(model: PreTrainedModel, inputs: dict[str, Tensor], layers: tuple[int, ...]) -> dict[int, Tensor]:
+    outer = _ACTIVE.set(None)
+    try:
+        with torch.inference_mode(), capture_last_token(model, layers) as states:
+            model(**inputs, use_cache=False)
+            return dict(states)
+    finally:
+        _ACTIVE.reset(outer)
+
+
+def _given(inputs: dict[str, Tensor] | None, name: str, reason: str) -> dict[str, Tensor]:
+    if inputs is None:
+        msg = f"attach needs {name}: {reason}"
+        raise ValueError(msg)
+    return inputs
