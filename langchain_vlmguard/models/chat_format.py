@@ -1,0 +1,96 @@
+"""From LangChain messages to what a processor takes: rendered text and decoded pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from langchain_core.messages import BaseMessage
+    from PIL import Image
+    from transformers import ProcessorMixin
+
+
+@dataclass(frozen=True, eq=False)
+class ChatRow:
+    """One conversation, ready for the processor."""
+
+    text: str
+    """The rendered prompt, with the family's picture placeholders."""
+
+    text_only: str
+    """The same conversation with its pictures left out: the path on which the language model's alignment is whole."""
+
+    pictures: tuple[Image.Image, ...] = ()
+
+
+def to_chat_row(
+    messages: Sequence[BaseMessage], processor: ProcessorMixin, *, tools: Sequence[dict[str, Any]] | None = None
+) -> ChatRow:
+    """Render a conversation with the model's chat template.
+
+    Control tokens of the model that stand in somebody's text ("<image>", "<|im_start|>") are broken up, so that a message
+    cannot open a turn of its own or claim a picture that is not there.
+
+    Args:
+        messages: The conversation. Pictures must be readable (base64 or data URI); see `content.messages`.
+        processor: The model's processor.
+        tools: Tools in OpenAI's form.
+
+    Raises:
+        UnreadableContentError: A part of a message cannot be shown to the model; the error names it.
+        ValueError: The processor has no chat template.
+    """
+    if not getattr(processor, "chat_template", None):
+        msg = f"{type(processor).__name__} has no chat template: set processor.chat_template or use an instruct checkpoint"
+        raise ValueError(msg)
+    controls = _control_tokens(processor)
+    pictures: list[Image.Image] = []
+    turns = [_turn(message, pictures, controls) for message in read_for_model(messages)]
+    options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True}
+    if tools:
+        options["tools"] = list(tools)
+    text = processor.apply_chat_template(turns, **options)
+    bare = processor.apply_chat_template([_without_pictures(turn) for turn in turns], **options) if pictures else text
+    return ChatRow(text, bare, tuple(pictures))
+
+
+def _turn(message: BaseMessage, pictures: list[Image.Image], controls: re.Pattern[str]) -> dict[str, Any]:
+    parts: list[dict[str, str]] = []
+    for part in message.content if isinstance(message.content, list) else [{"type": "text", "text": message.content}]:
+        if part["type"] == "image":
+            pictures.append(open_picture(part))
+            parts.append({"type": "image"})
+        else:
+            parts.append({"type": "text", "text": controls.sub(lambda found: " ".join(found[0]), part["text"])})
+    turn: dict[str, Any] = {"role": _role(message), "content": parts}
+    if isinstance(message, AIMessage) and message.tool_calls:
+        turn["tool_calls"] = [
+            {"type": "function", "function": {"name": call["name"], "arguments": call["args"]}}
+            for call in message.tool_calls
+        ]
+    return turn
+
+
+def _role(message: BaseMessage) -> str:
+    roles = ((HumanMessage, "user"), (AIMessage, "assistant"), (SystemMessage, "system"), (ToolMessage, "tool"))
+    for kind, role in roles:
+        if isinstance(message, kind):
+            return role
+    msg = f"a {type(message).__name__} cannot be shown to the model: use human, AI, system and tool messages"
+    raise UnreadableContentError(msg)
+
+
+def _without_pictures(turn: dict[str, Any]) -> dict[str, Any]:
+    return {**turn, "content": [part for part in turn["content"] if part["type"] != "image"]}
+
+
+def _control_tokens(processor: ProcessorMixin) -> re.Pattern[str]:
+    tokenizer = processor.tokenizer
+    tokens = {*tokenizer.all_special_tokens, *(getattr(processor, name, None) for name in ("image_token", "video_token"))}
+    words = sorted(filter(None, map(str, tokens)), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, words)))

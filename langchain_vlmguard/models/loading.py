@@ -1,0 +1,86 @@
+"""Load a local vision-language model once, with the directions that came with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from langchain_vlmguard.models.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, ProcessorMixin
+
+    from langchain_vlmguard.steering.directions import SafetyDirections
+    from langchain_vlmguard.steering.steering import Steering
+
+DIRECTIONS_FILE = "safety_directions.safetensors"
+"""A checkpoint folder that holds this file is steered by it unless told otherwise."""
+
+TESTBED = "testbed"
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedVLM:
+    """A model in memory."""
+
+    name: str
+    model: PreTrainedModel
+    processor: ProcessorMixin
+    directions: SafetyDirections | None
+    """The directions that lay in the checkpoint folder."""
+
+    scheduler: Scheduler = field(default_factory=Scheduler)
+    lock: Lock = field(default_factory=Lock)
+    """Held while the model generates; some families keep per-call state on the module."""
+
+    @cached_property
+    def recommended(self) -> Steering | None:
+        """The steering that the checkpoint's own directions recommend, if there are any."""
+        from langchain_vlmguard.steering.steering import Steering  # noqa: PLC0415 - needs torch
+
+        chosen = self.directions is not None and self.directions.card.choice
+        return Steering.recommended(self.directions) if chosen else None
+
+
+def checkpoint_path(model: str) -> str:
+    """Return the folder of the shipped testbed for `"testbed"`, any other name unchanged."""
+    if model == TESTBED:
+        return str(files("langchain_vlmguard.testbed") / "weights")
+    return model
+
+
+def load_vlm(model: str, *, device: str | None = None, dtype: str = "auto", **options: Any) -> LoadedVLM:
+    """Load any Hugging Face image-text-to-text checkpoint.
+
+    Args:
+        model: A local folder, a hub id, or `"testbed"`.
+        device: Where to put it, e.g. `"cuda"`; the default is the GPU when there is one.
+        dtype: `"auto"` keeps the checkpoint's on a GPU and computes in float32 on a CPU; otherwise a torch dtype's name.
+        options: Passed to `from_pretrained`, e.g. `revision`, `device_map`, `attn_implementation`.
+
+    Raises:
+        OSError: There is no such checkpoint.
+    """
+    import torch  # noqa: PLC0415 - importing the package must stay light
+    from transformers import AutoModelForImageTextToText, AutoProcessor  # noqa: PLC0415
+
+    path = checkpoint_path(model)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = (torch.float32 if device == "cpu" else "auto") if dtype == "auto" else getattr(torch, dtype)
+    shared = {key: options[key] for key in ("revision", "token", "trust_remote_code") if key in options}
+    vlm = AutoModelForImageTextToText.from_pretrained(path, dtype=chosen, **options)
+    if "device_map" not in options:
+        vlm = vlm.to(device)
+    processor = AutoProcessor.from_pretrained(path, backend="pil", **shared)
+    return LoadedVLM(model, vlm.eval(), processor, _directions_beside(path, vlm))
+
+
+def _directions_beside(path: str, model: PreTrainedModel) -> SafetyDirections | None:
+    from langchain_vlmguard.steering.directions import SafetyDirections  # noqa: PLC0415
+
+    file = Path(path) / DIRECTIONS_FILE
+    return SafetyDirections.load(file, model=model) if file.is_file() else None
