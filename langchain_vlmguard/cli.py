@@ -1,0 +1,122 @@
+"""The `vlmguard` command."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from langchain_vlmguard.testbed.demo import DemoResult
+
+app = typer.Typer(help="Guard multimodal agents: reasoning-based rewriting in front of a steered local VLM.", no_args_is_help=True)
+
+FULL_CELL, QUICK_CELL = 200, 24
+
+
+@app.callback()
+def main() -> None:
+    """Guard multimodal agents."""
+
+
+@app.command()
+def demo(  # noqa: PLR0913 - options of a command line
+    *,
+    full: Annotated[bool, typer.Option("--full", help=f"Measure {FULL_CELL} prompts a cell (minutes).")] = False,
+    per_cell: Annotated[int | None, typer.Option(min=1, help="Prompts a cell.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the measured cells here.")] = None,
+    html: Annotated[Path, typer.Option(help="Write the page here.")] = Path("vlmguard-demo/index.html"),
+    model: Annotated[str, typer.Option(help="The testbed, or a checkpoint built by its recipe.")] = "testbed",
+    seed: Annotated[int, typer.Option(help="Seed of the sampled prompts.")] = 0,
+) -> None:
+    """Run every request family through the plain testbed and through the guard, side by side."""
+    console = Console()
+    console.print("Loading torch and the testbed model ...")
+    from langchain_vlmguard.testbed.demo import run_demo  # noqa: PLC0415 - torch only where it is needed
+    from langchain_vlmguard.testbed.demo_page import render_page  # noqa: PLC0415
+    from langchain_vlmguard.testbed.requests import cells  # noqa: PLC0415
+
+    n = per_cell or (FULL_CELL if full else QUICK_CELL)
+    bar = Progress(TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console)
+    with bar:
+        task = bar.add_task("starting", total=len(list(cells())))
+
+        def advance(cell: object) -> None:
+            bar.update(task, description=getattr(cell, "name", ""), advance=1)
+
+        result = run_demo(model, per_cell=n, seed=seed, on_cell=advance)
+    _write(html, render_page(result))
+    pictures = _save_pictures(result, html.parent / "pictures")
+    console.print(_turns_table(result, pictures))
+    console.print(_totals_table(result))
+    if json_file:
+        _write(json_file, json.dumps(result.to_json(), indent=1) + "\n")
+        console.print(f"Cells as JSON: {json_file}")
+    console.print(f"The page, with all pictures: {html}   ({result.seconds:.0f} s)")
+
+
+def _turns_table(result: DemoResult, pictures: list[Path | None]) -> Table:
+    from langchain_vlmguard.testbed.judge import judge  # noqa: PLC0415
+
+    table = Table(title="Plain and guarded, side by side", show_lines=True, title_justify="left")
+    for column in ("picture", "request", "plain answer", "guarded answer", "verdict"):
+        table.add_column(column, overflow="fold", ratio=1 if column in ("picture", "verdict") else 2)
+    for turn, picture in zip(result.turns, pictures, strict=True):
+        steering = turn.verdict.get("steering") or {}
+        table.add_row(
+            picture.name if picture else "-",
+            f"{'[red]harmful[/red]' if turn.request.harmful else '[green]harmless[/green]'}\n{turn.request.text}",
+            *(f"{_escaped(text)}\n{_coloured(judge(turn.request, text))}" for text in (turn.plain, turn.guarded)),
+            f"{turn.verdict['action']} · {turn.verdict['severity']}\nrisk {turn.verdict['risk']:.2f}\n"
+            f"gate {'open' if steering.get('open') else 'closed'}",
+        )
+    return table
+
+
+def _totals_table(result: DemoResult) -> Table:
+    from langchain_vlmguard.testbed.demo import ARMS  # noqa: PLC0415
+
+    table = Table(title="Totals, with Wilson 95 % intervals", title_justify="left")
+    table.add_column("cell")
+    table.add_column("measured")
+    for arm in ARMS:
+        table.add_column(arm, justify="right")
+    for cell in dict.fromkeys(entry.cell for entry in result.cells):
+        arms = {entry.arm: entry for entry in result.cells if entry.cell == cell}
+        shares = [arms[arm].unsafe if cell.harmful else arms[arm].correct for arm in ARMS]
+        table.add_row(cell.name, "complied with harm" if cell.harmful else "answered rightly", *map(str, shares))
+    return table
+
+
+def _coloured(outcome: str) -> str:
+    colour = {"complied with harm": "red", "wrong": "yellow", "unparsable": "yellow"}.get(outcome, "green")
+    return f"[{colour}]{outcome}[/{colour}]"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", "\\[")
+
+
+def _save_pictures(result: DemoResult, folder: Path) -> list[Path | None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    saved: list[Path | None] = []
+    for index, turn in enumerate(result.turns):
+        picture = turn.request.picture
+        path = folder / f"{index:02d}-{turn.request.family}.png" if picture else None
+        if picture and path:
+            picture.draw().save(path)
+        saved.append(path)
+    return saved
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".tmp")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)

@@ -1,0 +1,121 @@
+"""The demo: every request family through the plain model and through the guard, side by side."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from langchain_vlmguard.guard import create_vlm_guard
+from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
+from langchain_vlmguard.steering.gates import AlwaysOpen
+from langchain_vlmguard.steering.interventions import ProjectOut
+from langchain_vlmguard.testbed.measure import CellResult
+from langchain_vlmguard.testbed.release import answer_requests, versions
+from langchain_vlmguard.testbed.requests import ORDER_TOOL, Cell, Request, cells, order_call
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from langchain_core.messages import AIMessage
+
+ARMS = ("plain", "guarded", "project_out")
+"""`project_out` is the negative control: VLM-Guard's abstract taken literally, no gate, on the guard's own layers."""
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One request, answered by the plain model and by the guard."""
+
+    request: Request
+    plain: str
+    guarded: str
+    verdict: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo measured."""
+
+    turns: tuple[Turn, ...]
+    """A few turns of each cell, to look at."""
+
+    cells: tuple[CellResult, ...]
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the published form: one row a cell and arm."""
+        return {
+            "cells": [result.row() for result in self.cells],
+            "seconds": round(self.seconds, 1),
+            "versions": versions(),
+        }
+
+
+def run_demo(
+    model: str = "testbed",
+    *,
+    per_cell: int = 24,
+    shown: int = 2,
+    seed: int = 0,
+    on_cell: Callable[[Cell], None] = lambda _cell: None,
+) -> DemoResult:
+    """Run held-out requests of every family through all arms.
+
+    Args:
+        model: The testbed, or a checkpoint that was built by its recipe.
+        per_cell: Requests a cell.
+        shown: How many of them are kept to look at.
+        seed: Seed of the sample.
+        on_cell: Called before each cell, for progress.
+    """
+    started = time.perf_counter()
+    guarded = _GuardedTestbed(ChatSteeredVLM.from_pretrained(model, max_tokens=64, batch_size=BATCH))
+    results: list[CellResult] = []
+    turns: list[Turn] = []
+    for cell in cells("held_out"):
+        on_cell(cell)
+        asked = cell.sample(per_cell, seed=seed)
+        plain = answer_requests(guarded.model.loaded, asked, None)
+        answers, verdicts = guarded.answer(asked)
+        control = answer_requests(guarded.model.loaded, asked, guarded.project_out)
+        results += [
+            CellResult.of(cell, arm, asked, texts) for arm, texts in zip(ARMS, (plain, answers, control), strict=True)
+        ]
+        turns += [Turn(*row) for row in zip(asked, plain, answers, verdicts, strict=True)][:shown]
+    return DemoResult(tuple(turns), tuple(results), time.perf_counter() - started)
+
+
+class _GuardedTestbed:
+    """The guard graph around the steered testbed, with and without its tool."""
+
+    def __init__(self, model: ChatSteeredVLM) -> None:
+        self.model = model
+        self._guard = create_vlm_guard(model).compile()
+        self._guard_with_tool = create_vlm_guard(model.bind_tools([ORDER_TOOL])).compile()
+        steering = model.active_steering
+        if steering is None:
+            msg = f"{model.model!r} carries no recommended steering: there is nothing to demonstrate"
+            raise ValueError(msg)
+        self.project_out = replace(steering, intervention=ProjectOut(), gate=AlwaysOpen())
+
+    def answer(self, asked: Sequence[Request]) -> tuple[list[str], list[dict[str, Any]]]:
+        """Send requests through the guard graph, concurrently; return answers as text, and verdicts."""
+        graph = self._guard_with_tool if asked[0].tools else self._guard
+        inputs = [{"messages": [request.message()]} for request in asked]
+        states = graph.batch(inputs, {"max_concurrency": BATCH})
+        return [answer_text(state["messages"][-1]) for state in states], [state["verdict"] for state in states]
+
+
+def answer_text(message: AIMessage) -> str:
+    """Return an answer as the testbed writes it, tool calls included."""
+    if message.tool_calls:
+        return order_call(str(message.tool_calls[0]["args"].get("item", "")))
+    return str(message.text)
+
+
+def totals(results: Sequence[CellResult], arm: str, *, harmful: bool) -> Iterator[CellResult]:
+    """Yield one arm's cells of harmful or of harmless requests."""
+    return (result for result in results if result.arm == arm and result.cell.harmful == harmful)
