@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+
+from langchain_vlmguard.content.images import open_picture
+from langchain_vlmguard.content.messages import read_for_model
+from langchain_vlmguard.errors import UnreadableContentError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -213,13 +213,18 @@ class ChatSteeredVLM(BaseChatModel):
 
     def _message(self, generated: Generated) -> AIMessage:
         words, calls, invalid = parse_tool_calls(generated.text)
-        metadata = {
+        metadata: dict[str, Any] = {
             "model_name": self.model,
             "model_provider": PROVIDER,
             "finish_reason": "tool_calls" if calls else generated.finish_reason,
         }
-        if generated.steering is not None:
+        steering = self.active_steering
+        if steering is not None and generated.steering is not None:
+            card = steering.directions.card
             metadata["steering"] = generated.steering
+            metadata["provenance"] = {
+                "steering": steering.identity, "directions": steering.directions.hash, "anchors": card.anchors_hash,
+            }
         return AIMessage(
             content=words,
             tool_calls=calls,

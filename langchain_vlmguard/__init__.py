@@ -1,0 +1,82 @@
+"""Guard multimodal LangChain and LangGraph agents: reasoning-based rewriting in front of a steered local VLM."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from langchain_vlmguard._version import __version__
+
+if TYPE_CHECKING:
+    from langchain_vlmguard.errors import (
+        DirectionsMismatchError,
+        RewriteError,
+        UnreadableContentError,
+        UnsupportedArchitectureError,
+        VLMGuardError,
+    )
+    from langchain_vlmguard.guard import GuardContext, VLMGuardState, create_vlm_guard
+    from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
+    from langchain_vlmguard.policy import GuardPolicy
+    from langchain_vlmguard.rewriting.rewriter import ReasoningRewriter, Rewrite
+    from langchain_vlmguard.steering.directions import SafetyDirections
+    from langchain_vlmguard.steering.selection import select_layers
+    from langchain_vlmguard.steering.steering import Steering
+    from langchain_vlmguard.testbed import load_testbed
+    from langchain_vlmguard.verdict import Hazard, SafetyVerdict
+
+_HOMES = {
+    "ChatSteeredVLM": "models.steered_vlm",
+    "DirectionsMismatchError": "errors",
+    "GuardContext": "guard",
+    "GuardPolicy": "policy",
+    "Hazard": "verdict",
+    "ReasoningRewriter": "rewriting.rewriter",
+    "Rewrite": "rewriting.rewriter",
+    "RewriteError": "errors",
+    "SafetyDirections": "steering.directions",
+    "SafetyVerdict": "verdict",
+    "Steering": "steering.steering",
+    "UnreadableContentError": "errors",
+    "UnsupportedArchitectureError": "errors",
+    "VLMGuardError": "errors",
+    "VLMGuardState": "guard",
+    "create_vlm_guard": "guard",
+    "load_testbed": "testbed",
+    "select_layers": "steering.selection",
+}
+
+__all__ = [
+    "ChatSteeredVLM",
+    "DirectionsMismatchError",
+    "GuardContext",
+    "GuardPolicy",
+    "Hazard",
+    "ReasoningRewriter",
+    "Rewrite",
+    "RewriteError",
+    "SafetyDirections",
+    "SafetyVerdict",
+    "Steering",
+    "UnreadableContentError",
+    "UnsupportedArchitectureError",
+    "VLMGuardError",
+    "VLMGuardState",
+    "__version__",
+    "create_vlm_guard",
+    "load_testbed",
+    "select_layers",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use, so that importing the package costs neither torch nor langgraph."""
+    if name not in _HOMES:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return __all__

@@ -1,0 +1,1 @@
+"""What the guard reads; fails closed on what it cannot read."""

@@ -1,0 +1,223 @@
+"""Messages: every part is read and checked, or accounted for as unjudged."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+
+from langchain_vlmguard.content.images import CheckedPicture, ImageLimits, read_base64
+from langchain_vlmguard.errors import UnreadableContentError
+from langchain_vlmguard.verdict import Unjudged
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from langchain_core.messages import BaseMessage
+
+LEFT_OUT = "[a part of this message could not be read and was left out]"
+"""What stands in for unread parts of earlier turns."""
+
+_WORD = re.compile(r"[a-z][a-z0-9_-]{0,39}")
+
+AUTHORED_BY_MODELS = frozenset({"tool_use", "tool_call", "reasoning", "thinking", "redacted_thinking", "refusal"})
+"""Block types without pictures that only an AI message may hold."""
+
+
+@dataclass(frozen=True)
+class ReadLimits:
+    """How much one conversation may hold."""
+
+    image: ImageLimits = ImageLimits()
+    max_images: int = 8
+    max_text_chars: int = 100_000
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What the guard looks at: everything since the last answer, inside the whole conversation."""
+
+    messages: list[BaseMessage]
+    """The conversation as a model may get it: pictures are the very bytes that were checked."""
+
+    start: int
+    """Index of the turn's first message."""
+
+    pictures: tuple[CheckedPicture, ...]
+    """The turn's pictures, in order."""
+
+    unjudged: tuple[Unjudged, ...]
+    """The turn's parts that could not be read."""
+
+    @property
+    def text(self) -> str:
+        """What people wrote in this turn."""
+        return "\n".join(str(m.text) for m in self.messages[self.start :] if isinstance(m, HumanMessage))
+
+    @property
+    def tool_results(self) -> list[str]:
+        """The texts that tools returned in this turn."""
+        return [str(m.text) for m in self.messages[self.start :] if isinstance(m, ToolMessage)]
+
+
+def read_turn(messages: Sequence[BaseMessage], limits: ReadLimits | None = None) -> Turn:
+    """Read a conversation; nothing raises on hostile content, it is accounted for instead.
+
+    Parts of the current turn that cannot be read are `unjudged`. In earlier turns they were decided on before; a placeholder
+    stands in for them, so that one bad picture does not end a conversation.
+
+    Args:
+        messages: The conversation, oldest first.
+        limits: How much it may hold.
+    """
+    limits = limits or ReadLimits()
+    start = _turn_start(messages)
+    reader = _Reader(limits)
+    safe = [reader.message(index, message, current=index >= start) for index, message in enumerate(messages)]
+    return Turn(safe, start, tuple(reader.pictures), tuple(reader.unjudged))
+
+
+def read_for_model(messages: Sequence[BaseMessage], limits: ReadLimits | None = None) -> list[BaseMessage]:
+    """Return messages whose blocks are text and checked standard image blocks only.
+
+    Raises:
+        UnreadableContentError: Naming the first part that cannot be read, and why.
+    """
+    reader = _Reader(limits or ReadLimits(max_images=64))
+    safe = [reader.message(index, message, current=True) for index, message in enumerate(messages)]
+    if reader.unjudged:
+        first = reader.unjudged[0]
+        msg = f"{first.where} ({first.kind}) cannot be shown to the model: {first.reason}"
+        raise UnreadableContentError(msg)
+    return [_only_text_and_pictures(message) for message in safe]
+
+
+class _Reader:
+    def __init__(self, limits: ReadLimits) -> None:
+        self.limits = limits
+        self.pictures: list[CheckedPicture] = []
+        self.unjudged: list[Unjudged] = []
+        self._letters = 0
+
+    def message(self, index: int, message: BaseMessage, *, current: bool) -> BaseMessage:
+        blocks = message.content if isinstance(message.content, list) else [message.content]
+        read: list[str | dict[str, Any]] = []
+        for position, block in enumerate(blocks):
+            where = f"messages[{index}].content" + (f"[{position}]" if isinstance(message.content, list) else "")
+            read.append(self._block(where, block, message, current=current))
+        whole = read if isinstance(message.content, list) else read[0]
+        return message.model_copy(update={"content": whole})
+
+    def _block(self, where: str, block: Any, message: BaseMessage, *, current: bool) -> str | dict[str, Any]:
+        kind = _kind(block)
+        try:
+            return self._read(block, kind, message, current=current)
+        except UnreadableContentError as error:
+            if current:
+                self.unjudged.append(Unjudged(where=where, kind=kind, reason=str(error)))
+            return LEFT_OUT if isinstance(block, str) else {"type": "text", "text": LEFT_OUT}
+
+    def _read(self, block: Any, kind: str, message: BaseMessage, *, current: bool) -> str | dict[str, Any]:
+        if isinstance(block, str):
+            return self._text(block)
+        if not isinstance(block, dict):
+            msg = "it is neither text nor a content block"
+            raise UnreadableContentError(msg)
+        if kind == "text" and isinstance(block.get("text"), str):
+            return {"type": "text", "text": self._text(block["text"])}
+        if kind in ("image", "image_url"):
+            return self._picture(block, current=current)
+        if kind in AUTHORED_BY_MODELS and isinstance(message, AIMessage):
+            return block
+        msg = f"blocks of type {kind!r} are not read yet: send text, or pictures as base64"
+        raise UnreadableContentError(msg)
+
+    def _text(self, text: str) -> str:
+        self._letters += len(text)
+        if self._letters > self.limits.max_text_chars:
+            msg = f"the conversation is longer than {self.limits.max_text_chars:,} characters"
+            raise UnreadableContentError(msg)
+        return text
+
+    def _picture(self, block: dict[str, Any], *, current: bool) -> dict[str, Any]:
+        picture = read_base64(_encoded(block), self.limits.image)
+        if current:
+            if len(self.pictures) >= self.limits.max_images:
+                msg = f"the turn shows more than {self.limits.max_images} pictures"
+                raise UnreadableContentError(msg)
+            self.pictures.append(picture)
+        return picture.block()
+
+
+def _kind(block: Any) -> str:
+    """Name a block's type; what strangers write there is repeated only where it is a plain word."""
+    if not isinstance(block, dict):
+        return type(block).__name__
+    kind = block.get("type")
+    return kind if isinstance(kind, str) and _WORD.fullmatch(kind) else "unknown"
+
+
+def _turn_start(messages: Sequence[BaseMessage]) -> int:
+    """Return the index after the last answer, an AI message that calls no tool."""
+    answers = (i for i, m in enumerate(messages) if isinstance(m, AIMessage) and not m.tool_calls)
+    return max(answers, default=-1) + 1
+
+
+def _encoded(block: dict[str, Any]) -> str:
+    """Return the base64 text of a picture in any of the spellings that carry their data."""
+    candidates = list(_candidates(block))
+    if len(candidates) > 1:
+        msg = "the block carries its picture more than once: which one a model sees is anybody's guess"
+        raise UnreadableContentError(msg)
+    if not candidates:
+        msg = "it holds no picture data: send base64 or a data URI"
+        raise UnreadableContentError(msg)
+    given = candidates[0]
+    if not isinstance(given, str):
+        msg = "its picture data is not text"
+        raise UnreadableContentError(msg)
+    return given
+
+
+def _candidates(block: dict[str, Any]) -> Iterator[Any]:
+    for key in ("base64", "data"):
+        if key in block:
+            yield block[key]
+    if "source" in block:
+        source = block["source"]
+        if isinstance(source, dict) and source.get("type") == "base64":
+            yield source.get("data")
+        else:
+            msg = "its source is not base64: addresses and file ids are not fetched"
+            raise UnreadableContentError(msg)
+    for key in ("url", "image_url"):
+        if key in block:
+            yield _from_address(block[key])
+    for key in ("file_id", "path", "image"):
+        if key in block:
+            msg = f"its {key!r} points to something that was not sent: send base64 or a data URI"
+            raise UnreadableContentError(msg)
+
+
+def _from_address(given: Any) -> str:
+    address = given.get("url") if isinstance(given, dict) else given
+    if not isinstance(address, str):
+        msg = "its address is not text"
+        raise UnreadableContentError(msg)
+    head, comma, data = address.partition(",")
+    if not head.lower().startswith("data:"):
+        msg = "it is an address, and addresses are not fetched: send base64 or a data URI"
+        raise UnreadableContentError(msg)
+    if not comma or not head.lower().endswith(";base64"):
+        msg = "its data URI is not in base64"
+        raise UnreadableContentError(msg)
+    return data
+
+
+def _only_text_and_pictures(message: BaseMessage) -> BaseMessage:
+    if isinstance(message.content, str):
+        return message
+    blocks = [{"type": "text", "text": b} if isinstance(b, str) else b for b in message.content]
+    return message.model_copy(update={"content": [b for b in blocks if b["type"] in ("text", "image")]})

@@ -1,0 +1,23 @@
+"""Errors of this package; each says what was wrong and what to do."""
+
+from __future__ import annotations
+
+
+class VLMGuardError(Exception):
+    """Base of every error of this package."""
+
+
+class UnreadableContentError(VLMGuardError, ValueError):
+    """A part of a message cannot be read, so it cannot be shown to a model."""
+
+
+class DirectionsMismatchError(VLMGuardError, ValueError):
+    """Safety directions do not belong to the model they are used on."""
+
+
+class UnsupportedArchitectureError(VLMGuardError, ValueError):
+    """The decoder layers of a model cannot be found."""
+
+
+class RewriteError(VLMGuardError, RuntimeError):
+    """The rewriter gave no usable answer; the original prompt was not passed on."""

@@ -1,0 +1,46 @@
+"""The hazard taxonomy verdicts speak: MLCommons AILuminate keys, with Llama Guard's numbers as aliases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True)
+class HazardCategory:
+    """One category of the taxonomy."""
+
+    id: str
+    """Namespaced id, e.g. `"mlcommons:iwp"`."""
+
+    title: str
+    """Readable name, fit for a message to a person."""
+
+    alias: str
+    """The closest Llama Guard 4 category, namespaced: bare S-numbers mean other things in other lists."""
+
+
+_ROWS = (
+    ("vcr", "violent crimes", "S1"),
+    ("ncr", "non-violent crimes", "S2"),
+    ("src", "sex-related crimes", "S3"),
+    ("cse", "child sexual exploitation", "S4"),
+    ("dfm", "defamation", "S5"),
+    ("spc", "specialised advice", "S6"),
+    ("prv", "privacy", "S7"),
+    ("ipv", "intellectual property", "S8"),
+    ("iwp", "indiscriminate weapons", "S9"),
+    ("hte", "hate", "S10"),
+    ("ssh", "suicide and self-harm", "S11"),
+    ("sxc", "sexual content", "S12"),
+)
+
+HAZARDS = MappingProxyType(
+    {f"mlcommons:{key}": HazardCategory(f"mlcommons:{key}", title, f"llamaguard4:{alias}") for key, title, alias in _ROWS}
+)
+"""The twelve categories of AILuminate v1.0 by id."""
+
+
+def title_of(hazard: str) -> str:
+    """Return a hazard's readable name; an id of another list is returned as it is."""
+    return HAZARDS[hazard].title if hazard in HAZARDS else hazard

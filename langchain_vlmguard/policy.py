@@ -1,0 +1,108 @@
+"""What is done about what the guard finds: thresholds, actions, limits, and the words of a refusal."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from langchain_vlmguard.verdict import Action, HazardId, Risk, Severity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+SEVEREST: tuple[Action, ...] = ("allow", "rewrite", "review", "refuse")
+"""Actions from the mildest to the severest."""
+
+
+class GuardPolicy(BaseModel):
+    """A tenant's policy. Nothing in it can turn an unread part or a failed check into a pass."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    controversial_at: Risk = 0.3
+    """Risk from which a turn is `controversial`."""
+
+    unsafe_at: Risk = 0.7
+    """Risk from which a turn is `unsafe`."""
+
+    enabled_hazards: frozenset[HazardId] | None = None
+    """Hazards that count; all when `None`. A hazard that is off is still recorded, but decides nothing."""
+
+    on_hazard: dict[HazardId, Literal["allow", "review", "refuse"]] = Field(default_factory=dict)
+    """Least action for single hazards, e.g. `{"mlcommons:spc": "review"}`."""
+
+    on_unsafe: Literal["allow", "review", "refuse"] = "refuse"
+    """Least action for a turn that the rewriter finds unsafe and yet allows as it stands."""
+
+    on_gate_open: Literal["keep", "refuse", "review"] = "keep"
+    """What becomes of an answer given while the steering gate was open at `unsafe` risk. `keep`: the intervention acted."""
+
+    on_error: Literal["refuse", "review"] = "refuse"
+    """When the rewriter or the model fails."""
+
+    on_unreadable: Literal["refuse", "review"] = "refuse"
+    """When a part of the turn cannot be read."""
+
+    rewrite: Literal["always", "never"] = "always"
+    """Whether a rewriter that is there is used."""
+
+    max_images: int = Field(default=8, ge=0)
+    max_image_bytes: int = Field(default=10_000_000, gt=0)
+    max_pixels: int = Field(default=40_000_000, gt=0)
+    max_text_chars: int = Field(default=100_000, gt=0)
+
+    refusal: str = "I can't help with this request{about}. {safe_way}"
+    """Template of a refusal; `{about}` names hazard categories, `{safe_way}` offers what can be done."""
+
+    safe_way: str = "I am glad to help with a safe version of it: tell me what you want to achieve."
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.controversial_at > self.unsafe_at:
+            msg = f"controversial_at ({self.controversial_at}) must not lie above unsafe_at ({self.unsafe_at})"
+            raise ValueError(msg)
+        try:
+            self.refusal.format(about="", safe_way="")
+        except (KeyError, IndexError, ValueError) as error:
+            msg = f"the refusal template may use {{about}} and {{safe_way}} only: {error!r}"
+            raise ValueError(msg) from error
+        return self
+
+    @property
+    def hash(self) -> str:
+        """First 16 hex digits of the SHA-256 of the policy's canonical JSON."""
+        plain = self.model_dump(mode="json")
+        if plain["enabled_hazards"] is not None:
+            plain["enabled_hazards"] = sorted(plain["enabled_hazards"])
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """The thresholds as they are written into verdicts."""
+        return {"controversial": self.controversial_at, "unsafe": self.unsafe_at}
+
+    def severity(self, risk: float) -> Severity:
+        """Place a risk in [0, 1]."""
+        if risk >= self.unsafe_at:
+            return "unsafe"
+        return "controversial" if risk >= self.controversial_at else "safe"
+
+    def counts(self, hazard: str) -> bool:
+        """Say whether a hazard may decide anything."""
+        return self.enabled_hazards is None or hazard in self.enabled_hazards
+
+    def decide(self, proposed: Action, risk: float, hazards: Iterable[str]) -> Action:
+        """Return the rewriter's proposal, or something stricter where this policy asks for it."""
+        actions: list[Action] = [proposed]
+        if proposed == "allow" and self.severity(risk) == "unsafe":
+            actions.append(self.on_unsafe)
+        actions += [self.on_hazard[hazard] for hazard in hazards if hazard in self.on_hazard and self.counts(hazard)]
+        return severest(actions)
+
+
+def severest(actions: Iterable[Action]) -> Action:
+    """Return the severest of some actions."""
+    return max(actions, key=SEVEREST.index)

@@ -1,0 +1,1 @@
+"""Reasoning-driven prompt rewriting."""

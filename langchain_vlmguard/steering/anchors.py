@@ -1,0 +1,122 @@
+"""Anchors: paired harmful and harmless prompts that safety directions are fitted on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
+
+@dataclass(frozen=True)
+class AnchorPair:
+    """Two prompts of one form and topic, one harmful and one not."""
+
+    harmful: str
+    harmless: str
+    hazard: str | None = None
+    """MLCommons hazard id of the harmful one."""
+
+
+@dataclass(frozen=True)
+class AnchorSet:
+    """A named set of pairs."""
+
+    name: str
+    pairs: tuple[AnchorPair, ...]
+
+    def __post_init__(self) -> None:
+        """Check the pairs.
+
+        Raises:
+            ValueError: There are none, one is empty, or one harmful prompt stands twice; the message names the pair.
+        """
+        if not self.pairs:
+            msg = f"anchor set {self.name!r} is empty: it needs at least one pair"
+            raise ValueError(msg)
+        seen: set[str] = set()
+        for index, pair in enumerate(self.pairs):
+            problem = _problem(pair, seen)
+            if problem:
+                msg = f"pair {index} of anchor set {self.name!r} {problem}: {pair.harmful!r} / {pair.harmless!r}"
+                raise ValueError(msg)
+            seen.add(pair.harmful)
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> AnchorSet:
+        """Read `{"pairs": [{"harmful", "harmless", "hazard"}]}`.
+
+        Raises:
+            ValueError: The file has another form, or a pair is not usable.
+        """
+        return _from_json(Path(path), Path(path).stem)
+
+    @property
+    def harmful(self) -> list[str]:
+        """The harmful prompts, in order."""
+        return [pair.harmful for pair in self.pairs]
+
+    @property
+    def harmless(self) -> list[str]:
+        """The harmless prompts, in the order of their partners."""
+        return [pair.harmless for pair in self.pairs]
+
+    @cached_property
+    def hash(self) -> str:
+        """First 16 hex digits of the SHA-256 over all pairs."""
+        rows = [[pair.harmful, pair.harmless, pair.hazard] for pair in self.pairs]
+        return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()[:16]
+
+    def __len__(self) -> int:
+        """Return how many pairs there are."""
+        return len(self.pairs)
+
+    def split(self, fraction: float, *, seed: int = 0) -> tuple[AnchorSet, AnchorSet]:
+        """Split into two sets, hazard by hazard; the first holds about `fraction` of the pairs.
+
+        Raises:
+            ValueError: One side would be empty.
+        """
+        first: list[AnchorPair] = []
+        second: list[AnchorPair] = []
+        rng = random.Random(seed)
+        for hazard in sorted({pair.hazard or "" for pair in self.pairs}):
+            group = [pair for pair in self.pairs if (pair.hazard or "") == hazard]
+            rng.shuffle(group)
+            cut = round(fraction * len(group))
+            first += group[:cut]
+            second += group[cut:]
+        if not first or not second:
+            msg = f"a split at {fraction} leaves one side of the {len(self)} pairs of {self.name!r} empty"
+            raise ValueError(msg)
+        return AnchorSet(f"{self.name}/fit", tuple(first)), AnchorSet(f"{self.name}/held_out", tuple(second))
+
+
+def load_anchors() -> AnchorSet:
+    """Return the shipped "how to" pairs, written for this package, without operational detail."""
+    return _from_json(files("langchain_vlmguard.steering") / "data" / "how_to_pairs.json", "how_to_pairs")
+
+
+def _from_json(path: Path | Traversable, name: str) -> AnchorSet:
+    data = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        pairs = tuple(AnchorPair(row["harmful"], row["harmless"], row.get("hazard")) for row in data["pairs"])
+    except (KeyError, TypeError) as error:
+        msg = f"{path} is no anchor set: it needs 'pairs', each with 'harmful' and 'harmless' ({error!r})"
+        raise ValueError(msg) from error
+    return AnchorSet(name, pairs)
+
+
+def _problem(pair: AnchorPair, seen: set[str]) -> str | None:
+    if not pair.harmful.strip() or not pair.harmless.strip():
+        return "has an empty prompt"
+    if pair.harmful == pair.harmless:
+        return "has twice the same prompt"
+    return "repeats a harmful prompt" if pair.harmful in seen else None
