@@ -1,0 +1,77 @@
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+
+from langchain_vlmguard.content.images import ImageLimits, open_picture
+from langchain_vlmguard.content.messages import LEFT_OUT, ReadLimits, read_for_model, read_turn
+from langchain_vlmguard.errors import UnreadableContentError
+from tests.pictures import READABLE, UNREADABLE, b64, png
+
+
+@pytest.mark.parametrize("block", READABLE.values(), ids=READABLE)
+@pytest.mark.parametrize("kind", [HumanMessage, SystemMessage, lambda c: ToolMessage(c, tool_call_id="1")], ids=["human", "system", "tool"])
+def test_every_spelling_with_data_becomes_one_checked_standard_block(block, kind):
+    turn = read_turn([kind([block, {"type": "text", "text": "what is this?"}])])
+    assert not turn.unjudged
+    assert len(turn.pictures) == 1
+    picture, text = turn.messages[0].content
+    assert picture == {"type": "image", "base64": b64(), "mime_type": "image/png"}
+    assert text == {"type": "text", "text": "what is this?"}
+    assert open_picture(picture).getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize(("block", "reason"), UNREADABLE.values(), ids=UNREADABLE)
+def test_everything_else_is_accounted_for_and_reaches_no_model(block, reason):
+    turn = read_turn([HumanMessage(["look", block])])
+    assert [part.where for part in turn.unjudged] == ["messages[0].content[1]"]
+    assert reason in turn.unjudged[0].reason
+    assert turn.messages[0].content == ["look", {"type": "text", "text": LEFT_OUT}]
+    with pytest.raises(UnreadableContentError, match=r"messages\[0\]\.content\[1\]"):
+        read_for_model([HumanMessage(["look", block])])
+
+
+def test_an_unread_part_of_an_earlier_turn_does_not_end_the_conversation():
+    history = [HumanMessage([UNREADABLE["https address"][0]]), AIMessage("i could not read that")]
+    turn = read_turn([*history, HumanMessage("then tell me about kites")])
+    assert turn.unjudged == ()
+    assert turn.text == "then tell me about kites"
+    assert turn.messages[0].content == [{"type": "text", "text": LEFT_OUT}]
+
+
+def test_a_turn_reaches_back_to_the_last_answer_and_over_tool_calls():
+    call = {"name": "look", "args": {}, "id": "1"}
+    messages = [
+        HumanMessage("first"), AIMessage("answer"), HumanMessage("second"), AIMessage("", tool_calls=[call]),
+        ToolMessage([READABLE["v1 image"]], tool_call_id="1"),
+    ]
+    turn = read_turn(messages)
+    assert (turn.start, turn.text, turn.tool_results) == (2, "second", [""])
+    assert len(turn.pictures) == 1
+
+
+def test_limits_on_pictures_and_text():
+    limits = ReadLimits(ImageLimits(max_bytes=60), max_images=1, max_text_chars=10)
+    turn = read_turn([HumanMessage(["0123456789", "x", READABLE["v1 image"]])], limits)
+    assert [part.reason for part in turn.unjudged] == [
+        "the conversation is longer than 10 characters", "the picture is larger than 60 bytes",
+    ]
+    many = read_turn([HumanMessage([READABLE["v1 image"]] * 2)], ReadLimits(max_images=1))
+    assert [part.where for part in many.unjudged] == ["messages[0].content[1]"]
+
+
+def test_ids_and_other_fields_of_messages_stay():
+    message = HumanMessage([READABLE["OpenAI"]], id="m1", name="ann")
+    read = read_turn([message]).messages[0]
+    assert (read.id, read.name) == ("m1", "ann")
+    assert message.content == [READABLE["OpenAI"]]
+
+
+def test_models_keep_their_own_blocks_in_history_but_a_local_model_sees_text_and_pictures_only():
+    spoken = AIMessage([{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "yes"}])
+    assert read_turn([spoken, HumanMessage("go on")]).messages[0].content[0]["type"] == "thinking"
+    assert read_for_model([spoken])[0].content == [{"type": "text", "text": "yes"}]
+
+
+def test_the_picture_passed_on_is_upright_and_opaque():
+    clear = png((0, 0, 0, 0), mode="RGBA")
+    block = read_turn([HumanMessage([{"type": "image", "base64": b64(clear)}])]).messages[0].content[0]
+    assert open_picture(block).getpixel((0, 0)) == (255, 255, 255)
