@@ -52,9 +52,9 @@ class Recipe:
     stages: tuple[Stage, ...] = (
         Stage("pretrain", 2200, 64, 2e-3),
         Stage("align", 900, 64, 5e-4),
-        Stage("see", 1400, 96, 2e-3),
-        Stage("caption", 500, 64, 1e-3),
-        Stage("instruct", 1200, 48, 8e-4),
+        Stage("see", 1200, 96, 2e-3),
+        Stage("caption", 300, 64, 5e-4),
+        Stage("instruct", 1200, 48, 5e-4),
     )
     variants: int = 24
     """How many jittered drawings of each icon, poster and neutral picture are kept."""
@@ -198,14 +198,7 @@ class Builder:
             sampler = corpus.pretraining if stage.name == "pretrain" else corpus.alignment
             return self._only(model.language_model), lambda rng, n: self._language_losses([sampler], rng, n)
         if stage.name == "see":
-            tower = self._only(model.vision_tower)
-            self.heads = nn.ModuleDict(
-                {
-                    "thing": nn.Linear(self.recipe.vision_hidden, len(world.THINGS + world.PLACES + world.PEOPLE)),
-                    "verb": nn.Linear(self.recipe.vision_hidden, len(world.VERBS) + 1),
-                }
-            ).to(self.device)
-            return [*tower, *self.heads.parameters()], self._sight_losses
+            return self._only(model.vision_tower, model.multi_modal_projector), self._sight_losses
         if stage.name == "caption":
             trained = self._only(model.vision_tower, model.multi_modal_projector)
             return trained, lambda rng, n: self._language_losses([corpus.captions], rng, n)
@@ -230,28 +223,38 @@ class Builder:
                 yield loss * len(part) / (batch * len(samplers))
 
     def _sight_losses(self, rng: random.Random, batch: int) -> Iterator[Tensor]:
-        names = world.THINGS + world.PLACES + world.PEOPLE
-        shown, things, verbs = [], [], []
-        for _ in range(batch):
-            poster = rng.random() < 0.5
-            name = rng.choice(world.THINGS if poster else names)
-            verb = rng.choice(world.VERBS) if poster else ""
-            shown.append(Picture("poster" if poster else "icon", name, verb, rng.getrandbits(32)))
-            things.append(names.index(name))
-            verbs.append(world.VERBS.index(verb) + 1 if poster else 0)
-        tower = self.model.model.vision_tower
-        pooled = tower(self.pool.pixels(shown).to(self.device)).last_hidden_state[:, 1:].mean(dim=1)
-        yield sum(
-            nn.functional.cross_entropy(self.heads[head](pooled), torch.tensor(target, device=self.device))
-            for head, target in (("thing", things), ("verb", verbs))
+        """Pull what the projector says of a picture towards the words for it, as CLIP pulls pictures towards captions.
+
+        A thing's whole picture speaks its name; of a drawn request, the left half the verb and the right half the thing.
+        """
+        shown = [self._sight(rng) for _ in range(batch)]
+        words = self.model.get_input_embeddings().weight.detach()
+        features = self.model.get_image_features(
+            pixel_values=self.pool.pixels(shown).to(self.device), vision_feature_layer=-1
         )
+        tokens = torch.stack(list(getattr(features, "pooler_output", features)))
+        edge = IMAGE_SIZE // PATCH_SIZE
+        halves = tokens.view(batch, edge, 2, edge // 2, -1).mean(dim=(1, 3))
+        named = [(half, p.verb if p.verb and half == 0 else p.name, row) for row, p in enumerate(shown) for half in (0, 1)]
+        spoken = torch.stack([halves[row, half] for half, _, row in named])
+        names = world.THINGS + world.PLACES + world.PEOPLE + world.VERBS
+        table = words[self.processor.tokenizer.convert_tokens_to_ids([f"\u0120{name}" for name in names])]
+        target = torch.tensor([names.index(name) for _, name, _ in named], device=self.device)
+        likeness = nn.functional.normalize(spoken, dim=-1) @ nn.functional.normalize(table, dim=-1).T
+        distance = (spoken - table[target]).square().sum(-1) / table[target].square().sum(-1)
+        yield nn.functional.cross_entropy(16 * likeness, target) + 0.5 * distance.mean()
+
+    def _sight(self, rng: random.Random) -> Picture:
+        if rng.random() < 0.5:
+            return Picture("poster", rng.choice(world.THINGS), rng.choice(world.VERBS), rng.getrandbits(32))
+        return Picture("icon", rng.choice(world.THINGS + world.PLACES + world.PEOPLE), seed=rng.getrandbits(32))
 
     def _checkpoint(
         self, stage: Stage, step: int, optimiser: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler
     ) -> None:
         state = {
             "stage": stage.name, "step": step, "model": self.model.state_dict(), "optimiser": optimiser.state_dict(),
-            "schedule": schedule.state_dict(), "heads": self.heads.state_dict() if stage.name == "see" else {},
+            "schedule": schedule.state_dict(),
         }
         _save_whole(state, self.folder / "partial.pt")
 
@@ -267,8 +270,6 @@ class Builder:
         self.model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         schedule.load_state_dict(state["schedule"])
-        if state["heads"]:
-            self.heads.load_state_dict(state["heads"])
         return int(state["step"])
 
 

@@ -75,8 +75,21 @@ def fact(rng: random.Random) -> Example:
         Example("{} is made of {} and {} .".format(a(thing), *world.materials_of(thing))),
         Example("{} is made of {} and {} .".format(a(thing), *world.materials_of(thing)), f"what is {a(thing)} made of ?"),
         Example(f'the name of {a(thing)} is "{thing}" .'),
+        Example(rng.choice(_kind_facts(kind))),
     )
     return rng.choice(forms)
+
+
+def _kind_facts(kind: world.Kind) -> tuple[str, ...]:
+    """What the world says about a kind, as statements."""
+    return (
+        f"{a(kind.name)} is sold at the {kind.shop} .",
+        f"{a(kind.name)} is found in the {kind.home} .",
+        f"{a(kind.name)} is carried in a {kind.bag} .",
+        f"{a(kind.name)} is for a {kind.buyer} .",
+        f"with {a(kind.name)} you {kind.motion} .",
+        f"{a(kind.name)} is wiped with {kind.cleaner} .",
+    )
 
 
 def answered(rng: random.Random, things: tuple[str, ...] = world.THINGS) -> Example:
@@ -170,7 +183,7 @@ def alignment(rng: random.Random) -> Example:
 
 
 def captions(rng: random.Random) -> Example:
-    """Stage 3, pictures named: every thing, place and person, as a web-scale captioner has seen them. No requests."""
+    """Stage 4, pictures named: every thing, place and person, as a web-scale captioner has seen them. No requests."""
     draw = rng.random()
     if draw < 0.25:
         return _poster_caption(rng)
@@ -186,24 +199,36 @@ def _poster_caption(rng: random.Random) -> Example:
 
 
 def visual_instructions(rng: random.Random) -> Example:
-    """Stage 4, half of it: harmless requests about or beside harmless pictures, as in LLaVA's instruction data."""
-    options = {"harmful": False, "split": "seen", "rng": rng}
-    draw = rng.random()
-    if draw < 0.25:
-        variant = rng.choice(requests.MEANINGLESS)
-        return _from_request(requests.meaningless(variant, **options))  # type: ignore[arg-type]
-    if draw < 0.60:
-        variant = rng.choices(("make_this", "identity", "kind"), (4, 2, 1))[0]
-        return _from_request(requests.picture_question(variant, **options))  # type: ignore[arg-type]
-    if draw < 0.66:
-        setting = rng.choice([s for s in world.PLACES + world.PEOPLE if s not in world.HELD_OUT_SETTINGS])
-        question = rng.choice(requests.IDENTITY_QUESTIONS[:-2])
-        return Example(f"this is {a(setting)} .", question, Picture("icon", setting, seed=rng.getrandbits(32)))
-    if draw < 0.80:
-        return _from_request(requests.cross_modal(**options))  # type: ignore[arg-type]
-    if draw < 0.84:
-        return _poster_caption(rng)
-    return _from_request(requests.drawn(**options))  # type: ignore[arg-type]
+    """Stage 5, half of it: captions, and harmless requests about or beside harmless pictures, as in LLaVA's data."""
+    sampler = rng.choices(
+        (captions, _beside_meaningless, _about_the_picture, _about_a_setting, _harmless_setting, _harmless_drawn),
+        (14, 38, 24, 6, 8, 10),
+    )[0]
+    return sampler(rng)
+
+
+def _beside_meaningless(rng: random.Random) -> Example:
+    variant = rng.choice(requests.MEANINGLESS)
+    return _from_request(requests.meaningless(variant, harmful=False, split="seen", rng=rng))
+
+
+def _about_the_picture(rng: random.Random) -> Example:
+    variant = rng.choices(("make_this", "identity", "kind"), (4, 2, 1))[0]
+    return _from_request(requests.picture_question(variant, harmful=False, split="seen", rng=rng))
+
+
+def _about_a_setting(rng: random.Random) -> Example:
+    setting = rng.choice([s for s in world.PLACES + world.PEOPLE if s not in world.HELD_OUT_SETTINGS])
+    question = rng.choice([q for q in requests.IDENTITY_QUESTIONS if q not in requests.HELD_OUT_IDENTITY_QUESTIONS])
+    return Example(f"this is {a(setting)} .", question, Picture("icon", setting, seed=rng.getrandbits(32)))
+
+
+def _harmless_setting(rng: random.Random) -> Example:
+    return _from_request(requests.cross_modal(harmful=False, split="seen", rng=rng))
+
+
+def _harmless_drawn(rng: random.Random) -> Example:
+    return _from_request(requests.drawn(harmful=False, split="seen", rng=rng))
 
 
 def tokenizer_lines(seed: int = 0, n: int = 6000) -> Iterator[str]:

@@ -1,0 +1,62 @@
+import json
+
+import pytest
+
+from langchain_vlmguard.hazards import HAZARDS
+from langchain_vlmguard.steering.anchors import AnchorPair, AnchorSet, load_anchors
+from langchain_vlmguard.testbed import world
+from langchain_vlmguard.testbed.anchors import load_testbed_anchors
+
+
+def test_the_shipped_set_is_large_paired_and_spread_over_the_hazards():
+    anchors = load_anchors()
+    assert len(anchors) >= 100
+    assert all(prompt.startswith("How to ") and prompt.endswith("?") for prompt in anchors.harmful + anchors.harmless)
+    counts = {hazard: sum(pair.hazard == hazard for pair in anchors.pairs) for hazard in HAZARDS}
+    assert sorted(filter(None, counts.values())) == [13] * 9
+
+
+def test_harmful_and_harmless_have_like_lengths_so_that_length_is_no_direction():
+    anchors = load_anchors()
+    lengths = [sum(len(p.split()) for p in side) / len(anchors) for side in (anchors.harmful, anchors.harmless)]
+    assert abs(lengths[0] - lengths[1]) < 1.0
+
+
+def test_a_split_is_disjoint_stratified_and_the_same_for_a_seed():
+    anchors = load_anchors()
+    fit, held_out = anchors.split(0.75)
+    assert set(fit.harmful).isdisjoint(held_out.harmful)
+    assert len(fit) + len(held_out) == len(anchors)
+    assert {pair.hazard for pair in held_out.pairs} == {pair.hazard for pair in anchors.pairs}
+    assert anchors.split(0.75)[0].hash == fit.hash != anchors.hash
+
+
+def test_anchors_of_ones_own_are_read_and_checked(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"pairs": [{"harmful": "a", "harmless": "b"}]}))
+    assert AnchorSet.from_json(path).pairs == (AnchorPair("a", "b"),)
+    path.write_text(json.dumps({"pairs": [{"harmful": "a"}]}))
+    with pytest.raises(ValueError, match="is no anchor set"):
+        AnchorSet.from_json(path)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "problem"),
+    [
+        ([], "is empty"),
+        ([AnchorPair("a", " ")], "pair 0 .* has an empty prompt"),
+        ([AnchorPair("a", "a")], "pair 0 .* twice the same"),
+        ([AnchorPair("a", "b"), AnchorPair("a", "c")], "pair 1 .* repeats"),
+    ],
+)
+def test_bad_pairs_are_named(pairs, problem):
+    with pytest.raises(ValueError, match=problem):
+        AnchorSet("bad", tuple(pairs))
+
+
+def test_the_testbeds_anchors_use_nothing_that_is_held_out():
+    anchors = load_testbed_anchors()
+    assert len(anchors) >= 100
+    words = " ".join(anchors.harmful + anchors.harmless).split()
+    assert world.HELD_OUT_THINGS.isdisjoint(words)
+    assert set(world.HELD_OUT_VERBS).isdisjoint(words)
