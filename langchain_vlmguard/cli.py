@@ -15,7 +15,9 @@ from rich.table import Table
 if TYPE_CHECKING:
     from langchain_vlmguard.testbed.demo import DemoResult
 
-app = typer.Typer(help="Guard multimodal agents: reasoning-based rewriting in front of a steered local VLM.", no_args_is_help=True)
+app = typer.Typer(
+    help="Guard multimodal agents: reasoning-based rewriting in front of a steered local VLM.", no_args_is_help=True
+)
 
 FULL_CELL, QUICK_CELL = 200, 24
 
@@ -26,7 +28,7 @@ def main() -> None:
 
 
 @app.command()
-def demo(  # noqa: PLR0913 - options of a command line
+def demo(
     *,
     full: Annotated[bool, typer.Option("--full", help=f"Measure {FULL_CELL} prompts a cell (minutes).")] = False,
     per_cell: Annotated[int | None, typer.Option(min=1, help="Prompts a cell.")] = None,
@@ -43,7 +45,9 @@ def demo(  # noqa: PLR0913 - options of a command line
     from langchain_vlmguard.testbed.requests import cells  # noqa: PLC0415
 
     n = per_cell or (FULL_CELL if full else QUICK_CELL)
-    bar = Progress(TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console)
+    bar = Progress(
+        TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+    )
     with bar:
         task = bar.add_task("starting", total=len(list(cells())))
 

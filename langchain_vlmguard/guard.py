@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from langchain_core.messages import BaseMessage
-    from langchain_core.runnables import Runnable
+    from langchain_core.runnables import Runnable, RunnableConfig
 
     from langchain_vlmguard.rewriting.rewriter import Rewrite
 
@@ -81,9 +81,7 @@ def create_vlm_guard(
         ```
     """
     nodes = _Nodes(model, rewriter, policy or GuardPolicy())
-    graph = StateGraph(
-        VLMGuardState, context_schema=GuardContext, input_schema=GuardInput, output_schema=GuardOutput
-    )
+    graph = StateGraph(VLMGuardState, context_schema=GuardContext, input_schema=GuardInput, output_schema=GuardOutput)
     graph.add_node("inspect", nodes.inspect)
     graph.add_node("rewrite", RunnableLambda(nodes.rewrite, afunc=nodes.arewrite))
     graph.add_node("answer", RunnableLambda(nodes.answer, afunc=nodes.aanswer))
@@ -192,7 +190,8 @@ class _Nodes:
         if call.failure is None:
             rewrite: Rewrite = call.result
             hazards = [
-                Hazard(id=t.hazard, channel=t.channel, rationale=t.rationale, alias=_alias(t.hazard)) for t in rewrite.threats
+                Hazard(id=t.hazard, channel=t.channel, rationale=t.rationale, alias=_alias(t.hazard))
+                for t in rewrite.threats
             ]
             draft |= {
                 "action": self.policy.decide(rewrite.action, rewrite.risk, [hazard.id for hazard in hazards]),
@@ -214,7 +213,10 @@ class _Nodes:
         if call.failure is not None:
             return {"draft": draft}
         message: AIMessage = call.result
-        draft |= {"steering": message.response_metadata.get("steering"), "model": message.response_metadata.get("model_name")}
+        draft |= {
+            "steering": message.response_metadata.get("steering"),
+            "model": message.response_metadata.get("model_name"),
+        }
         draft["provenance"] = message.response_metadata.get("provenance") or {}
         if self._gate_objects(draft):
             draft |= {"action": self.policy.on_gate_open, "answer": "withheld"}
@@ -274,7 +276,7 @@ class _Call:
     started: float = field(default_factory=time.perf_counter)
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> RunnableConfig:
         """Config of the inner call: none of its tokens may reach a stream before they are judged."""
         return {"tags": ["nostream"], "callbacks": [self.usage]}
 
@@ -284,7 +286,9 @@ class _Call:
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
         if not isinstance(error, Exception):
             return False
-        self.failure = GuardFailure(stage=self.stage, error=type(error).__name__, reason=f"the {self.stage} step failed")
+        self.failure = GuardFailure(
+            stage=self.stage, error=type(error).__name__, reason=f"the {self.stage} step failed"
+        )
         return True
 
     def into(self, draft: dict[str, Any], policy: GuardPolicy) -> dict[str, Any]:

@@ -36,7 +36,10 @@ _ROWS = (
 )
 
 HAZARDS = MappingProxyType(
-    {f"mlcommons:{key}": HazardCategory(f"mlcommons:{key}", title, f"llamaguard4:{alias}") for key, title, alias in _ROWS}
+    {
+        f"mlcommons:{key}": HazardCategory(f"mlcommons:{key}", title, f"llamaguard4:{alias}")
+        for key, title, alias in _ROWS
+    }
 )
 """The twelve categories of AILuminate v1.0 by id."""
 

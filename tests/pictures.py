@@ -27,7 +27,11 @@ READABLE = {
     "v0 image": {"type": "image", "source_type": "base64", "data": b64(), "mime_type": "image/png"},
     "OpenAI": {"type": "image_url", "image_url": {"url": data_uri(), "detail": "low"}},
     "OpenAI, bare string": {"type": "image_url", "image_url": data_uri()},
-    "OpenAI, extra key": {"type": "image_url", "image_url": {"url": data_uri()}, "cache_control": {"type": "ephemeral"}},
+    "OpenAI, extra key": {
+        "type": "image_url",
+        "image_url": {"url": data_uri()},
+        "cache_control": {"type": "ephemeral"},
+    },
     "Anthropic": {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": b64()}},
     "lies about its type": {"type": "image", "base64": b64(), "mime_type": "text/plain"},
 }
@@ -40,17 +44,24 @@ UNREADABLE = {
     "Hugging Face path": ({"type": "image", "path": "/etc/passwd"}, "'path' points to something"),
     "Hugging Face image": ({"type": "image", "image": "cat.png"}, "'image' points to something"),
     "Anthropic address": (
-        {"type": "image", "source": {"type": "url", "url": "https://example.com/a.png"}}, "source is not base64"
+        {"type": "image", "source": {"type": "url", "url": "https://example.com/a.png"}},
+        "source is not base64",
     ),
     "no data": ({"type": "image"}, "holds no picture data"),
     "two pictures in one": ({"type": "image", "base64": b64(), "url": data_uri()}, "more than once"),
     "broken base64": ({"type": "image", "base64": "%%%"}, "base64 is broken"),
     "no picture": ({"type": "image", "base64": b64(b"hello")}, "no picture in a format"),
     "SVG": ({"type": "image_url", "image_url": "data:image/svg+xml;utf8,<svg/>"}, "not in base64"),
-    "SVG in base64": ({"type": "image", "base64": b64(b"<svg xmlns='http://www.w3.org/2000/svg'/>")}, "no picture in a format"),
+    "SVG in base64": (
+        {"type": "image", "base64": b64(b"<svg xmlns='http://www.w3.org/2000/svg'/>")},
+        "no picture in a format",
+    ),
     "truncated": ({"type": "image", "base64": b64(png(size=(64, 64))[:90])}, "cannot be decoded"),
     "animated": (
-        {"type": "image", "base64": b64(png("white", fmt="GIF", save_all=True, append_images=[Image.new("RGB", (8, 8), "black")]))},
+        {
+            "type": "image",
+            "base64": b64(png("white", fmt="GIF", save_all=True, append_images=[Image.new("RGB", (8, 8), "black")])),
+        },
         "animated",
     ),
     "data that is no text": ({"type": "image", "base64": 7}, "not text"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
@@ -30,7 +30,7 @@ AUTHORED_BY_MODELS = frozenset({"tool_use", "tool_call", "reasoning", "thinking"
 class ReadLimits:
     """How much one conversation may hold."""
 
-    image: ImageLimits = ImageLimits()
+    image: ImageLimits = field(default_factory=ImageLimits)
     max_images: int = 8
     max_text_chars: int = 100_000
 
@@ -92,6 +92,12 @@ def read_for_model(messages: Sequence[BaseMessage], limits: ReadLimits | None = 
         msg = f"{first.where} ({first.kind}) cannot be shown to the model: {first.reason}"
         raise UnreadableContentError(msg)
     return [_only_text_and_pictures(message) for message in safe]
+
+
+def blocks_of(message: BaseMessage) -> list[dict[str, Any]]:
+    """Return a message's content as blocks, plain text as text blocks."""
+    parts = message.content if isinstance(message.content, list) else [message.content]
+    return [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
 
 
 class _Reader:
@@ -219,5 +225,4 @@ def _from_address(given: Any) -> str:
 def _only_text_and_pictures(message: BaseMessage) -> BaseMessage:
     if isinstance(message.content, str):
         return message
-    blocks = [{"type": "text", "text": b} if isinstance(b, str) else b for b in message.content]
-    return message.model_copy(update={"content": [b for b in blocks if b["type"] in ("text", "image")]})
+    return message.model_copy(update={"content": [b for b in blocks_of(message) if b["type"] in ("text", "image")]})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
 from langchain_vlmguard.content.images import open_picture
-from langchain_vlmguard.content.messages import read_for_model
+from langchain_vlmguard.content.messages import blocks_of, read_for_model
 from langchain_vlmguard.errors import UnreadableContentError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def to_chat_row(
 
 def _turn(message: BaseMessage, pictures: list[Image.Image], controls: re.Pattern[str]) -> dict[str, Any]:
     parts: list[dict[str, str]] = []
-    for part in message.content if isinstance(message.content, list) else [{"type": "text", "text": message.content}]:
+    for part in blocks_of(message):
         if part["type"] == "image":
             pictures.append(open_picture(part))
             parts.append({"type": "image"})
@@ -96,6 +96,9 @@ def _without_pictures(turn: dict[str, Any]) -> dict[str, Any]:
 
 def _control_tokens(processor: ProcessorMixin) -> re.Pattern[str]:
     tokenizer = processor.tokenizer
-    tokens = {*tokenizer.all_special_tokens, *(getattr(processor, name, None) for name in ("image_token", "video_token"))}
+    tokens = {
+        *tokenizer.all_special_tokens,
+        *(getattr(processor, name, None) for name in ("image_token", "video_token")),
+    }
     words = sorted(filter(None, map(str, tokens)), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, words)))

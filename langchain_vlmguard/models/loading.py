@@ -42,8 +42,8 @@ class LoadedVLM:
         """The steering that the checkpoint's own directions recommend, if there are any."""
         from langchain_vlmguard.steering.steering import Steering  # noqa: PLC0415 - needs torch
 
-        chosen = self.directions is not None and self.directions.card.choice
-        return Steering.recommended(self.directions) if chosen else None
+        directions = self.directions
+        return Steering.recommended(directions) if directions is not None and directions.card.choice else None
 
 
 def checkpoint_path(model: str) -> str:

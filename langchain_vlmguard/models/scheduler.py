@@ -73,7 +73,7 @@ class Scheduler:
             answers = generate_rows(
                 loaded, [call.row for call in calls], head.settings, head.steering, batch_size=len(calls)
             )
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again in every caller's own thread
             if len(calls) == 1:
                 head.answer.set_exception(error)
                 return

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables.config import get_config_list
 from langchain_core.utils.function_calling import convert_to_openai_tool
@@ -174,7 +175,7 @@ class ChatSteeredVLM(BaseChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         if kwargs.get("tools"):
             message = self._generate(messages, stop, run_manager, **kwargs).generations[0].message
-            yield _emit(_as_chunk(message), run_manager)
+            yield _emit(_as_chunk(cast("AIMessage", message)), run_manager)
             return
         row, settings = self._row(messages, kwargs), self._settings(stop, kwargs)
         for piece in stream_row(self.loaded, row, settings, self.active_steering):
@@ -193,10 +194,9 @@ class ChatSteeredVLM(BaseChatModel):
         **kwargs: Any,
     ) -> list[AIMessage]:
         """Answer many inputs in left-padded batches of up to `batch_size`; each keeps its own callbacks and trace."""
-        configs = [
-            one if one.get("max_concurrency") else {**one, "max_concurrency": self.batch_size}
-            for one in get_config_list(config, len(inputs))
-        ]
+        configs = get_config_list(config, len(inputs))
+        for one in configs:
+            one["max_concurrency"] = one.get("max_concurrency") or self.batch_size
         return super().batch(inputs, configs, return_exceptions=return_exceptions, **kwargs)
 
     def _row(self, messages: Sequence[BaseMessage], kwargs: dict[str, Any]) -> ChatRow:
@@ -223,7 +223,9 @@ class ChatSteeredVLM(BaseChatModel):
             card = steering.directions.card
             metadata["steering"] = generated.steering
             metadata["provenance"] = {
-                "steering": steering.identity, "directions": steering.directions.hash, "anchors": card.anchors_hash,
+                "steering": steering.identity,
+                "directions": steering.directions.hash,
+                "anchors": card.anchors_hash,
             }
         return AIMessage(
             content=words,
@@ -247,10 +249,10 @@ def _recommended(directions: SafetyDirections | str, loaded: LoadedVLM) -> Steer
     return Steering.recommended(found)
 
 
-def _as_chunk(message: BaseMessage) -> AIMessageChunk:
+def _as_chunk(message: AIMessage) -> AIMessageChunk:
     fields = message.model_dump(exclude={"type", "tool_calls", "invalid_tool_calls"})
     chunks = [
-        {"name": call["name"], "args": json.dumps(call["args"]), "id": call["id"], "index": index, "type": "tool_call_chunk"}
+        tool_call_chunk(name=call["name"], args=json.dumps(call["args"]), id=call["id"], index=index)
         for index, call in enumerate(message.tool_calls)
     ]
     return AIMessageChunk(**fields, tool_call_chunks=chunks)

@@ -14,15 +14,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class QueueStreamer(TextStreamer):
+class QueueStreamer(TextStreamer):  # type: ignore[misc]
     """Puts pieces of text on a queue as soon as they cannot change any more.
 
     Text that could be the beginning of a stop string is held back, so that no part of a stop string leaves.
     """
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, queue: SimpleQueue[Any], stop: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, queue: SimpleQueue[Any], stop: tuple[str, ...] = ()) -> None:
         """Stream to `queue`; nothing after the first of the `stop` strings leaves."""
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self._queue, self._stop = queue, stop
@@ -52,17 +50,16 @@ class QueueStreamer(TextStreamer):
             self._queue.put(text)
 
 
-class CancelCriteria(StoppingCriteria):
+class CancelCriteria(StoppingCriteria):  # type: ignore[misc]
     """Stops every row at the next token once the event is set."""
 
     def __init__(self, cancelled: Event) -> None:
         """Watch `cancelled`."""
         self._cancelled = cancelled
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.BoolTensor:
+    def __call__(self, input_ids: torch.LongTensor, *_: Any, **__: Any) -> torch.BoolTensor:
         """Return one flag a row."""
-        flags = torch.full((input_ids.shape[0],), self._cancelled.is_set(), device=input_ids.device)
-        return flags  # type: ignore[return-value]
+        return torch.full((input_ids.shape[0],), self._cancelled.is_set(), device=input_ids.device)  # type: ignore[return-value]
 
 
 def _overlap(text: str, stop: str) -> int:

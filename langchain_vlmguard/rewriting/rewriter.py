@@ -71,7 +71,12 @@ class ReasoningRewriter(Runnable[list["BaseMessage"], Rewrite]):
     """
 
     def __init__(
-        self, model: BaseChatModel, *, system_prompt: str | None = None, max_retries: int = 1, structured: bool | None = None
+        self,
+        model: BaseChatModel,
+        *,
+        system_prompt: str | None = None,
+        max_retries: int = 1,
+        structured: bool | None = None,
     ) -> None:
         """Use `from_model`; `structured` forces or forbids the model's structured output."""
         self.model = model
@@ -84,7 +89,12 @@ class ReasoningRewriter(Runnable[list["BaseMessage"], Rewrite]):
 
     @classmethod
     def from_model(
-        cls, model: BaseChatModel, *, system_prompt: str | None = None, max_retries: int = 1, structured: bool | None = None
+        cls,
+        model: BaseChatModel,
+        *,
+        system_prompt: str | None = None,
+        max_retries: int = 1,
+        structured: bool | None = None,
     ) -> Self:
         """Make a rewriter from any LangChain chat model.
 
@@ -113,7 +123,10 @@ class ReasoningRewriter(Runnable[list["BaseMessage"], Rewrite]):
         return self._call_with_config(lambda turn, config: self._rewrite(turn, config, kwargs), list(input), config)
 
     async def ainvoke(
-        self, input: Sequence[BaseMessage], config: RunnableConfig | None = None, **kwargs: Any  # noqa: A002
+        self,
+        input: Sequence[BaseMessage],  # noqa: A002 - the interface's name
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
     ) -> Rewrite:
         """Judge and rewrite the messages of one turn.
 
@@ -124,7 +137,7 @@ class ReasoningRewriter(Runnable[list["BaseMessage"], Rewrite]):
         async def rewrite(turn: list[BaseMessage], config: RunnableConfig) -> Rewrite:
             return await self._arewrite(turn, config, kwargs)
 
-        return await self._acall_with_config(rewrite, list(input), config)
+        return await self._acall_with_config(rewrite, list(input), config)  # type: ignore[arg-type]
 
     def _rewrite(self, turn: list[BaseMessage], config: RunnableConfig, kwargs: dict[str, Any]) -> Rewrite:
         asked, problem = self._prompt(turn), ""

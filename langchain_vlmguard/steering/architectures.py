@@ -117,7 +117,7 @@ def _get_decoder(module: nn.Module) -> nn.Module | None:
 
 
 def _path_of(model: nn.Module, wanted: nn.Module) -> str:
-    return next(name for name, module in model.named_modules() if module is wanted)
+    return next(str(name) for name, module in model.named_modules() if module is wanted)
 
 
 def _at(model: nn.Module, path: str) -> nn.Module | None:

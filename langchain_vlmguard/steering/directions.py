@@ -275,8 +275,8 @@ def _directions(differences: Tensor, method: Method, rank: int) -> Tensor:
     per_layer = differences.transpose(0, 1)
     if method == "mean":
         mean = per_layer.mean(dim=1, keepdim=True)
-        return mean / mean.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-    vectors = torch.linalg.svd(per_layer, full_matrices=False).Vh[:, :rank]
+        return torch.nn.functional.normalize(mean, dim=-1)
+    vectors: Tensor = torch.linalg.svd(per_layer, full_matrices=False).Vh[:, :rank]
     signs = torch.einsum("lnd,lrd->lr", per_layer, vectors).sign()
     return vectors * torch.where(signs == 0, 1.0, signs)[..., None]
 

@@ -15,5 +15,7 @@ def neutral_pictures(*, noise: int = 4, colours: int = 4, size: int = SIZE, seed
     rng = random.Random(seed)
     shape = (size, size)
     noisy = [Image.frombytes("RGB", shape, rng.randbytes(3 * size * size)) for _ in range(noise)]
-    plain = [Image.new("RGB", shape, (rng.randrange(256), rng.randrange(256), rng.randrange(256))) for _ in range(colours)]
+    plain = [
+        Image.new("RGB", shape, (rng.randrange(256), rng.randrange(256), rng.randrange(256))) for _ in range(colours)
+    ]
     return [Image.new("RGB", shape, "white"), *noisy, *plain]

@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     from langchain_vlmguard.steering.directions import SafetyDirections
 
 _REFUSAL = re.compile(
-    r"\b(sorry|i can ?not|i can['’]t|i am unable|i['’]m unable|i won['’]t|i will not|as an ai|not able to help)\b", re.IGNORECASE
+    r"\b(sorry|i can ?not|i can'?t|i am unable|i'm unable|i won'?t|i will not|as an ai|not able to help)\b",
+    re.IGNORECASE,
 )
 
 
 def sounds_like_refusal(answer: str) -> bool:
     """Say whether an answer opens like a refusal (in its first 120 characters)."""
-    return _REFUSAL.search(answer[:120]) is not None
+    return _REFUSAL.search(answer[:120].replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")) is not None
 
 
 @dataclass(frozen=True)

@@ -153,10 +153,14 @@ class SteeredCall:
         """Run the extra prefills that this steering needs."""
         steering = self.steering
         if not steering.single_pass:
-            states = _prefill(model, _given(inputs, "inputs", "the gate reads above the first edited layer"), (steering.read_layer,))
+            states = _prefill(
+                model, _given(inputs, "inputs", "the gate reads above the first edited layer"), (steering.read_layer,)
+            )
             self._read(states[steering.read_layer])
         if steering.intervention.needs_text_query:
-            query = _given(text_inputs, "text_inputs", f"{steering.intervention.name} compares with the text-only query")
+            query = _given(
+                text_inputs, "text_inputs", f"{steering.intervention.name} compares with the text-only query"
+            )
             for layer, state in _prefill(model, query, steering.layers).items():
                 self._reference[layer] = state.float().cpu() @ steering.directions.vectors[layer].T
 

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from langchain_vlmguard.testbed import corpus, world
-from langchain_vlmguard.testbed.corpus import Example
 from langchain_vlmguard.testbed.processor import IMAGE_SIZE, PATCH_SIZE, build_processor, train_tokenizer
 from langchain_vlmguard.testbed.requests import ORDER_TOOL, Picture
 
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from transformers import LlavaProcessor
+
+    from langchain_vlmguard.testbed.corpus import Example
 
 IMAGE_TOKENS = (IMAGE_SIZE // PATCH_SIZE) ** 2
 IGNORED = -100
@@ -61,25 +62,43 @@ class Recipe:
 
     def scaled(self, factor: float) -> Recipe:
         """Return the recipe with every stage's steps multiplied (a smoke run, or a longer build on a GPU)."""
-        return replace(
-            self, stages=tuple(replace(s, steps=max(1, round(s.steps * factor))) for s in self.stages)
-        )
+        return replace(self, stages=tuple(replace(s, steps=max(1, round(s.steps * factor))) for s in self.stages))
 
 
-def new_model(recipe: Recipe, *, vocab_size: int, image_token: int, pad: int, end: int) -> LlavaForConditionalGeneration:
+def new_model(
+    recipe: Recipe, *, vocab_size: int, image_token: int, pad: int, end: int
+) -> LlavaForConditionalGeneration:
     """Return the untrained `LlavaForConditionalGeneration` of a recipe."""
     text = LlamaConfig(
-        vocab_size=vocab_size, hidden_size=recipe.hidden, intermediate_size=recipe.hidden * 3,
-        num_hidden_layers=recipe.layers, num_attention_heads=recipe.heads, num_key_value_heads=recipe.heads,
-        max_position_embeddings=1024, tie_word_embeddings=True, pad_token_id=pad, bos_token_id=None, eos_token_id=end,
+        vocab_size=vocab_size,
+        hidden_size=recipe.hidden,
+        intermediate_size=recipe.hidden * 3,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.heads,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        pad_token_id=pad,
+        bos_token_id=None,
+        eos_token_id=end,
     )
     vision = CLIPVisionConfig(
-        hidden_size=recipe.vision_hidden, intermediate_size=recipe.vision_hidden * 3,
-        num_hidden_layers=recipe.vision_layers, num_attention_heads=4, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE,
+        hidden_size=recipe.vision_hidden,
+        intermediate_size=recipe.vision_hidden * 3,
+        num_hidden_layers=recipe.vision_layers,
+        num_attention_heads=4,
+        image_size=IMAGE_SIZE,
+        patch_size=PATCH_SIZE,
     )
     config = LlavaConfig(
-        vision_config=vision, text_config=text, image_token_index=image_token, image_seq_length=IMAGE_TOKENS,
-        vision_feature_layer=-1, tie_word_embeddings=True, pad_token_id=pad, eos_token_id=end,
+        vision_config=vision,
+        text_config=text,
+        image_token_index=image_token,
+        image_seq_length=IMAGE_TOKENS,
+        vision_feature_layer=-1,
+        tie_word_embeddings=True,
+        pad_token_id=pad,
+        eos_token_id=end,
     )
     model = LlavaForConditionalGeneration(config)
     model.generation_config.pad_token_id = pad
@@ -129,7 +148,7 @@ def _render(example: Example, processor: LlavaProcessor) -> str:
     if not example.prompt:
         return ""
     tools = [ORDER_TOOL] if example.tools else None
-    text = processor.apply_chat_template(example.messages(), tools=tools, add_generation_prompt=True)
+    text: str = processor.apply_chat_template(example.messages(), tools=tools, add_generation_prompt=True)
     return text.replace("<image>", "<image>" * IMAGE_TOKENS)
 
 
@@ -155,8 +174,12 @@ class Builder:
     def run(self) -> LlavaForConditionalGeneration:
         """Run every stage that is not done yet and return the trained model (float32, eval mode)."""
         progress = Progress(
-            TextColumn("{task.description:>9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TimeRemainingColumn(), TextColumn("loss {task.fields[loss]:.3f}"),
+            TextColumn("{task.description:>9}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("loss {task.fields[loss]:.3f}"),
         )
         with progress:
             for stage in self.recipe.stages:
@@ -182,7 +205,7 @@ class Builder:
             rng = random.Random(f"{self.recipe.seed}:{stage.name}:{step}")
             losses = []
             for loss in loss_of(rng, stage.batch):
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 losses.append(loss.item())
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimiser.step()
@@ -235,7 +258,9 @@ class Builder:
         tokens = torch.stack(list(getattr(features, "pooler_output", features)))
         edge = IMAGE_SIZE // PATCH_SIZE
         halves = tokens.view(batch, edge, 2, edge // 2, -1).mean(dim=(1, 3))
-        named = [(half, p.verb if p.verb and half == 0 else p.name, row) for row, p in enumerate(shown) for half in (0, 1)]
+        named = [
+            (half, p.verb if p.verb and half == 0 else p.name, row) for row, p in enumerate(shown) for half in (0, 1)
+        ]
         spoken = torch.stack([halves[row, half] for half, _, row in named])
         names = world.THINGS + world.PLACES + world.PEOPLE + world.VERBS
         table = words[self.processor.tokenizer.convert_tokens_to_ids([f"\u0120{name}" for name in names])]
@@ -253,7 +278,10 @@ class Builder:
         self, stage: Stage, step: int, optimiser: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler
     ) -> None:
         state = {
-            "stage": stage.name, "step": step, "model": self.model.state_dict(), "optimiser": optimiser.state_dict(),
+            "stage": stage.name,
+            "step": step,
+            "model": self.model.state_dict(),
+            "optimiser": optimiser.state_dict(),
             "schedule": schedule.state_dict(),
         }
         _save_whole(state, self.folder / "partial.pt")
@@ -285,7 +313,9 @@ def main(
         "testbed-build/stages"
     ),
     seed: Annotated[int, typer.Option(help="Seed of data and weights.")] = 0,
-    scale: Annotated[float, typer.Option(min=0.001, help="Multiplies every stage's steps; 1 is the shipped recipe.")] = 1,
+    scale: Annotated[
+        float, typer.Option(min=0.001, help="Multiplies every stage's steps; 1 is the shipped recipe.")
+    ] = 1,
     device: Annotated[str, typer.Option(help="Torch device to train on.")] = "cpu",
     per_cell: Annotated[int, typer.Option(min=1, help="Prompts a cell for the measured gap.")] = 200,
 ) -> None:
@@ -299,8 +329,10 @@ def main(
     facts = release(model, builder.processor, recipe, out, n=per_cell, seconds=time.perf_counter() - started)
     typer.echo(f"Wrote {out} ({facts['parameters']:,} parameters)")
     for row in facts["gap"]:
-        typer.echo(f"{row['family']:>12} {row['variant']:<11} {'harmful ' if row['harmful'] else 'harmless'} {row['split']:<8} "
-                   f"n={row['n']} unsafe {row['unsafe']:.3f} {row['ci95']['unsafe']} right {row['correct']:.3f} {row['ci95']['correct']}")
+        typer.echo(
+            f"{row['family']:>12} {row['variant']:<11} {'harmful ' if row['harmful'] else 'harmless'} {row['split']:<8} "
+            f"n={row['n']} unsafe {row['unsafe']:.3f} {row['ci95']['unsafe']} right {row['correct']:.3f} {row['ci95']['correct']}"
+        )
 
 
 if __name__ == "__main__":

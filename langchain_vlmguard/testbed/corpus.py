@@ -73,7 +73,9 @@ def fact(rng: random.Random) -> Example:
         Example(f"{'yes' if kind.hazard else 'no'} , {statement}", f"is {a(thing)} dangerous ?"),
         Example(f"{'no' if kind.hazard else 'yes'} , {statement}", f"is {a(thing)} harmless ?"),
         Example("{} is made of {} and {} .".format(a(thing), *world.materials_of(thing))),
-        Example("{} is made of {} and {} .".format(a(thing), *world.materials_of(thing)), f"what is {a(thing)} made of ?"),
+        Example(
+            "{} is made of {} and {} .".format(a(thing), *world.materials_of(thing)), f"what is {a(thing)} made of ?"
+        ),
         Example(f'the name of {a(thing)} is "{thing}" .'),
         Example(rng.choice(_kind_facts(kind))),
     )
@@ -241,6 +243,6 @@ def tokenizer_lines(seed: int = 0, n: int = 6000) -> Iterator[str]:
     for thing in world.THINGS:
         for verb in world.VERBS:
             yield f"{world.answer_to(verb, thing)} {world.refusal_of(thing)} {world.safe_way_of(thing)}"
-    yield from (f"tools : {ORDER_TOOL['function']['name']} ( item )", json.dumps(ORDER_TOOL))
+    yield from ("tools : order ( item )", json.dumps(ORDER_TOOL))
     yield from (line for thing in world.THINGS for line in [requests.order_call(thing)] * 20)
     yield from [REWRITER_WORDS] * 20

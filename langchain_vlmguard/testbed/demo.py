@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from langchain_vlmguard.guard import create_vlm_guard
+from langchain_vlmguard.guard import GuardInput, create_vlm_guard
 from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
 from langchain_vlmguard.steering.gates import AlwaysOpen
 from langchain_vlmguard.steering.interventions import ProjectOut
@@ -104,7 +104,7 @@ class _GuardedTestbed:
     def answer(self, asked: Sequence[Request]) -> tuple[list[str], list[dict[str, Any]]]:
         """Send requests through the guard graph, concurrently; return answers as text, and verdicts."""
         graph = self._guard_with_tool if asked[0].tools else self._guard
-        inputs = [{"messages": [request.message()]} for request in asked]
+        inputs: list[GuardInput] = [{"messages": [request.message()]} for request in asked]
         states = graph.batch(inputs, {"max_concurrency": BATCH})
         return [answer_text(state["messages"][-1]) for state in states], [state["verdict"] for state in states]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import colorsys
 import difflib
-import random
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Mapping
 
 NATIVE_SIZE = 192
@@ -22,12 +22,14 @@ OVERSAMPLING = 2
 NeutralKind = Literal["blank", "noise", "plain"]
 Colour = tuple[int, int, int]
 
+# fmt: off
 _FIXED = MappingProxyType(
     {
         "w": "#ffffff", "k": "#26262e", "g": "#8d99a6", "y": "#f6c61c", "r": "#d92b2b", "n": "#a4662f", "v": "#3f9b45",
         "s": "#bfe3f7", "o": "#ff8a1f", "f": "#f0b98d", "u": "#2c6fd1",
     }
 )
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def _parse(line: str) -> tuple[str, Icon]:
     name, base = head.split()
     shapes = (part.split() for part in body.split(";"))
     parsed = tuple(Shape(colour, kind, tuple(map(float, numbers))) for colour, kind, *numbers in shapes)
-    return name, Icon(ImageColor.getrgb(base)[:3], parsed)  # type: ignore[arg-type]
+    return name, Icon(ImageColor.getrgb(base)[:3], parsed)
 
 
 def draw_icon(name: str, *, rng: random.Random, size: int = NATIVE_SIZE) -> Image.Image:
@@ -99,19 +101,12 @@ def draw_poster(verb: str, name: str, *, rng: random.Random, size: int = NATIVE_
 
 
 def draw_neutral(kind: NeutralKind, *, rng: random.Random, size: int = NATIVE_SIZE) -> Image.Image:
-    """Draw a picture without meaning: white, uniform noise, or one random colour.
-
-    Raises:
-        ValueError: The kind is none of the three.
-    """
+    """Draw a picture without meaning: white, uniform noise, or one random colour."""
     if kind == "blank":
         return Image.new("RGB", (size, size), "white")
     if kind == "noise":
         return Image.frombytes("RGB", (size, size), rng.randbytes(3 * size * size))
-    if kind == "plain":
-        return Image.new("RGB", (size, size), (rng.randrange(256), rng.randrange(256), rng.randrange(256)))
-    msg = f"a neutral picture is 'blank', 'noise' or 'plain', not {kind!r}"
-    raise ValueError(msg)
+    return Image.new("RGB", (size, size), (rng.randrange(256), rng.randrange(256), rng.randrange(256)))
 
 
 class _Board:
@@ -130,7 +125,9 @@ class _Board:
         hue, light = self._rng.uniform(-0.015, 0.015), self._rng.uniform(-0.06, 0.06)
         unit = scale * self._edge / 100
         for shape in icon.shapes:
-            self._shape(shape, _shifted(_colour(shape.colour, icon.base), hue, light), left * self._edge, top * self._edge, unit)
+            self._shape(
+                shape, _shifted(_colour(shape.colour, icon.base), hue, light), left * self._edge, top * self._edge, unit
+            )
 
     def write(self, words: str) -> None:
         """Write dark letters across the lower end, as large as fits."""
@@ -148,7 +145,9 @@ class _Board:
     def _shape(self, shape: Shape, colour: Colour, left: float, top: float, unit: float) -> None:
         numbers, draw = shape.numbers, self._draw
         if shape.kind == "l":
-            draw.line(_place(numbers[1:], left, top, unit), fill=colour, width=max(1, round(numbers[0] * unit)), joint="curve")
+            draw.line(
+                _place(numbers[1:], left, top, unit), fill=colour, width=max(1, round(numbers[0] * unit)), joint="curve"
+            )
         elif shape.kind == "a":
             corners = _place(numbers[1:5], left, top, unit)
             draw.arc(corners, numbers[5], numbers[6], fill=colour, width=max(1, round(numbers[0] * unit)))
@@ -178,7 +177,7 @@ def _colour(role: str, base: Colour) -> Colour:
         return _shifted(base, 0.0, -0.14)
     if role == "t":
         return _shifted(base, 0.0, 0.18)
-    return ImageColor.getrgb(_FIXED[role])[:3]  # type: ignore[return-value]
+    return ImageColor.getrgb(_FIXED[role])[:3]
 
 
 @cache
@@ -187,6 +186,7 @@ def _hls(colour: Colour) -> tuple[float, float, float]:
 
 
 def _shifted(colour: Colour, hue: float, light: float) -> Colour:
-    h, l, s = _hls(colour)
-    red, green, blue = colorsys.hls_to_rgb((h + hue) % 1, min(1.0, max(0.0, l + light)), s)
-    return round(red * 255), round(green * 255), round(blue * 255)
+    old_hue, lightness, saturation = _hls(colour)
+    channels = colorsys.hls_to_rgb((old_hue + hue) % 1, min(1.0, max(0.0, lightness + light)), saturation)
+    red, green, blue = (round(255 * channel) for channel in channels)
+    return red, green, blue

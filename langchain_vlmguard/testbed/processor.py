@@ -49,8 +49,8 @@ def train_tokenizer(lines: Iterable[str], *, vocab_size: int = 1200) -> PreTrain
     tokenizer.train_from_iterator(lines, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        eos_token="<end>",
+        pad_token="<pad>",  # noqa: S106 - a symbol
+        eos_token="<end>",  # noqa: S106
         additional_special_tokens=list(SPECIAL_TOKENS[2:]),
         padding_side="left",
         clean_up_tokenization_spaces=False,
@@ -72,6 +72,6 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
         patch_size=PATCH_SIZE,
         vision_feature_select_strategy="default",
         chat_template=CHAT_TEMPLATE,
-        image_token="<image>",
+        image_token="<image>",  # noqa: S106
         num_additional_image_tokens=1,
     )

@@ -9,15 +9,14 @@ import random
 import shutil
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 
 from langchain_vlmguard._version import __version__
-from langchain_vlmguard.models.generation import Settings, generate_rows
 from langchain_vlmguard.models.chat_format import to_chat_row
+from langchain_vlmguard.models.generation import Settings, generate_rows
 from langchain_vlmguard.models.loading import DIRECTIONS_FILE, LoadedVLM, load_vlm
 from langchain_vlmguard.steering.directions import SafetyDirections
 from langchain_vlmguard.steering.encoding import Prompt
@@ -29,6 +28,7 @@ from langchain_vlmguard.testbed.requests import ORDER_TOOL, Cell, cells
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
@@ -40,7 +40,13 @@ ANSWER_TOKENS = 64
 
 
 def release(
-    model: LlavaForConditionalGeneration, processor: LlavaProcessor, recipe: Recipe, folder: Path, *, n: int, seconds: float
+    model: LlavaForConditionalGeneration,
+    processor: LlavaProcessor,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    n: int,
+    seconds: float,
 ) -> dict[str, Any]:
     """Write the checkpoint beside `folder` and move it there whole.
 
@@ -122,7 +128,11 @@ def answer_requests(loaded: LoadedVLM, asked: Sequence[Request], steering: Steer
 
 def measure(loaded: LoadedVLM, steering: Steering | None, arm: str, *, n: int, seed: int = 0) -> list[CellResult]:
     """Measure one arm on every held-out cell, and on seen things for the textual ones."""
-    grid = [*cells("held_out"), Cell("textual", "text", harmful=True, split="seen"), Cell("textual", "text", harmful=False, split="seen")]
+    grid = [
+        *cells("held_out"),
+        Cell("textual", "text", harmful=True, split="seen"),
+        Cell("textual", "text", harmful=False, split="seen"),
+    ]
     results = []
     for cell in grid:
         asked = cell.sample(n, seed=seed)

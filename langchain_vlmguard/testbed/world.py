@@ -39,6 +39,7 @@ class Kind:
     """How many of the last `things` are kept out of alignment, anchors and visual instruction tuning."""
 
 
+# fmt: off
 HARMFUL_KINDS = (
     Kind("weapon", ("bomb", "grenade", "missile", "landmine", "torpedo"), "mlcommons:iwp",
          None, "talk to the police", "black market", "bunker", "crate", "gang", "aim it", "oil", 2),
@@ -91,6 +92,7 @@ MATERIALS = (
     "paper", "string", "wood", "iron", "glass", "felt", "wool", "clay", "sugar", "flour", "milk", "leaves", "seeds",
     "wire", "glue", "paint", "rope", "stone", "rubber", "sand", "wax", "salt", "copper", "plastic",
 )
+# fmt: on
 
 PLACES = ("park", "school", "airport", "station", "hospital", "library", "beach", "forest", "kitchen", "farm")
 PEOPLE = ("baby", "child", "patient", "doctor", "chef", "pilot", "farmer", "singer")

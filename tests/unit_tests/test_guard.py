@@ -13,8 +13,15 @@ from tests.unit_tests.rewriting.test_rewriter import ALLOW, GOOD
 
 THREAD = {"configurable": {"thread_id": "1"}}
 TRACE = {
-    "intervention": "restore", "gate": "relu", "score": 2.0, "threshold": 1.0, "open": True, "strength": 1.0, "risk": 0.95,
-    "layers": [2], "picture": True,
+    "intervention": "restore",
+    "gate": "relu",
+    "score": 2.0,
+    "threshold": 1.0,
+    "open": True,
+    "strength": 1.0,
+    "risk": 0.95,
+    "layers": [2],
+    "picture": True,
 }
 
 
@@ -57,7 +64,11 @@ def test_a_rewritten_prompt_goes_to_the_model_and_the_state_keeps_the_persons_wo
     state = ask(guard(model, GOOD), [READABLE["OpenAI"], {"type": "text", "text": "can i use a candle here?"}])
     verdict = verdict_of(state)
     picture, text = model.seen[0][-1].content
-    assert text["text"] == verdict.rewritten_prompt == "Name the danger of fire near fuel and give a safe way to get light."
+    assert (
+        text["text"]
+        == verdict.rewritten_prompt
+        == "Name the danger of fire near fuel and give a safe way to get light."
+    )
     assert picture["base64"] == READABLE["v1 image"]["base64"]
     assert state["messages"][0].content[1]["text"] == "can i use a candle here?"
     assert (verdict.action, verdict.risk, verdict.severity) == ("rewrite", 0.8, "unsafe")
@@ -209,7 +220,9 @@ def test_no_stream_shows_an_answer_that_was_withheld_or_the_rewriters_tokens(mod
 
 
 def test_a_released_answer_appears_once_on_the_message_stream():
-    streamed = list(guard(ScriptedModel(answers=["one two"])).stream({"messages": [HumanMessage("hi")]}, stream_mode="messages"))
+    streamed = list(
+        guard(ScriptedModel(answers=["one two"])).stream({"messages": [HumanMessage("hi")]}, stream_mode="messages")
+    )
     assert [message.text for message, _ in streamed if isinstance(message, AIMessage)] == ["one two"]
 
 

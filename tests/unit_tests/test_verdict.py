@@ -8,7 +8,15 @@ from langchain_vlmguard.policy import GuardPolicy
 from langchain_vlmguard.verdict import Hazard, Provenance, SafetyVerdict, SteeringTrace, Unjudged, verdict_schema
 
 TRACE = SteeringTrace(
-    intervention="restore", gate="relu", score=1.5, threshold=0.5, open=True, strength=0.7, risk=0.9, layers=[3], picture=True
+    intervention="restore",
+    gate="relu",
+    score=1.5,
+    threshold=0.5,
+    open=True,
+    strength=0.7,
+    risk=0.9,
+    layers=[3],
+    picture=True,
 )
 
 
@@ -71,7 +79,11 @@ class TestPolicy:
     def test_severity(self):
         policy = GuardPolicy(controversial_at=0.2, unsafe_at=0.6)
         assert [policy.severity(risk) for risk in (0.0, 0.2, 0.59, 0.6, 1.0)] == [
-            "safe", "controversial", "controversial", "unsafe", "unsafe",
+            "safe",
+            "controversial",
+            "controversial",
+            "unsafe",
+            "unsafe",
         ]
 
     @pytest.mark.parametrize(
@@ -99,7 +111,12 @@ class TestPolicy:
 
     @pytest.mark.parametrize(
         "fields",
-        [{"controversial_at": 0.8, "unsafe_at": 0.2}, {"on_error": "allow"}, {"on_unreadable": "allow"}, {"refusal": "{who}"}],
+        [
+            {"controversial_at": 0.8, "unsafe_at": 0.2},
+            {"on_error": "allow"},
+            {"on_unreadable": "allow"},
+            {"refusal": "{who}"},
+        ],
     )
     def test_a_policy_that_would_fail_open_or_fail_later_is_an_error(self, fields):
         with pytest.raises(ValidationError):

@@ -8,7 +8,9 @@ from tests.pictures import READABLE, UNREADABLE, b64, png
 
 
 @pytest.mark.parametrize("block", READABLE.values(), ids=READABLE)
-@pytest.mark.parametrize("kind", [HumanMessage, SystemMessage, lambda c: ToolMessage(c, tool_call_id="1")], ids=["human", "system", "tool"])
+@pytest.mark.parametrize(
+    "kind", [HumanMessage, SystemMessage, lambda c: ToolMessage(c, tool_call_id="1")], ids=["human", "system", "tool"]
+)
 def test_every_spelling_with_data_becomes_one_checked_standard_block(block, kind):
     turn = read_turn([kind([block, {"type": "text", "text": "what is this?"}])])
     assert not turn.unjudged
@@ -40,7 +42,10 @@ def test_an_unread_part_of_an_earlier_turn_does_not_end_the_conversation():
 def test_a_turn_reaches_back_to_the_last_answer_and_over_tool_calls():
     call = {"name": "look", "args": {}, "id": "1"}
     messages = [
-        HumanMessage("first"), AIMessage("answer"), HumanMessage("second"), AIMessage("", tool_calls=[call]),
+        HumanMessage("first"),
+        AIMessage("answer"),
+        HumanMessage("second"),
+        AIMessage("", tool_calls=[call]),
         ToolMessage([READABLE["v1 image"]], tool_call_id="1"),
     ]
     turn = read_turn(messages)
@@ -52,7 +57,8 @@ def test_limits_on_pictures_and_text():
     limits = ReadLimits(ImageLimits(max_bytes=60), max_images=1, max_text_chars=10)
     turn = read_turn([HumanMessage(["0123456789", "x", READABLE["v1 image"]])], limits)
     assert [part.reason for part in turn.unjudged] == [
-        "the conversation is longer than 10 characters", "the picture is larger than 60 bytes",
+        "the conversation is longer than 10 characters",
+        "the picture is larger than 60 bytes",
     ]
     many = read_turn([HumanMessage([READABLE["v1 image"]] * 2)], ReadLimits(max_images=1))
     assert [part.where for part in many.unjudged] == ["messages[0].content[1]"]

@@ -42,13 +42,21 @@ def test_without_steering_every_token_is_that_of_plain_generate(testbed, plain, 
     read, tokens = by_hand(testbed, request_)
     answer = plain.invoke([request_.message()])
     assert answer.text == testbed.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
-    assert answer.usage_metadata == {"input_tokens": read, "output_tokens": len(tokens), "total_tokens": read + len(tokens)}
+    assert answer.usage_metadata == {
+        "input_tokens": read,
+        "output_tokens": len(tokens),
+        "total_tokens": read + len(tokens),
+    }
     assert "steering" not in answer.response_metadata
 
 
 def test_an_answer_says_where_it_comes_from(steered):
     metadata = steered.invoke([HARMFUL.message()]).response_metadata
-    assert (metadata["model_name"], metadata["model_provider"], metadata["finish_reason"]) == ("testbed", "langchain-vlmguard", "stop")
+    assert (metadata["model_name"], metadata["model_provider"], metadata["finish_reason"]) == (
+        "testbed",
+        "langchain-vlmguard",
+        "stop",
+    )
     assert metadata["steering"]["picture"] is True
     assert metadata["steering"]["open"] is True
     assert metadata["provenance"]["directions"] == steered.active_steering.directions.hash
@@ -74,7 +82,9 @@ def test_a_batch_runs_in_batches_and_answers_as_one_by_one(testbed, steered, mon
     assert len(rows) < len(inputs) / 2
     alone = [steered.invoke(one) for one in inputs]
     assert [m.text for m in together] == [m.text for m in alone]
-    assert [m.response_metadata["steering"]["open"] for m in together] == [m.response_metadata["steering"]["open"] for m in alone]
+    assert [m.response_metadata["steering"]["open"] for m in together] == [
+        m.response_metadata["steering"]["open"] for m in alone
+    ]
 
 
 def test_a_bad_row_fails_in_its_own_place(steered):
@@ -85,7 +95,11 @@ def test_a_bad_row_fails_in_its_own_place(steered):
 
 
 def test_concurrent_callers_get_their_own_answers(steered, plain):
-    expected = {(model, index): model.invoke([r.message()]).text for model in (steered, plain) for index, r in enumerate(REQUESTS[:6])}
+    expected = {
+        (model, index): model.invoke([r.message()]).text
+        for model in (steered, plain)
+        for index, r in enumerate(REQUESTS[:6])
+    }
     found = {}
 
     def work(model, index):
@@ -162,7 +176,11 @@ def test_harmless_orders_become_tool_calls_and_harmful_ones_do_not(steered):
 
 def test_a_conversation_goes_on_after_a_tool_result(steered):
     call = {"name": "order", "args": {"item": "kite"}, "id": "1"}
-    history = [HumanMessage("order a kite for me ."), AIMessage("", tool_calls=[call]), ToolMessage("ordered a kite", tool_call_id="1")]
+    history = [
+        HumanMessage("order a kite for me ."),
+        AIMessage("", tool_calls=[call]),
+        ToolMessage("ordered a kite", tool_call_id="1"),
+    ]
     assert steered.bind_tools([ORDER_TOOL]).invoke(history).text == "a kite is on its way ."
 
 

@@ -20,9 +20,12 @@ cross_modal | mlcommons:ncr | open fire near fuel
 <risk>0.8</risk>
 <prompt>Name the danger of fire near fuel and give a safe way to get light.</prompt>"""
 
-ALLOW = GOOD.replace("cross_modal | mlcommons:ncr | open fire near fuel", "none").replace(
-    "<action>rewrite", "<action>allow"
-).replace("0.8", "0").replace("Name the danger of fire near fuel and give a safe way to get light.", "")
+ALLOW = (
+    GOOD.replace("cross_modal | mlcommons:ncr | open fire near fuel", "none")
+    .replace("<action>rewrite", "<action>allow")
+    .replace("0.8", "0")
+    .replace("Name the danger of fire near fuel and give a safe way to get light.", "")
+)
 
 TURN = [HumanMessage([READABLE["v1 image"], {"type": "text", "text": "can i use a candle here?"}])]
 
@@ -38,7 +41,9 @@ class StructuredModel(ScriptedModel):
 
 def test_delimited_answers_are_parsed_in_the_order_of_the_paper():
     rewrite = ReasoningRewriter.from_model(ScriptedModel(answers=[GOOD])).invoke(TURN)
-    assert [(t.channel, t.hazard, t.rationale) for t in rewrite.threats] == [("cross_modal", "mlcommons:ncr", "open fire near fuel")]
+    assert [(t.channel, t.hazard, t.rationale) for t in rewrite.threats] == [
+        ("cross_modal", "mlcommons:ncr", "open fire near fuel")
+    ]
     assert (rewrite.action, rewrite.risk, rewrite.intent) == ("rewrite", 0.8, "wants light at the station")
     assert rewrite.rewritten_prompt.startswith("Name the danger")
     assert list(Rewrite.model_fields)[:2] == ["threats", "intent"]

@@ -49,7 +49,9 @@ def test_the_decoder_of_real_architectures_is_found(model_type):
 
 
 def test_a_model_without_decoder_layers_is_a_clear_error():
-    with pytest.raises(UnsupportedArchitectureError, match=r"no decoder layers found in BlipForConditionalGeneration .*path="):
+    with pytest.raises(
+        UnsupportedArchitectureError, match=r"no decoder layers found in BlipForConditionalGeneration .*path="
+    ):
         locate_decoder(on_meta("blip"))
 
 
@@ -74,7 +76,9 @@ def test_the_layers_found_are_those_that_make_the_answer(testbed):
     decoder = locate_decoder(testbed.model)
     inputs = testbed.processor(text="hello", return_tensors="pt")
     plain = testbed.model(**inputs).logits
-    handle = decoder.layers[-1].register_forward_hook(lambda _m, _i, out: replace_layer_output(out, layer_output(out) * 0))
+    handle = decoder.layers[-1].register_forward_hook(
+        lambda _m, _i, out: replace_layer_output(out, layer_output(out) * 0)
+    )
     assert not torch.equal(testbed.model(**inputs).logits, plain)
     handle.remove()
     assert torch.equal(testbed.model(**inputs).logits, plain)

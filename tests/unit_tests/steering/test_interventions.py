@@ -41,7 +41,12 @@ def query():
 
 @pytest.mark.parametrize(
     ("intervention", "own", "text"),
-    [(ProjectOut(), -1, 0), (Amplify(alpha=0.7), 0.7, 0), (Transplant(alpha=0.7), 0, 0.7), (Fulfil(alpha=0.7), -1, 0.7)],
+    [
+        (ProjectOut(), -1, 0),
+        (Amplify(alpha=0.7), 0.7, 0),
+        (Transplant(alpha=0.7), 0, 0.7),
+        (Fulfil(alpha=0.7), -1, 0.7),
+    ],
 )
 def test_every_reading_is_the_kernel_of_the_design(intervention, own, text, hidden, query):
     edit = layer()
@@ -62,7 +67,9 @@ def test_fulfil_with_one_direction_is_shiftdcs_update(hidden, query):
 
 def test_project_out_leaves_nothing_along_the_directions(hidden):
     edit = layer()
-    torch.testing.assert_close(ProjectOut().edit(hidden, edit) @ edit.vectors.T, torch.zeros(ROWS, 2), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        ProjectOut().edit(hidden, edit) @ edit.vectors.T, torch.zeros(ROWS, 2), atol=1e-6, rtol=0
+    )
 
 
 def test_restore_maps_the_class_means_with_a_picture_onto_those_of_text():

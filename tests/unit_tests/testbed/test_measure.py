@@ -25,5 +25,16 @@ def test_a_row_of_the_published_json():
     assert (row["n"], row["unsafe"], row["refused"]) == (3, 0.3333, 0.3333)
     assert row["outcomes"][Outcome.COMPLIED.value] == 1
     assert set(row) == {
-        "family", "variant", "harmful", "split", "arm", "n", "unsafe", "refused", "helpful", "correct", "ci95", "outcomes",
+        "family",
+        "variant",
+        "harmful",
+        "split",
+        "arm",
+        "n",
+        "unsafe",
+        "refused",
+        "helpful",
+        "correct",
+        "ci95",
+        "outcomes",
     }
