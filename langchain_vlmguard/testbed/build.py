@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import random
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 IMAGE_TOKENS = (IMAGE_SIZE // PATCH_SIZE) ** 2
 IGNORED = -100
+CHECKPOINT_EVERY = 200
+"""Steps between two checkpoints inside a stage."""
 
 
 @dataclass(frozen=True)
@@ -156,12 +160,17 @@ class Builder:
     """Runs the stages of a recipe in `folder`, picking up where an earlier run was stopped."""
 
     def __init__(self, recipe: Recipe, folder: Path, *, device: str = "cpu") -> None:
-        """Prepare tokenizer, processor and model; nothing is trained yet."""
+        """Prepare tokenizer, processor and model; nothing is trained yet.
+
+        Raises:
+            ValueError: The folder holds stages of another recipe.
+        """
         self.recipe, self.folder, self.device = recipe, folder, torch.device(device)
         folder.mkdir(parents=True, exist_ok=True)
         self.processor = build_processor(train_tokenizer(corpus.tokenizer_lines(recipe.seed)))
         self.pool = PicturePool(self.processor, recipe.variants)
         tokenizer = self.processor.tokenizer
+        _same_build(folder / "build.json", recipe, tokenizer.backend_tokenizer.to_str())
         torch.manual_seed(recipe.seed)
         self.model = new_model(
             recipe,
@@ -212,7 +221,7 @@ class Builder:
             schedule.step()
             optimiser.zero_grad(set_to_none=True)
             progress.update(task, advance=1, loss=sum(losses))
-            if step % 200 == 199:
+            if (step + 1) % CHECKPOINT_EVERY == 0:
                 self._checkpoint(stage, step + 1, optimiser, schedule)
 
     def _setup(self, stage: Stage) -> tuple[list[nn.Parameter], Callable[[random.Random, int], Iterator[Tensor]]]:
@@ -299,6 +308,15 @@ class Builder:
         optimiser.load_state_dict(state["optimiser"])
         schedule.load_state_dict(state["schedule"])
         return int(state["step"])
+
+
+def _same_build(path: Path, recipe: Recipe, tokenizer: str) -> None:
+    """Write down what this folder is built from; stages of another recipe or another world must not be continued."""
+    wanted = json.dumps({"recipe": asdict(recipe), "tokenizer": hashlib.sha256(tokenizer.encode()).hexdigest()}, indent=1)
+    if path.exists() and path.read_text() != wanted:
+        msg = f"{path.parent} holds stages of another recipe or another world: build into a new folder, or remove it"
+        raise ValueError(msg)
+    path.write_text(wanted)
 
 
 def _save_whole(state: object, path: Path) -> None:

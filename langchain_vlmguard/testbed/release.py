@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from langchain_vlmguard.testbed.requests import Request
 
 ANSWER_TOKENS = 64
+KEPT_PICTURES = 60
+"""Picture questions whose answers the choice of layers must keep."""
 
 
 def release(
@@ -96,7 +98,7 @@ def fit_directions(loaded: LoadedVLM, *, progress: bool = True) -> SafetyDirecti
         loaded.processor,
         directions,
         held_out,
-        keep=picture_prompts(60),
+        keep=picture_prompts(KEPT_PICTURES),
         alphas=(1.0, 1.5),
         gate_positions=(0.25, 0.5),
         batch_size=64,
