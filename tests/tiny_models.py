@@ -58,7 +58,9 @@ def random_directions(model, *, rank=1, seed=0):
     depth, hidden = len(decoder), decoder.hidden_size
     generator = torch.Generator().manual_seed(seed)
     vectors = torch.linalg.qr(torch.randn(depth, hidden, rank, generator=generator)).Q.transpose(1, 2)
-    stats = tuple(ClassStats(torch.full((rank,), 1.0), torch.full((rank,), -1.0), torch.ones(rank)) for _ in range(depth))
+    stats = tuple(
+        ClassStats(torch.full((rank,), 1.0), torch.full((rank,), -1.0), torch.ones(rank)) for _ in range(depth)
+    )
     card = DirectionsCard(
         model_id="tiny",
         config_hash=config_hash(model),

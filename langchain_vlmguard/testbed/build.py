@@ -42,6 +42,8 @@ class Stage:
     steps: int
     batch: int
     learning_rate: float
+    blend: float = 1.0
+    """How far the weights move from the stage's start to its end (WiSE-FT, arXiv 2109.01903); less forgets less."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Recipe:
         Stage("align", 900, 64, 5e-4),
         Stage("see", 1200, 96, 2e-3),
         Stage("caption", 300, 64, 5e-4),
-        Stage("instruct", 1200, 48, 5e-4),
+        Stage("instruct", 1200, 48, 5e-4, blend=0.7),
     )
     variants: int = 24
     """How many jittered drawings of each icon, poster and neutral picture are kept."""
@@ -196,7 +198,9 @@ class Builder:
                 if done.exists():
                     self.model.load_state_dict(torch.load(done, weights_only=True))
                     continue
+                before = {name: value.clone() for name, value in self.model.state_dict().items()}
                 self._train(stage, progress)
+                self._blend(before, stage.blend)
                 _save_whole(self.model.state_dict(), done)
                 (self.folder / "partial.pt").unlink(missing_ok=True)
         return self.model.eval()
@@ -223,6 +227,12 @@ class Builder:
             progress.update(task, advance=1, loss=sum(losses))
             if (step + 1) % CHECKPOINT_EVERY == 0:
                 self._checkpoint(stage, step + 1, optimiser, schedule)
+
+    def _blend(self, before: dict[str, Tensor], share: float) -> None:
+        if share < 1:
+            after = self.model.state_dict()
+            floats = [name for name, value in before.items() if value.is_floating_point()]
+            self.model.load_state_dict({**after, **{n: torch.lerp(before[n], after[n], share) for n in floats}})
 
     def _setup(self, stage: Stage) -> tuple[list[nn.Parameter], Callable[[random.Random, int], Iterator[Tensor]]]:
         model = self.model.model
@@ -312,7 +322,9 @@ class Builder:
 
 def _same_build(path: Path, recipe: Recipe, tokenizer: str) -> None:
     """Write down what this folder is built from; stages of another recipe or another world must not be continued."""
-    wanted = json.dumps({"recipe": asdict(recipe), "tokenizer": hashlib.sha256(tokenizer.encode()).hexdigest()}, indent=1)
+    wanted = json.dumps(
+        {"recipe": asdict(recipe), "tokenizer": hashlib.sha256(tokenizer.encode()).hexdigest()}, indent=1
+    )
     if path.exists() and path.read_text() != wanted:
         msg = f"{path.parent} holds stages of another recipe or another world: build into a new folder, or remove it"
         raise ValueError(msg)

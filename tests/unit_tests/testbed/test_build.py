@@ -19,7 +19,10 @@ SMOKE = Recipe(
     vision_hidden=32,
     vision_layers=1,
     variants=2,
-    stages=tuple(Stage(name, 3, 4, 1e-3) for name in ("pretrain", "align", "see", "caption", "instruct")),
+    stages=(
+        *(Stage(name, 3, 4, 1e-3) for name in ("pretrain", "align", "see", "caption")),
+        Stage("instruct", 3, 4, 1e-3, blend=0.5),
+    ),
 )
 
 
@@ -33,7 +36,10 @@ def built(tmp_path_factory):
 
 def test_every_stage_trains_its_own_parts(built):
     folder, _ = built
-    stages = {name: torch.load(folder / f"{name}.pt", weights_only=True) for name in ("pretrain", "align", "see", "caption", "instruct")}
+    stages = {
+        name: torch.load(folder / f"{name}.pt", weights_only=True)
+        for name in ("pretrain", "align", "see", "caption", "instruct")
+    }
 
     def changed(before, after, part):
         names = [name for name in stages[before] if part in name]
