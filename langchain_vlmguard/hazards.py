@@ -44,6 +44,18 @@ HAZARDS = MappingProxyType(
 """The twelve categories of AILuminate v1.0 by id."""
 
 
+def known(hazard: str) -> str:
+    """Return the id; one that claims to be MLCommons' must be among the twelve, so that no rule waits for a typo.
+
+    Raises:
+        ValueError: The id is in MLCommons' namespace and not in its list.
+    """
+    if hazard.startswith("mlcommons:") and hazard not in HAZARDS:
+        msg = f"it is not one of MLCommons' hazards: {', '.join(HAZARDS)}"
+        raise ValueError(msg)
+    return hazard
+
+
 def title_of(hazard: str) -> str:
     """Return a hazard's readable name; an id of another list is returned as it is."""
     return HAZARDS[hazard].title if hazard in HAZARDS else hazard

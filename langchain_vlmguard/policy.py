@@ -29,10 +29,13 @@ class GuardPolicy(BaseModel):
     """Risk from which a turn is `unsafe`."""
 
     enabled_hazards: frozenset[HazardId] | None = None
-    """Hazards that count; all when `None`. A hazard that is off is still recorded, but decides nothing."""
+    """Hazards that count; all when `None`. One that is off is still recorded; `on_hazard` and refusals pass over it."""
 
     on_hazard: dict[HazardId, Literal["allow", "review", "refuse"]] = Field(default_factory=dict)
     """Least action for single hazards, e.g. `{"mlcommons:spc": "review"}`."""
+
+    on_controversial: Literal["allow", "review", "refuse"] = "allow"
+    """Least action for a turn that the rewriter finds controversial and yet allows as it stands."""
 
     on_unsafe: Literal["allow", "review", "refuse"] = "refuse"
     """Least action for a turn that the rewriter finds unsafe and yet allows as it stands."""
@@ -63,6 +66,9 @@ class GuardPolicy(BaseModel):
     def _ordered(self) -> Self:
         if self.controversial_at > self.unsafe_at:
             msg = f"controversial_at ({self.controversial_at}) must not lie above unsafe_at ({self.unsafe_at})"
+            raise ValueError(msg)
+        if SEVEREST.index(self.on_controversial) > SEVEREST.index(self.on_unsafe):
+            msg = f"on_unsafe ({self.on_unsafe!r}) must not be milder than on_controversial ({self.on_controversial!r})"
             raise ValueError(msg)
         try:
             self.refusal.format(about="", safe_way="")
@@ -97,10 +103,15 @@ class GuardPolicy(BaseModel):
     def decide(self, proposed: Action, risk: float, hazards: Iterable[str]) -> Action:
         """Return the rewriter's proposal, or something stricter where this policy asks for it."""
         actions: list[Action] = [proposed]
-        if proposed == "allow" and self.severity(risk) == "unsafe":
-            actions.append(self.on_unsafe)
+        if proposed == "allow":
+            actions.append(self._least(self.severity(risk)))
         actions += [self.on_hazard[hazard] for hazard in hazards if hazard in self.on_hazard and self.counts(hazard)]
         return severest(actions)
+
+    def _least(self, severity: Severity) -> Action:
+        """Return the least action for a prompt of some severity that goes on unchanged."""
+        least: dict[Severity, Action] = {"controversial": self.on_controversial, "unsafe": self.on_unsafe}
+        return least.get(severity, "allow")
 
 
 def severest(actions: Iterable[Action]) -> Action:

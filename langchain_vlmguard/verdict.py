@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from langchain_vlmguard._version import __version__
+from langchain_vlmguard.hazards import known
 
 Action = Literal["allow", "rewrite", "refuse", "review"]
 """What the guard decided about the turn."""
@@ -17,8 +18,10 @@ AnswerFate = Literal["released", "replaced", "withheld", "none"]
 """What became of the model's answer: `none` when the model was not asked."""
 
 Risk = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-HazardId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+:[A-Za-z0-9_.-]+$")]
-"""Always namespaced; other lists reuse the bare codes."""
+HazardId = Annotated[
+    str, StringConstraints(pattern=r"^[a-z0-9_]+:[A-Za-z0-9_.-]+$", max_length=64), AfterValidator(known)
+]
+"""Always namespaced; other lists reuse the bare codes. Ids in MLCommons' namespace are those of its list."""
 
 
 class _Record(BaseModel):

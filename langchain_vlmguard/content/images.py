@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import warnings
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -16,6 +15,9 @@ from langchain_vlmguard.errors import UnreadableContentError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 """Told by content, never by name or declared type."""
+
+_SEVERAL_VIEWS = "MPO"
+"""A JPEG with further views behind it, as phones write: what stands for it anywhere is its first one."""
 
 _AS_THEY_ARE = {"PNG": "image/png", "JPEG": "image/jpeg"}
 _ORIENTATION = 0x0112
@@ -68,7 +70,7 @@ def check_picture(data: bytes, limits: ImageLimits) -> CheckedPicture:
     """Decode a picture whole, after its declared size was found acceptable.
 
     Orientation from EXIF is applied and transparency is laid on white; such pictures are passed on re-encoded, plain RGB
-    PNG and JPEG as they came.
+    PNG and JPEG as they came. Of a phone's multi-view JPEG the first view is judged, and only that one is passed on.
 
     Raises:
         UnreadableContentError: It is no picture, of another format, truncated, animated, or over a limit.
@@ -76,22 +78,20 @@ def check_picture(data: bytes, limits: ImageLimits) -> CheckedPicture:
     if len(data) > limits.max_bytes:
         msg = f"the picture is larger than {limits.max_bytes:,} bytes"
         raise UnreadableContentError(msg)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            with Image.open(BytesIO(data), formats=FORMATS) as opened:
-                return _checked(opened, data, limits)
-        except UnreadableContentError:
-            raise
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            msg = "the picture claims far too many pixels"
-            raise UnreadableContentError(msg) from error
-        except UnidentifiedImageError as error:
-            msg = f"the data is no picture in a format that is read here ({', '.join(FORMATS)})"
-            raise UnreadableContentError(msg) from error
-        except Exception as error:
-            msg = f"the picture cannot be decoded ({type(error).__name__})"
-            raise UnreadableContentError(msg) from error
+    try:
+        with Image.open(BytesIO(data), formats=FORMATS) as opened:
+            return _checked(opened, data, limits)
+    except UnreadableContentError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        msg = "the picture claims far too many pixels"
+        raise UnreadableContentError(msg) from error
+    except UnidentifiedImageError as error:
+        msg = f"the data is no picture in a format that is read here ({', '.join(FORMATS)})"
+        raise UnreadableContentError(msg) from error
+    except Exception as error:
+        msg = f"the picture cannot be decoded ({type(error).__name__})"
+        raise UnreadableContentError(msg) from error
 
 
 def open_picture(block: dict[str, Any]) -> Image.Image:
@@ -105,7 +105,7 @@ def _checked(opened: Image.Image, data: bytes, limits: ImageLimits) -> CheckedPi
     if width * height > limits.max_pixels:
         msg = f"the picture has {width} x {height} pixels, more than {limits.max_pixels:,}"
         raise UnreadableContentError(msg)
-    if getattr(opened, "n_frames", 1) > 1:
+    if opened.format != _SEVERAL_VIEWS and getattr(opened, "n_frames", 1) > 1:
         msg = "the picture is animated: only its first frame could be judged"
         raise UnreadableContentError(msg)
     opened.load()

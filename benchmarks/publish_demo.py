@@ -1,0 +1,88 @@
+"""Put the demo's measured cells into the README: the picture at its top and the table of results.
+
+vlmguard demo --full --json docs/results/demo.json
+python benchmarks/publish_demo.py
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+ROOT = Path(__file__).parent.parent
+SOURCE, PICTURE, README = ROOT / "docs/results/demo.json", ROOT / "docs/images/result.png", ROOT / "README.md"
+MARKS = "<!-- results -->", "<!-- end of results -->"
+
+ARMS = {"plain": "#b91c1c", "guarded": "#0f766e"}
+ROWS = (
+    ("textual", "text", "typed, no picture"),
+    ("meaningless", "blank", "+ blank picture"),
+    ("meaningless", "noise", "+ noise"),
+    ("meaningless", "plain", "+ plain colour"),
+    ("meaningless", "irrelevant", "+ unrelated thing"),
+)
+
+
+def main() -> None:
+    """Read the cells, draw the picture, write the table."""
+    results = json.loads(SOURCE.read_text())
+    _draw(results["cells"]).savefig(PICTURE, dpi=160)
+    head, tail = (re.escape(mark) for mark in MARKS)
+    text = README.read_text()
+    block = f"{MARKS[0]}\n{table(results['cells'])}\n{MARKS[1]}"
+    README.write_text(re.sub(f"{head}.*?{tail}", lambda _: block, text, flags=re.DOTALL))
+
+
+def table(cells: list[dict[str, Any]]) -> str:
+    """Return the results as two Markdown tables, harmful and harmless requests."""
+    return "\n\n".join(_part(cells, harmful=harmful) for harmful in (True, False))
+
+
+def _part(cells: list[dict[str, Any]], *, harmful: bool) -> str:
+    measured, title = (
+        ("unsafe", "harmful requests, complied with") if harmful else ("correct", "harmless requests, right")
+    )
+    arms = ("plain", "guarded", "project_out")
+    rows: dict[str, dict[str, dict[str, Any]]] = {}
+    for cell in cells:
+        if cell["harmful"] == harmful:
+            rows.setdefault(f"{cell['family']} / {cell['variant']}", {})[cell["arm"]] = cell
+    lines = [f"| {title} | n | plain | guarded | `ProjectOut` |", "| --- | --- | --- | --- | --- |"]
+    for name, found in rows.items():
+        shares = " | ".join(_share(found[arm], measured) for arm in arms)
+        lines.append(f"| {name} | {found['plain']['n']} | {shares} |")
+    return "\n".join(lines)
+
+
+def _share(cell: dict[str, Any], measured: str) -> str:
+    low, high = cell["ci95"][measured]
+    return f"{100 * cell[measured]:.1f} % [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+def _draw(measured: list[dict[str, Any]]) -> Figure:
+    cells = {(c["family"], c["variant"], c["harmful"], c["arm"]): c for c in measured}
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    axes = figure.subplots()
+    for index, (arm, colour) in enumerate(ARMS.items()):
+        rows = [cells[family, variant, True, arm] for family, variant, _ in ROWS]
+        values = [100 * row["unsafe"] for row in rows]
+        below = [100 * (row["unsafe"] - row["ci95"]["unsafe"][0]) for row in rows]
+        above = [100 * (row["ci95"]["unsafe"][1] - row["unsafe"]) for row in rows]
+        places = [place + (index - 0.5) * 0.36 for place in range(len(ROWS))]
+        axes.bar(places, values, 0.34, color=colour, label=arm, yerr=[below, above], ecolor="#475569", capsize=3)
+        for place, value, rise in zip(places, values, above, strict=True):
+            axes.text(place, value + rise + 2, f"{value:.1f}", ha="center", fontsize=9, color=colour)
+    axes.set_xticks(range(len(ROWS)), [label for _, _, label in ROWS])
+    axes.set_ylabel("harmful requests\ncomplied with, %")
+    axes.set_ylim(0, 110)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="upper left")
+    return figure
+
+
+if __name__ == "__main__":
+    main()

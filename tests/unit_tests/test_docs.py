@@ -1,0 +1,86 @@
+"""What the documents say is what was measured, and the code in them runs."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def publish():
+    spec = importlib.util.spec_from_file_location("publish_demo", ROOT / "benchmarks/publish_demo.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_readmes_table_is_that_of_the_results():
+    cells = json.loads((ROOT / "docs/results/demo.json").read_text())["cells"]
+    assert publish().table(cells) in (ROOT / "README.md").read_text()
+
+
+def test_the_published_cells_hold_what_they_promise():
+    results = json.loads((ROOT / "docs/results/demo.json").read_text())
+    assert set(results) == {"cells", "seconds", "versions"}
+    for cell in results["cells"]:
+        assert {"family", "split", "arm", "n", "unsafe", "refused", "helpful", "correct", "ci95"} <= set(cell)
+        assert cell["n"] >= 200
+
+
+def test_the_shipped_weights_are_those_that_the_card_describes():
+    from langchain_vlmguard.testbed.release import file_hash, model_card
+
+    folder = ROOT / "langchain_vlmguard/testbed/weights"
+    facts = json.loads((folder / "card.json").read_text())
+    assert file_hash(folder / "model.safetensors") == facts["weights_sha256"]
+    assert (folder / "README.md").read_text() == model_card(facts)
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 8_000_000
+
+
+def test_the_card_is_of_the_recipe_in_the_code():
+    from dataclasses import asdict
+
+    from langchain_vlmguard.testbed.build import Recipe
+
+    facts = json.loads((ROOT / "langchain_vlmguard/testbed/weights/card.json").read_text())
+    assert facts["recipe"] == json.loads(json.dumps(asdict(Recipe())))
+
+
+def test_the_readmes_python_runs(tmp_path, monkeypatch):
+    from langgraph.checkpoint.memory import InMemorySaver
+
+    from langchain_vlmguard.testbed.requests import Cell
+    from tests.chat_models import ScriptedModel
+    from tests.unit_tests.rewriting.test_rewriter import ALLOW
+
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) >= 5
+    weights = ROOT / "langchain_vlmguard/testbed/weights"
+    names = {"any_chat_model": ScriptedModel(answers=[ALLOW]), "checkpointer": InMemorySaver()}
+    for block in blocks:
+        code = block.replace('"path/or/hub-id"', repr(str(weights))).replace('"path/', f'"{tmp_path}/')
+        if "select_layers" in code:
+            code = code.replace("load_anchors().split(0.75)", "small.split(0.75)")
+            names["small"] = small_anchors()
+        exec(code, names)  # noqa: S102 - the README's own code
+    assert names["state"]["verdict"]["answer"] == "released"
+    assert names["answer"].text.startswith("to make a kite")
+    assert (tmp_path / "safety_directions.safetensors").is_file()
+    assert Cell("textual", "text", harmful=True)
+
+
+def small_anchors():
+    from langchain_vlmguard.testbed.anchors import load_testbed_anchors
+
+    return load_testbed_anchors(32)
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/steering.md", "CHANGELOG.md"])
+def test_links_lead_somewhere(document):
+    path = ROOT / document
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+        if not target.startswith("http"):
+            assert (path.parent / target).exists(), target
