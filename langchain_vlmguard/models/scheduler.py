@@ -73,12 +73,16 @@ class Scheduler:
             answers = generate_rows(
                 loaded, [call.row for call in calls], head.settings, head.steering, batch_size=len(calls)
             )
-        except BaseException as error:  # noqa: BLE001 - raised again in every caller's own thread
+        except Exception as error:  # noqa: BLE001 - raised again in the caller's own thread
             if len(calls) == 1:
                 head.answer.set_exception(error)
                 return
             for call in calls:
                 self._serve(loaded, [call])
             return
+        except BaseException as error:
+            for call in calls:
+                call.answer.set_exception(error)
+            raise
         for call, answer in zip(calls, answers, strict=True):
             call.answer.set_result(answer)
