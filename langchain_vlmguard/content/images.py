@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
+from pydantic import BaseModel
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from langchain_vlmguard.errors import UnreadableContentError
@@ -21,6 +23,9 @@ _SEVERAL_VIEWS = "MPO"
 
 _AS_THEY_ARE = {"PNG": "image/png", "JPEG": "image/jpeg"}
 _ORIENTATION = 0x0112
+_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM")
+_MAGIC_TEXT = ("data:image/", "iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR")
+"""How the same formats begin in data URIs and in base64."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,24 @@ def check_picture(data: bytes, limits: ImageLimits) -> CheckedPicture:
         raise UnreadableContentError(msg) from error
 
 
+def holds_picture(value: object, *, most_parts: int = 10_000) -> bool:
+    """Say whether a picture may stand anywhere in a value; one too large to be searched counts as holding one.
+
+    Args:
+        value: Anything: nested mappings, sequences and pydantic models are searched.
+        most_parts: How many parts are looked at.
+    """
+    waiting = [value]
+    for _ in range(most_parts):
+        if not waiting:
+            return False
+        one = waiting.pop()
+        if _may_be_picture(one):
+            return True
+        waiting += _parts(one)
+    return bool(waiting)
+
+
 def open_picture(block: dict[str, Any]) -> Image.Image:
     """Return the RGB pixels of a standard image block that was checked before."""
     with Image.open(BytesIO(base64.b64decode(block["base64"]))) as opened:
@@ -124,3 +147,22 @@ def _flattened(picture: Image.Image) -> Image.Image:
     layers = picture.convert("RGBA")
     ground = Image.new("RGBA", layers.size, "white")
     return Image.alpha_composite(ground, layers).convert("RGB")
+
+
+def _may_be_picture(value: object) -> bool:
+    if isinstance(value, str):
+        return value.lstrip()[:20].startswith(_MAGIC_TEXT) or value.lstrip()[:20].lower().startswith("data:image/")
+    if isinstance(value, bytes | bytearray):
+        return bytes(value[:4]).startswith(_MAGIC)
+    if isinstance(value, Mapping):
+        mime = value.get("mime_type") or value.get("media_type") or value.get("mimeType")
+        return value.get("type") in ("image", "image_url", "input_image") or str(mime).startswith("image/")
+    return isinstance(value, Image.Image)
+
+
+def _parts(value: object) -> list[object]:
+    if isinstance(value, Mapping):
+        return list(value.values())
+    if isinstance(value, BaseModel):
+        return [value.__dict__]
+    return list(value) if isinstance(value, list | tuple | set | frozenset) else []

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
-from langchain_vlmguard.content.images import CheckedPicture, ImageLimits, read_base64
+from langchain_vlmguard.content.images import CheckedPicture, ImageLimits, holds_picture, read_base64
 from langchain_vlmguard.errors import UnreadableContentError
 from langchain_vlmguard.verdict import Unjudged
 
@@ -22,8 +23,15 @@ LEFT_OUT = "[a part of this message could not be read and was left out]"
 
 _WORD = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 
-AUTHORED_BY_MODELS = frozenset({"tool_use", "tool_call", "reasoning", "thinking", "redacted_thinking", "refusal"})
+AUTHORED_BY_MODELS = frozenset(
+    {"tool_use", "tool_call", "tool_call_chunk", "invalid_tool_call", "server_tool_call", "function_call"}
+    | {"reasoning", "reasoning_content", "thinking", "redacted_thinking", "refusal"}
+)
 """Block types without pictures that only an AI message may hold."""
+
+_ROLES = (HumanMessage, AIMessage, SystemMessage, ToolMessage)
+_OPAQUE = frozenset({"signature", "encrypted_content", "data"})
+"""Fields of model-authored blocks that only the model's provider can read."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,24 @@ class ReadLimits:
 
 
 @dataclass(frozen=True)
+class TurnPicture:
+    """A picture and its place in the conversation."""
+
+    message: int
+    """Index of the message."""
+
+    block: int
+    """Index of the block in the message's content."""
+
+    picture: CheckedPicture
+
+    @property
+    def where(self) -> str:
+        """The place in the words of `Unjudged.where`."""
+        return f"messages[{self.message}].content[{self.block}]"
+
+
+@dataclass(frozen=True)
 class Turn:
     """What the guard looks at: everything since the last answer, inside the whole conversation."""
 
@@ -45,36 +71,42 @@ class Turn:
     start: int
     """Index of the turn's first message."""
 
-    pictures: tuple[CheckedPicture, ...]
+    pictures: tuple[TurnPicture, ...]
     """The turn's pictures, in order."""
 
     unjudged: tuple[Unjudged, ...]
     """The turn's parts that could not be read."""
 
     @property
+    def current(self) -> list[BaseMessage]:
+        """The turn's own messages, without what came before."""
+        return self.messages[self.start :]
+
+    @property
     def text(self) -> str:
         """What people wrote in this turn."""
-        return "\n".join(str(m.text) for m in self.messages[self.start :] if isinstance(m, HumanMessage))
+        return "\n".join(str(m.text) for m in self.current if isinstance(m, HumanMessage))
 
     @property
     def tool_results(self) -> list[str]:
         """The texts that tools returned in this turn."""
-        return [str(m.text) for m in self.messages[self.start :] if isinstance(m, ToolMessage)]
+        return [str(m.text) for m in self.current if isinstance(m, ToolMessage)]
 
 
 def read_turn(messages: Sequence[BaseMessage], limits: ReadLimits | None = None) -> Turn:
     """Read a conversation; nothing raises on hostile content, it is accounted for instead.
 
     Parts of the current turn that cannot be read are `unjudged`. In earlier turns they were decided on before; a placeholder
-    stands in for them, so that one bad picture does not end a conversation.
+    stands in for them, so that one bad picture does not end a conversation. Of earlier turns' pictures the newest
+    `max_images` stay. Artifacts of tools are for the program, not for the model: they are searched and left out.
 
     Args:
         messages: The conversation, oldest first.
         limits: How much it may hold.
     """
     limits = limits or ReadLimits()
-    start = _turn_start(messages)
-    reader = _Reader(limits)
+    start = turn_start(messages)
+    reader = _Reader(limits, _newest_pictures(messages[:start], limits.max_images))
     safe = [reader.message(index, message, current=index >= start) for index, message in enumerate(messages)]
     return Turn(safe, start, tuple(reader.pictures), tuple(reader.unjudged))
 
@@ -94,6 +126,22 @@ def read_for_model(messages: Sequence[BaseMessage], limits: ReadLimits | None = 
     return [_only_text_and_pictures(message) for message in safe]
 
 
+def turn_start(messages: Sequence[BaseMessage]) -> int:
+    """Return the index after the last answer, an AI message that calls no tool."""
+    answers = (i for i, m in enumerate(messages) if isinstance(m, AIMessage) and not m.tool_calls)
+    return max(answers, default=-1) + 1
+
+
+def words_of(block: str | dict[str, Any]) -> str:
+    """Return everything a model can read in a block that was read, pictures apart."""
+    if isinstance(block, str):
+        return block
+    if block.get("type") == "text":
+        return str(block.get("text", ""))
+    readable = {key: value for key, value in block.items() if key not in _OPAQUE}
+    return json.dumps(readable, ensure_ascii=False, default=lambda value: type(value).__name__)
+
+
 def blocks_of(message: BaseMessage) -> list[dict[str, Any]]:
     """Return a message's content as blocks, plain text as text blocks."""
     parts = message.content if isinstance(message.content, list) else [message.content]
@@ -101,31 +149,54 @@ def blocks_of(message: BaseMessage) -> list[dict[str, Any]]:
 
 
 class _Reader:
-    def __init__(self, limits: ReadLimits) -> None:
+    def __init__(self, limits: ReadLimits, kept: frozenset[tuple[int, int]] = frozenset()) -> None:
         self.limits = limits
-        self.pictures: list[CheckedPicture] = []
+        self.kept = kept
+        self.pictures: list[TurnPicture] = []
         self.unjudged: list[Unjudged] = []
         self._letters = 0
 
     def message(self, index: int, message: BaseMessage, *, current: bool) -> BaseMessage:
-        blocks = message.content if isinstance(message.content, list) else [message.content]
-        read: list[str | dict[str, Any]] = []
-        for position, block in enumerate(blocks):
-            where = f"messages[{index}].content" + (f"[{position}]" if isinstance(message.content, list) else "")
-            read.append(self._block(where, block, message, current=current))
-        whole = read if isinstance(message.content, list) else read[0]
-        return message.model_copy(update={"content": whole})
+        if not isinstance(message, _ROLES):
+            reason = "only human, AI, system and tool messages are read"
+            self._account(f"messages[{index}]", type(message).__name__, reason, current=current)
+            return message.model_copy(update={"content": LEFT_OUT, "additional_kwargs": {}})
+        beside = self._beside(index, message, current=current)
+        if not isinstance(message.content, list):
+            whole: Any = self._block((index, None), message.content, message, current=current)
+        else:
+            parts = enumerate(message.content)
+            whole = [self._block((index, at), block, message, current=current) for at, block in parts]
+        return message.model_copy(update={"content": whole, **beside})
 
-    def _block(self, where: str, block: Any, message: BaseMessage, *, current: bool) -> str | dict[str, Any]:
-        kind = _kind(block)
+    def _account(self, where: str, kind: str, reason: str, *, current: bool) -> None:
+        if current:
+            self.unjudged.append(Unjudged(where=where, kind=kind, reason=reason))
+
+    def _beside(self, index: int, message: BaseMessage, *, current: bool) -> dict[str, Any]:
+        """Return what replaces the fields beside the content, accounting for pictures in them."""
+        left_out: dict[str, Any] = {"artifact": None} if isinstance(message, ToolMessage) else {}
+        for name, empty in (("artifact", None), ("additional_kwargs", {}), ("tool_calls", [])):
+            if holds_picture(getattr(message, name, None)):
+                reason = "it may hold a picture: pictures are read in the content of messages only"
+                self._account(f"messages[{index}].{name}", name, reason, current=current)
+                left_out[name] = empty
+        return left_out
+
+    def _block(
+        self, place: tuple[int, int | None], block: Any, message: BaseMessage, *, current: bool
+    ) -> str | dict[str, Any]:
+        kind, (index, at) = _kind(block), place
         try:
-            return self._read(block, kind, message, current=current)
+            return self._read(block, kind, message, place, current=current)
         except UnreadableContentError as error:
-            if current:
-                self.unjudged.append(Unjudged(where=where, kind=kind, reason=str(error)))
+            where = f"messages[{index}].content" + ("" if at is None else f"[{at}]")
+            self._account(where, kind, str(error), current=current)
             return LEFT_OUT if isinstance(block, str) else {"type": "text", "text": LEFT_OUT}
 
-    def _read(self, block: Any, kind: str, message: BaseMessage, *, current: bool) -> str | dict[str, Any]:
+    def _read(
+        self, block: Any, kind: str, message: BaseMessage, place: tuple[int, int | None], *, current: bool
+    ) -> str | dict[str, Any]:
         if isinstance(block, str):
             return self._text(block)
         if not isinstance(block, dict):
@@ -134,9 +205,9 @@ class _Reader:
         if kind == "text" and isinstance(block.get("text"), str):
             return {"type": "text", "text": self._text(block["text"])}
         if kind in ("image", "image_url"):
-            return self._picture(block, current=current)
+            return self._picture(block, place, current=current)
         if kind in AUTHORED_BY_MODELS and isinstance(message, AIMessage):
-            return block
+            return self._authored(block)
         msg = f"blocks of type {kind!r} are not read yet: send text, or pictures as base64"
         raise UnreadableContentError(msg)
 
@@ -147,13 +218,21 @@ class _Reader:
             raise UnreadableContentError(msg)
         return text
 
-    def _picture(self, block: dict[str, Any], *, current: bool) -> dict[str, Any]:
+    def _authored(self, block: dict[str, Any]) -> dict[str, Any]:
+        if holds_picture(block):
+            msg = "it may hold a picture, where only a model's own words belong"
+            raise UnreadableContentError(msg)
+        self._text(words_of(block))
+        return block
+
+    def _picture(self, block: dict[str, Any], place: tuple[int, int | None], *, current: bool) -> dict[str, Any]:
+        index, at = place
+        if len(self.pictures) >= self.limits.max_images if current else (index, at) not in self.kept:
+            msg = f"there are more than {self.limits.max_images} pictures"
+            raise UnreadableContentError(msg)
         picture = read_base64(_encoded(block), self.limits.image)
         if current:
-            if len(self.pictures) >= self.limits.max_images:
-                msg = f"the turn shows more than {self.limits.max_images} pictures"
-                raise UnreadableContentError(msg)
-            self.pictures.append(picture)
+            self.pictures.append(TurnPicture(index, at or 0, picture))
         return picture.block()
 
 
@@ -165,10 +244,16 @@ def _kind(block: Any) -> str:
     return kind if isinstance(kind, str) and _WORD.fullmatch(kind) else "unknown"
 
 
-def _turn_start(messages: Sequence[BaseMessage]) -> int:
-    """Return the index after the last answer, an AI message that calls no tool."""
-    answers = (i for i, m in enumerate(messages) if isinstance(m, AIMessage) and not m.tool_calls)
-    return max(answers, default=-1) + 1
+def _newest_pictures(messages: Sequence[BaseMessage], most: int) -> frozenset[tuple[int, int]]:
+    """Return the places of the last pictures as (message, block)."""
+    places = [
+        (index, at)
+        for index, message in enumerate(messages)
+        if isinstance(message.content, list)
+        for at, block in enumerate(message.content)
+        if _kind(block) in ("image", "image_url")
+    ]
+    return frozenset(places[max(0, len(places) - most) :])
 
 
 def _encoded(block: dict[str, Any]) -> str:

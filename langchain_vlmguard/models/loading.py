@@ -39,11 +39,14 @@ class LoadedVLM:
 
     @cached_property
     def recommended(self) -> Steering | None:
-        """The steering that the checkpoint's own directions recommend, if there are any."""
+        """The steering that the checkpoint's own directions recommend, `None` when there are no directions.
+
+        Raises:
+            ValueError: The directions carry no choice of layers; running unsteered in silence would be worse.
+        """
         from langchain_vlmguard.steering.steering import Steering  # noqa: PLC0415 - needs torch
 
-        directions = self.directions
-        return Steering.recommended(directions) if directions is not None and directions.card.choice else None
+        return None if self.directions is None else Steering.recommended(self.directions)
 
 
 def checkpoint_path(model: str) -> str:

@@ -12,7 +12,7 @@ from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables.config import get_config_list
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, field_validator
 
 from langchain_vlmguard.models.chat_format import ChatRow, to_chat_row
 from langchain_vlmguard.models.generation import Settings, stream_row
@@ -39,7 +39,8 @@ class ChatSteeredVLM(BaseChatModel):
     """A local Hugging Face image-text-to-text model behind LangChain's chat interface.
 
     The weights are loaded on first use. Pictures go through the model's own processor; `batch` runs left-padded batches;
-    every answer reports usage, a finish reason and, when steering is on, the steering trace of its row.
+    every answer reports usage, a finish reason and, when steering is on, the steering trace of its row. With tools bound, a
+    stream gives the whole answer at once: half a tool call is of no use to anybody.
 
     ??? example "Three lines"
 
@@ -74,6 +75,14 @@ class ChatSteeredVLM(BaseChatModel):
     stop: list[str] | None = None
     batch_size: int = 16
     """Most rows that run together."""
+
+    @field_validator("steering")
+    @classmethod
+    def _known_steering(cls, given: Any) -> Any:
+        if given is None or given == "auto" or hasattr(given, "attach"):
+            return given
+        msg = f"steering must be a Steering, 'auto' or None (off), got {given!r}"
+        raise ValueError(msg)
 
     _loaded: LoadedVLM | None = PrivateAttr(default=None)
     _load_lock: Lock = PrivateAttr(default_factory=Lock)

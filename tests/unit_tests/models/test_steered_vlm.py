@@ -225,3 +225,16 @@ def test_another_steering_can_be_given(testbed, steered):
     control = replace(steered.active_steering, intervention=ProjectOut())
     model = ChatSteeredVLM.from_loaded(testbed, steering=control)
     assert model.invoke([HARMFUL.message()]).response_metadata["steering"]["intervention"] == "project_out"
+
+
+def test_a_steering_that_is_none_is_an_error_rather_than_off():
+    with pytest.raises(ValueError, match="steering must be a Steering, 'auto' or None"):
+        ChatSteeredVLM(steering="on")
+
+
+def test_directions_without_a_choice_are_an_error_rather_than_off(testbed):
+    from dataclasses import replace
+
+    undecided = replace(testbed, directions=testbed.directions.with_choice({}))
+    with pytest.raises(ValueError, match="run select_layers"):
+        ChatSteeredVLM.from_loaded(undecided).invoke("hello")
