@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypedDict
 
 from langchain_core.callbacks import UsageMetadataCallbackHandler
-from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
-from langchain_core.runnables import RunnableLambda
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, ensure_config
+from langchain_core.runnables.config import merge_configs
+from langgraph.errors import GraphBubbleUp
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.runtime import get_runtime
 from langgraph.types import interrupt
 
 from langchain_vlmguard.content.images import ImageLimits
-from langchain_vlmguard.content.messages import ReadLimits, Turn, read_turn
+from langchain_vlmguard.content.messages import ReadLimits, Turn, blocks_of, read_turn
+from langchain_vlmguard.errors import RewriteError
 from langchain_vlmguard.hazards import HAZARDS, title_of
 from langchain_vlmguard.policy import GuardPolicy
+from langchain_vlmguard.rewriting.rewriter import Rewrite, repeats_prompt
 from langchain_vlmguard.verdict import GuardFailure, Hazard, Provenance, SafetyVerdict, SteeringTrace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from langchain_core.messages import BaseMessage
-    from langchain_core.runnables import Runnable, RunnableConfig
 
-    from langchain_vlmguard.rewriting.rewriter import Rewrite
+_log = logging.getLogger(__name__)
 
 Messages = Annotated[list[AnyMessage], add_messages]
 
@@ -39,10 +45,11 @@ class GuardInput(TypedDict):
 
 
 class GuardOutput(TypedDict):
-    """What comes out: messages and the verdict of the last turn, a plain dict."""
+    """What comes out."""
 
     messages: Messages
     verdict: dict[str, Any]
+    """The verdict of the last turn as a plain dict; empty while that turn is under way or under review."""
 
 
 class VLMGuardState(GuardOutput):
@@ -56,7 +63,7 @@ class GuardContext(TypedDict, total=False):
     """Static data of one run."""
 
     policy: GuardPolicy
-    """A tenant's policy, used instead of the graph's own."""
+    """A tenant's policy, used instead of the graph's own; its fields as a plain dict will do."""
 
 
 def create_vlm_guard(
@@ -72,6 +79,9 @@ def create_vlm_guard(
     Returns:
         The graph, not compiled: the caller picks checkpointer, cache and store. Review needs a checkpointer.
 
+    Raises:
+        TypeError: The model or the rewriter is no `Runnable`.
+
     ??? example "Three lines"
 
         ```python
@@ -80,6 +90,10 @@ def create_vlm_guard(
         state["verdict"]["action"], state["messages"][-1].text
         ```
     """
+    for name, given in (("model", model), ("rewriter", rewriter)):
+        if not isinstance(given, Runnable) and (given is not None or name == "model"):
+            msg = f"the {name} must be a LangChain Runnable such as a chat model, not {type(given).__name__}"
+            raise TypeError(msg)
     nodes = _Nodes(model, rewriter, policy or GuardPolicy())
     graph = StateGraph(VLMGuardState, context_schema=GuardContext, input_schema=GuardInput, output_schema=GuardOutput)
     graph.add_node("inspect", nodes.inspect)
@@ -114,7 +128,9 @@ class _Nodes:
 
     @property
     def policy(self) -> GuardPolicy:
-        return (get_runtime(GuardContext).context or {}).get("policy") or self.default_policy
+        context: Any = get_runtime(GuardContext).context
+        given = context.get("policy") if isinstance(context, Mapping) else getattr(context, "policy", None)
+        return self.default_policy if given is None else GuardPolicy.model_validate(given)
 
     def inspect(self, state: VLMGuardState) -> dict[str, Any]:
         """Read the turn; a part that cannot be read decides the turn."""
@@ -125,9 +141,9 @@ class _Nodes:
             first = turn.unjudged[0]
             draft["action"] = self.policy.on_unreadable
             draft["reason"] = f"A part of the request could not be read: {first.where}, {first.reason}."
-        elif turn.start >= len(turn.messages):
+        elif not any(isinstance(message, HumanMessage | ToolMessage) for message in turn.current):
             draft["action"], draft["reason"] = "refuse", "There is no new message since the last answer."
-        return {"draft": _timed(draft, "inspect", started)}
+        return {"draft": _timed(draft, "inspect", started), "verdict": {}}
 
     def rewrite(self, state: VLMGuardState) -> dict[str, Any]:
         """Ask the rewriter, where there is one and the turn is still open."""
@@ -135,30 +151,31 @@ class _Nodes:
         if call is None:
             return {}
         with call:
-            call.result = call.rewriter.invoke(call.turn, call.config)
+            call.result = _checked_rewrite(call.rewriter.invoke(call.messages, call.config), call.messages)
         return self._rewritten(state, call)
 
     async def arewrite(self, state: VLMGuardState) -> dict[str, Any]:
         """Ask the rewriter without blocking the event loop."""
-        call = self._rewriting(state)
+        call = await asyncio.to_thread(self._rewriting, state)
         if call is None:
             return {}
         with call:
-            call.result = await call.rewriter.ainvoke(call.turn, call.config)
+            call.result = _checked_rewrite(await call.rewriter.ainvoke(call.messages, call.config), call.messages)
         return self._rewritten(state, call)
 
     def answer(self, state: VLMGuardState) -> dict[str, Any]:
         """Ask the model, with the rewritten prompt where there is one."""
         call = _Call("answer")
         with call:
-            call.result = self.model.invoke(self._for_model(state), call.config)
+            call.result = _Answer.of(self.model.invoke(self._for_model(state), call.config))
         return self._answered(state, call)
 
     async def aanswer(self, state: VLMGuardState) -> dict[str, Any]:
         """Ask the model without blocking the event loop."""
         call = _Call("answer")
         with call:
-            call.result = await self.model.ainvoke(self._for_model(state), call.config)
+            messages = await asyncio.to_thread(self._for_model, state)
+            call.result = _Answer.of(await self.model.ainvoke(messages, call.config))
         return self._answered(state, call)
 
     def refuse(self, state: VLMGuardState) -> dict[str, Any]:
@@ -169,10 +186,14 @@ class _Nodes:
 
     def review(self, state: VLMGuardState) -> dict[str, Any]:
         """Stop and ask a person; go on with what they decide."""
-        options = ["approve", "edit", "reject"]
-        verdict = self._verdict(state["draft"])
-        decision = interrupt({"verdict": verdict.to_state(), "options": options})
-        return {"draft": {**state["draft"], **_decided(decision)}}
+        draft = state["draft"]
+        asked: dict[str, Any] = {
+            "verdict": self._verdict(draft).to_state(),
+            "options": ["approve", "edit", "reject"],
+        }
+        if draft.get("rewritten_prompt"):
+            asked["proposed_prompt"] = draft["rewritten_prompt"]
+        return {"draft": {**draft, **_decided(interrupt(asked), draft.get("rewritten_prompt"))}}
 
     def _turn(self, state: VLMGuardState) -> Turn:
         policy = self.policy
@@ -182,8 +203,7 @@ class _Nodes:
     def _rewriting(self, state: VLMGuardState) -> _RewriteCall | None:
         if self.rewriter is None or self.policy.rewrite == "never" or state["draft"]["action"] != "allow":
             return None
-        turn = self._turn(state)
-        return _RewriteCall("rewrite", rewriter=self.rewriter, turn=turn.messages[turn.start :])
+        return _RewriteCall("rewrite", rewriter=self.rewriter, messages=self._turn(state).messages)
 
     def _rewritten(self, state: VLMGuardState, call: _Call) -> dict[str, Any]:
         draft = call.into(state["draft"], self.policy)
@@ -203,28 +223,22 @@ class _Nodes:
         return {"draft": draft}
 
     def _for_model(self, state: VLMGuardState) -> list[BaseMessage]:
-        messages, draft = self._turn(state).messages, state["draft"]
-        if draft["action"] != "rewrite":
-            return messages
-        return _with_prompt(messages, draft["rewritten_prompt"])
+        turn, draft = self._turn(state), state["draft"]
+        return _with_prompt(turn, draft["rewritten_prompt"]) if draft["action"] == "rewrite" else turn.messages
 
     def _answered(self, state: VLMGuardState, call: _Call) -> dict[str, Any]:
         draft = call.into(state["draft"], self.policy)
         if call.failure is not None:
             return {"draft": draft}
-        message: AIMessage = call.result
-        draft |= {
-            "steering": message.response_metadata.get("steering"),
-            "model": message.response_metadata.get("model_name"),
-        }
-        draft["provenance"] = message.response_metadata.get("provenance") or {}
+        answer: _Answer = call.result
+        draft |= {"steering": answer.steering, "provenance": answer.provenance}
         if self._gate_objects(draft):
             draft |= {"action": self.policy.on_gate_open, "answer": "withheld"}
             draft["reason"] = "The model's own states mark this request as harmful."
             return {"draft": draft}
         verdict = self._verdict({**draft, "answer": "released"})
-        metadata = {**message.response_metadata, **_metadata(verdict)}
-        released = message.model_copy(update={"response_metadata": metadata})
+        metadata = {**answer.message.response_metadata, **_metadata(verdict)}
+        released = answer.message.model_copy(update={"response_metadata": metadata})
         return {"messages": [released], "verdict": verdict.to_state(), "draft": {}}
 
     def _gate_objects(self, draft: dict[str, Any]) -> bool:
@@ -257,7 +271,6 @@ class _Nodes:
     def _provenance(self, draft: dict[str, Any]) -> Provenance:
         policy = self.policy
         return Provenance(
-            model=draft.get("model"),
             rewriter=getattr(self.rewriter, "identity", None) if self.rewriter else None,
             policy=policy.hash,
             thresholds=policy.thresholds,
@@ -277,15 +290,26 @@ class _Call:
 
     @property
     def config(self) -> RunnableConfig:
-        """Config of the inner call: none of its tokens may reach a stream before they are judged."""
-        return {"tags": ["nostream"], "callbacks": [self.usage]}
+        """Config of the inner call.
+
+        It is traced under the node like any other. Its tokens reach no stream before they are judged: handlers that feed
+        streams (`stream_mode="messages"`, `astream_events`) are left out.
+        """
+        around = ensure_config()
+        return merge_configs(
+            {**around, "callbacks": _without_streams(around.get("callbacks"))},
+            {"tags": ["nostream"], "callbacks": [self.usage]},
+        )
 
     def __enter__(self) -> None:
         self.started = time.perf_counter()
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
-        if not isinstance(error, Exception):
+        if not isinstance(error, Exception) or isinstance(error, GraphBubbleUp):
             return False
+        _log.warning(
+            "the %s step failed: %s", self.stage, type(error).__name__, exc_info=_log.isEnabledFor(logging.DEBUG)
+        )
         self.failure = GuardFailure(
             stage=self.stage, error=type(error).__name__, reason=f"the {self.stage} step failed"
         )
@@ -306,35 +330,99 @@ class _Call:
 @dataclass
 class _RewriteCall(_Call):
     rewriter: Runnable[Any, Rewrite] = None  # type: ignore[assignment]
-    turn: Sequence[BaseMessage] = ()
+    messages: Sequence[BaseMessage] = ()
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What the model said, with the metadata that verdicts use checked."""
+
+    message: AIMessage
+    steering: dict[str, Any] | None
+    provenance: dict[str, str]
+
+    @classmethod
+    def of(cls, message: Any) -> Self:
+        if not isinstance(message, AIMessage):
+            msg = f"the model returned {type(message).__name__} where an AIMessage was expected: use a chat model"
+            raise TypeError(msg)
+        metadata = message.response_metadata
+        trace = metadata.get("steering")
+        steering = None if trace is None else SteeringTrace.model_validate(trace).model_dump()
+        given = metadata.get("provenance") or {}
+        named = {"model": metadata.get("model_name"), **{key: given.get(key) for key in _FROM_MODEL}}
+        return cls(message, steering, {key: value for key, value in named.items() if isinstance(value, str)})
+
+
+_FROM_MODEL = ("steering", "directions", "anchors")
+"""Fields of a verdict's provenance that a steered model knows."""
+
+
+def _checked_rewrite(result: Any, messages: Sequence[BaseMessage]) -> Rewrite:
+    """Check what any rewriter returned: the original prompt must not pass as rewritten."""
+    rewrite = result if isinstance(result, Rewrite) else Rewrite.model_validate(result)
+    if repeats_prompt(rewrite, messages):
+        msg = "the rewritten prompt is the original one"
+        raise RewriteError(msg)
+    return rewrite
+
+
+def _without_streams(callbacks: Any) -> Any:
+    """Return callbacks without the handlers that feed streams; tracers and other callbacks stay."""
+    if callbacks is None or isinstance(callbacks, list):
+        return [handler for handler in callbacks or [] if not _feeds_stream(handler)]
+    kept = callbacks.copy()
+    for handler in [*kept.handlers, *kept.inheritable_handlers]:
+        if _feeds_stream(handler):
+            kept.remove_handler(handler)
+    return kept
+
+
+def _feeds_stream(handler: object) -> bool:
+    return hasattr(handler, "tap_output_iter")
 
 
 def _timed(draft: dict[str, Any], stage: str, started: float) -> dict[str, Any]:
     return {**draft, "timings": {**draft.get("timings", {}), stage: round(time.perf_counter() - started, 4)}}
 
 
-def _decided(decision: Any) -> dict[str, Any]:
-    """Translate what a person answered; anything that is not one of the three options refuses."""
+def _decided(decision: Any, proposed: str | None) -> dict[str, Any]:
+    """Translate what a person answered; anything that is not one of the three options refuses.
+
+    Approving a turn whose rewriting the policy wanted reviewed approves the rewritten prompt.
+    """
     said = decision.get("decision") if isinstance(decision, dict) else decision
     edited = decision.get("prompt") if isinstance(decision, dict) else None
     if said == "approve":
-        return {"action": "allow", "reviewed": "approve", "reason": "A person approved this turn.", "failure": None}
+        action = "rewrite" if proposed else "allow"
+        return {"action": action, "reviewed": "approve", "reason": "A person approved this turn."}
     if said == "edit" and isinstance(edited, str) and edited.strip():
         reason = "A person edited the prompt."
-        return {"action": "rewrite", "reviewed": "edit", "rewritten_prompt": edited, "reason": reason, "failure": None}
+        return {"action": "rewrite", "reviewed": "edit", "rewritten_prompt": edited, "reason": reason}
     if said == "reject":
         return {"action": "refuse", "reviewed": "reject", "reason": "A person rejected this turn."}
     reason = "The review ended without a usable decision: answer approve, reject, or edit with a prompt."
     return {"action": "refuse", "reason": reason}
 
 
-def _with_prompt(messages: list[BaseMessage], prompt: str) -> list[BaseMessage]:
-    """Put the prompt in place of the last human message's words; its pictures stay."""
-    last = max(index for index, message in enumerate(messages) if isinstance(message, HumanMessage))
-    content = messages[last].content
-    pictures = [b for b in content if isinstance(b, dict) and b["type"] == "image"] if isinstance(content, list) else []
-    changed = [*pictures, {"type": "text", "text": prompt}] if pictures else prompt
-    return [*messages[:last], messages[last].model_copy(update={"content": changed}), *messages[last + 1 :]]
+def _with_prompt(turn: Turn, prompt: str) -> list[BaseMessage]:
+    """Put the prompt in place of all that people wrote in the turn; their pictures stay."""
+    people = [turn.start + at for at, message in enumerate(turn.current) if isinstance(message, HumanMessage)]
+    if not people:
+        msg = "the turn holds no human message whose prompt could be rewritten"
+        raise RewriteError(msg)
+    changed = {index: [b for b in blocks_of(turn.messages[index]) if b["type"] == "image"] for index in people}
+    changed[people[-1]].append({"type": "text", "text": prompt})
+    return [
+        message.model_copy(update={"content": _plain(changed[index])}) if index in changed else message
+        for index, message in enumerate(turn.messages)
+        if changed.get(index, True)
+    ]
+
+
+def _plain(content: list[dict[str, Any]]) -> str | list[str | dict[str, Any]]:
+    """Return content that is a single text as a string, which every model takes."""
+    return content[0]["text"] if len(content) == 1 and content[0]["type"] == "text" else [*content]
 
 
 def _refusal(verdict: SafetyVerdict, policy: GuardPolicy) -> str:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
-from pydantic import BaseModel
 from PIL import Image, ImageOps, UnidentifiedImageError
+from pydantic import BaseModel
 
 from langchain_vlmguard.errors import UnreadableContentError
 
@@ -99,7 +99,7 @@ def check_picture(data: bytes, limits: ImageLimits) -> CheckedPicture:
         raise UnreadableContentError(msg) from error
 
 
-def holds_picture(value: object, *, most_parts: int = 10_000) -> bool:
+def holds_picture(value: object, *, most_parts: int = 200_000) -> bool:
     """Say whether a picture may stand anywhere in a value; one too large to be searched counts as holding one.
 
     Args:

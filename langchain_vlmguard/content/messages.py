@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
@@ -14,7 +15,7 @@ from langchain_vlmguard.errors import UnreadableContentError
 from langchain_vlmguard.verdict import Unjudged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from langchain_core.messages import BaseMessage
 
@@ -23,6 +24,9 @@ LEFT_OUT = "[a part of this message could not be read and was left out]"
 
 _WORD = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 
+PICTURES = ("image", "image_url")
+"""Block types that are read as pictures."""
+
 AUTHORED_BY_MODELS = frozenset(
     {"tool_use", "tool_call", "tool_call_chunk", "invalid_tool_call", "server_tool_call", "function_call"}
     | {"reasoning", "reasoning_content", "thinking", "redacted_thinking", "refusal"}
@@ -30,6 +34,11 @@ AUTHORED_BY_MODELS = frozenset(
 """Block types without pictures that only an AI message may hold."""
 
 _ROLES = (HumanMessage, AIMessage, SystemMessage, ToolMessage)
+_BESIDE: Mapping[str, Any] = MappingProxyType(
+    {"artifact": None, "additional_kwargs": {}, "tool_calls": [], "invalid_tool_calls": []}
+)
+"""Fields beside a message's content, and what is left of one that cannot be read."""
+
 _OPAQUE = frozenset({"signature", "encrypted_content", "data"})
 """Fields of model-authored blocks that only the model's provider can read."""
 
@@ -138,14 +147,38 @@ def words_of(block: str | dict[str, Any]) -> str:
         return block
     if block.get("type") == "text":
         return str(block.get("text", ""))
-    readable = {key: value for key, value in block.items() if key not in _OPAQUE}
-    return json.dumps(readable, ensure_ascii=False, default=lambda value: type(value).__name__)
+    return _as_json({key: value for key, value in block.items() if key not in _OPAQUE})
+
+
+def calls_of(message: BaseMessage) -> list[str]:
+    """Return the tool calls of an AI message as a model reads them, one text each."""
+    calls = [*message.tool_calls, *message.invalid_tool_calls] if isinstance(message, AIMessage) else []
+    return [f"{call['name']}: {_as_json(call['args'])}" for call in calls]
+
+
+def is_read(message: BaseMessage) -> bool:
+    """Say whether a message has the form in which this module hands messages on."""
+    return all(_is_handed_on(block) or _is_authored(block, message) for block in blocks_of(message))
 
 
 def blocks_of(message: BaseMessage) -> list[dict[str, Any]]:
     """Return a message's content as blocks, plain text as text blocks."""
     parts = message.content if isinstance(message.content, list) else [message.content]
     return [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where in the conversation something stands, and whether that is in the current turn."""
+
+    message: int
+    current: bool
+    block: int | None = None
+    """`None` when the content is one plain string."""
+
+    @property
+    def where(self) -> str:
+        return f"messages[{self.message}].content" + ("" if self.block is None else f"[{self.block}]")
 
 
 class _Reader:
@@ -157,46 +190,42 @@ class _Reader:
         self._letters = 0
 
     def message(self, index: int, message: BaseMessage, *, current: bool) -> BaseMessage:
+        place = _Place(index, current)
         if not isinstance(message, _ROLES):
             reason = "only human, AI, system and tool messages are read"
-            self._account(f"messages[{index}]", type(message).__name__, reason, current=current)
+            self._account(place, f"messages[{index}]", type(message).__name__, reason)
             return message.model_copy(update={"content": LEFT_OUT, "additional_kwargs": {}})
-        beside = self._beside(index, message, current=current)
-        if not isinstance(message.content, list):
-            whole: Any = self._block((index, None), message.content, message, current=current)
-        else:
-            parts = enumerate(message.content)
-            whole = [self._block((index, at), block, message, current=current) for at, block in parts]
-        return message.model_copy(update={"content": whole, **beside})
+        beside = self._beside(place, message)
+        if isinstance(message.content, str):
+            return message.model_copy(update={"content": self._block(place, message.content, message), **beside})
+        blocks = message.content if isinstance(message.content, list) else [message.content]
+        read = [self._block(replace(place, block=at), block, message) for at, block in enumerate(blocks)]
+        return message.model_copy(update={"content": read, **beside})
 
-    def _account(self, where: str, kind: str, reason: str, *, current: bool) -> None:
-        if current:
+    def _account(self, place: _Place, where: str, kind: str, reason: str) -> None:
+        if place.current:
             self.unjudged.append(Unjudged(where=where, kind=kind, reason=reason))
 
-    def _beside(self, index: int, message: BaseMessage, *, current: bool) -> dict[str, Any]:
-        """Return what replaces the fields beside the content, accounting for pictures in them."""
+    def _beside(self, place: _Place, message: BaseMessage) -> dict[str, Any]:
+        """Return what replaces the fields beside the content, accounting for what cannot be read in them."""
         left_out: dict[str, Any] = {"artifact": None} if isinstance(message, ToolMessage) else {}
-        for name, empty in (("artifact", None), ("additional_kwargs", {}), ("tool_calls", [])):
-            if holds_picture(getattr(message, name, None)):
-                reason = "it may hold a picture: pictures are read in the content of messages only"
-                self._account(f"messages[{index}].{name}", name, reason, current=current)
+        for name, empty in _BESIDE.items():
+            try:
+                self._words_only(getattr(message, name, empty) or empty, counted=name.endswith("tool_calls"))
+            except UnreadableContentError as error:
+                self._account(place, f"messages[{place.message}].{name}", name, str(error))
                 left_out[name] = empty
         return left_out
 
-    def _block(
-        self, place: tuple[int, int | None], block: Any, message: BaseMessage, *, current: bool
-    ) -> str | dict[str, Any]:
-        kind, (index, at) = _kind(block), place
+    def _block(self, place: _Place, block: Any, message: BaseMessage) -> str | dict[str, Any]:
+        kind = _kind(block)
         try:
-            return self._read(block, kind, message, place, current=current)
+            return self._read(place, block, kind, message)
         except UnreadableContentError as error:
-            where = f"messages[{index}].content" + ("" if at is None else f"[{at}]")
-            self._account(where, kind, str(error), current=current)
+            self._account(place, place.where, kind, str(error))
             return LEFT_OUT if isinstance(block, str) else {"type": "text", "text": LEFT_OUT}
 
-    def _read(
-        self, block: Any, kind: str, message: BaseMessage, place: tuple[int, int | None], *, current: bool
-    ) -> str | dict[str, Any]:
+    def _read(self, place: _Place, block: Any, kind: str, message: BaseMessage) -> str | dict[str, Any]:
         if isinstance(block, str):
             return self._text(block)
         if not isinstance(block, dict):
@@ -204,10 +233,11 @@ class _Reader:
             raise UnreadableContentError(msg)
         if kind == "text" and isinstance(block.get("text"), str):
             return {"type": "text", "text": self._text(block["text"])}
-        if kind in ("image", "image_url"):
-            return self._picture(block, place, current=current)
-        if kind in AUTHORED_BY_MODELS and isinstance(message, AIMessage):
-            return self._authored(block)
+        if kind in PICTURES:
+            return self._picture(place, block)
+        if _is_authored(block, message):
+            self._words_only(block, counted=True)
+            return block
         msg = f"blocks of type {kind!r} are not read yet: send text, or pictures as base64"
         raise UnreadableContentError(msg)
 
@@ -218,21 +248,22 @@ class _Reader:
             raise UnreadableContentError(msg)
         return text
 
-    def _authored(self, block: dict[str, Any]) -> dict[str, Any]:
-        if holds_picture(block):
-            msg = "it may hold a picture, where only a model's own words belong"
+    def _words_only(self, value: Any, *, counted: bool) -> None:
+        """Check that a value has no picture in it; count what a model reads of it as text."""
+        if holds_picture(value):
+            msg = "it may hold a picture: pictures are read only as blocks of a message's content"
             raise UnreadableContentError(msg)
-        self._text(words_of(block))
-        return block
+        if counted and value:
+            self._text(_as_json(value))
 
-    def _picture(self, block: dict[str, Any], place: tuple[int, int | None], *, current: bool) -> dict[str, Any]:
-        index, at = place
-        if len(self.pictures) >= self.limits.max_images if current else (index, at) not in self.kept:
+    def _picture(self, place: _Place, block: dict[str, Any]) -> dict[str, Any]:
+        taken = len(self.pictures) >= self.limits.max_images
+        if taken if place.current else (place.message, place.block) not in self.kept:
             msg = f"there are more than {self.limits.max_images} pictures"
             raise UnreadableContentError(msg)
         picture = read_base64(_encoded(block), self.limits.image)
-        if current:
-            self.pictures.append(TurnPicture(index, at or 0, picture))
+        if place.current:
+            self.pictures.append(TurnPicture(place.message, place.block or 0, picture))
         return picture.block()
 
 
@@ -244,6 +275,26 @@ def _kind(block: Any) -> str:
     return kind if isinstance(kind, str) and _WORD.fullmatch(kind) else "unknown"
 
 
+def _as_json(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, default=lambda other: type(other).__name__)
+    except (TypeError, ValueError, RecursionError) as error:
+        msg = f"it cannot be written as JSON ({type(error).__name__})"
+        raise UnreadableContentError(msg) from error
+
+
+def _is_handed_on(block: object) -> bool:
+    if not isinstance(block, dict):
+        return False
+    if block.keys() == {"type", "base64", "mime_type"}:
+        return _kind(block) == "image" and block["mime_type"] in ("image/png", "image/jpeg")
+    return block.keys() == {"type", "text"}
+
+
+def _is_authored(block: object, message: BaseMessage) -> bool:
+    return isinstance(message, AIMessage) and _kind(block) in AUTHORED_BY_MODELS
+
+
 def _newest_pictures(messages: Sequence[BaseMessage], most: int) -> frozenset[tuple[int, int]]:
     """Return the places of the last pictures as (message, block)."""
     places = [
@@ -251,7 +302,7 @@ def _newest_pictures(messages: Sequence[BaseMessage], most: int) -> frozenset[tu
         for index, message in enumerate(messages)
         if isinstance(message.content, list)
         for at, block in enumerate(message.content)
-        if _kind(block) in ("image", "image_url")
+        if _kind(block) in PICTURES
     ]
     return frozenset(places[max(0, len(places) - most) :])
 

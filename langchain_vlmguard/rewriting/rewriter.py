@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.runnables.config import merge_configs
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from langchain_vlmguard.errors import RewriteError
-from langchain_vlmguard.rewriting.prompts import RETRY, rewriter_messages
+from langchain_vlmguard.content.messages import is_read, read_turn, turn_start
+from langchain_vlmguard.errors import RewriteError, UnreadableContentError
+from langchain_vlmguard.rewriting.prompts import rewriter_messages
 from langchain_vlmguard.verdict import Action, Channel, HazardId, Risk
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from langchain_core.language_models import BaseChatModel
-    from langchain_core.messages import BaseMessage
 
 INTERNAL: RunnableConfig = {"tags": ["nostream"], "run_name": "vlmguard_rewriter"}
 """Keeps the rewriter's own tokens out of the caller's streams."""
+
+
+_LONGEST_RATIONALE = 500
+
+
+def _cut(text: Any) -> Any:
+    return text[:_LONGEST_RATIONALE] if isinstance(text, str) else text
 
 
 class Threat(BaseModel):
@@ -31,17 +39,23 @@ class Threat(BaseModel):
 
     channel: Channel
     hazard: HazardId
-    rationale: str = Field(default="", max_length=500)
+    rationale: Annotated[str, BeforeValidator(_cut)] = ""
+    """Cut after 500 characters: a wordy reason is no reason to fail."""
 
 
-class Rewrite(BaseModel):
-    """The rewriter's reasoning and result, in the order in which it reasons."""
+class RiskReport(BaseModel):
+    """The rewriter's reasoning: what could do harm, and what the person really wants."""
 
     model_config = ConfigDict(frozen=True)
 
     threats: list[Threat] = Field(description="What could do harm, by channel. Empty when nothing could.")
     intent: str = Field(description="What the person most likely wants.")
     legitimate_part: str = Field(default="", description="The part of it that is legitimate.")
+
+
+class Rewrite(RiskReport):
+    """The risk report and what follows from it, in the order in which the rewriter reasons."""
+
     action: Action
     risk: Risk = Field(description="From 0, none, to 1, certain and severe.")
     rewritten_prompt: str | None = Field(default=None, description="The new prompt; only with action 'rewrite'.")
@@ -57,7 +71,7 @@ class Rewrite(BaseModel):
         return self
 
 
-class ReasoningRewriter(Runnable[list["BaseMessage"], Rewrite]):
+class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
     """Reasons over text, pictures and their combination, and rewrites the prompt (VLMGuard-R1, arXiv 2504.12661).
 
     `x_T' = R(x_T, x_I, A)`: the risk report `A` is written first and the rewritten prompt after it, in one generation.
@@ -115,12 +129,18 @@ class ReasoningRewriter(Runnable[list["BaseMessage"], Rewrite]):
         return f"{type(self.model).__name__}:{name}" if isinstance(name, str) else type(self.model).__name__
 
     def invoke(self, input: Sequence[BaseMessage], config: RunnableConfig | None = None, **kwargs: Any) -> Rewrite:  # noqa: A002
-        """Judge and rewrite the messages of one turn.
+        """Judge a conversation and rewrite the prompt of its last turn.
+
+        Args:
+            input: The messages, oldest first; the last turn is judged in the light of what came before it.
+            config: Config of the call.
+            **kwargs: Passed to the model.
 
         Raises:
             RewriteError: The model gave no usable answer, retries included.
+            UnreadableContentError: A part of the last turn cannot be read; the error names it.
         """
-        return self._call_with_config(lambda turn, config: self._rewrite(turn, config, kwargs), list(input), config)
+        return self._call_with_config(lambda asked, config: self._rewrite(asked, config, kwargs), list(input), config)
 
     async def ainvoke(
         self,
@@ -128,53 +148,78 @@ class ReasoningRewriter(Runnable[list["BaseMessage"], Rewrite]):
         config: RunnableConfig | None = None,
         **kwargs: Any,
     ) -> Rewrite:
-        """Judge and rewrite the messages of one turn.
+        """Judge a conversation and rewrite the prompt of its last turn, without blocking the event loop.
+
+        Args:
+            input: The messages, oldest first; the last turn is judged in the light of what came before it.
+            config: Config of the call.
+            **kwargs: Passed to the model.
 
         Raises:
             RewriteError: The model gave no usable answer, retries included.
+            UnreadableContentError: A part of the last turn cannot be read; the error names it.
         """
 
-        async def rewrite(turn: list[BaseMessage], config: RunnableConfig) -> Rewrite:
-            return await self._arewrite(turn, config, kwargs)
+        async def rewrite(asked: list[BaseMessage], config: RunnableConfig) -> Rewrite:
+            return await self._arewrite(asked, config, kwargs)
 
         return await self._acall_with_config(rewrite, list(input), config)  # type: ignore[arg-type]
 
-    def _rewrite(self, turn: list[BaseMessage], config: RunnableConfig, kwargs: dict[str, Any]) -> Rewrite:
-        asked, problem = self._prompt(turn), ""
+    def _rewrite(self, asked: list[BaseMessage], config: RunnableConfig, kwargs: dict[str, Any]) -> Rewrite:
+        messages, config, problem = _readable(asked), merge_configs(ensure_config(config), INTERNAL), None
         for _ in range(self.max_retries + 1):
-            answer = self._runnable.invoke(asked, merge_configs(ensure_config(config), INTERNAL), **kwargs)
-            parsed, problem = self._parse(answer, turn)
+            answer = self._runnable.invoke(self._prompt(messages, problem), config, **kwargs)
+            parsed, problem = self._parse(answer, messages)
             if parsed:
                 return parsed
-            asked = [*asked, HumanMessage(RETRY.format(problem=problem))]
         raise _unusable(problem, self.max_retries)
 
-    async def _arewrite(self, turn: list[BaseMessage], config: RunnableConfig, kwargs: dict[str, Any]) -> Rewrite:
-        asked, problem = self._prompt(turn), ""
+    async def _arewrite(self, asked: list[BaseMessage], config: RunnableConfig, kwargs: dict[str, Any]) -> Rewrite:
+        messages = await asyncio.to_thread(_readable, asked)
+        config, problem = merge_configs(ensure_config(config), INTERNAL), None
         for _ in range(self.max_retries + 1):
-            answer = await self._runnable.ainvoke(asked, merge_configs(ensure_config(config), INTERNAL), **kwargs)
-            parsed, problem = self._parse(answer, turn)
+            answer = await self._runnable.ainvoke(self._prompt(messages, problem), config, **kwargs)
+            parsed, problem = self._parse(answer, messages)
             if parsed:
                 return parsed
-            asked = [*asked, HumanMessage(RETRY.format(problem=problem))]
         raise _unusable(problem, self.max_retries)
 
     @property
     def _runnable(self) -> Runnable[Any, Any]:
         return self._structured or self.model
 
-    def _prompt(self, turn: list[BaseMessage]) -> list[BaseMessage]:
-        return rewriter_messages(turn, system_prompt=self.system_prompt, delimited=self._structured is None)
+    def _prompt(self, messages: list[BaseMessage], problem: str | None) -> list[BaseMessage]:
+        delimited = self._structured is None
+        return rewriter_messages(messages, system_prompt=self.system_prompt, delimited=delimited, problem=problem)
 
-    def _parse(self, answer: Any, turn: list[BaseMessage]) -> tuple[Rewrite | None, str]:
+    def _parse(self, answer: Any, messages: list[BaseMessage]) -> tuple[Rewrite | None, str | None]:
         """Return a usable rewrite, or what is wrong with the answer."""
         try:
             rewrite = _from_structured(answer) if self._structured else parse_delimited(_text(answer))
         except (ValidationError, ValueError) as error:
             return None, _first_line(error)
-        if rewrite.rewritten_prompt and _same_words(rewrite.rewritten_prompt, _asked(turn)):
+        if repeats_prompt(rewrite, messages):
             return None, "the rewritten prompt is the original one"
-        return rewrite, ""
+        return rewrite, None
+
+
+def repeats_prompt(rewrite: Rewrite, messages: Sequence[BaseMessage]) -> bool:
+    """Say whether the rewritten prompt is what the people of the last turn wrote, but for case and spaces."""
+    wrote = [str(m.text) for m in messages[turn_start(messages) :] if isinstance(m, HumanMessage)]
+    originals = [*wrote, " ".join(wrote)]
+    new = rewrite.rewritten_prompt
+    return new is not None and any(_same_words(new, original) for original in originals)
+
+
+def _readable(messages: list[BaseMessage]) -> list[BaseMessage]:
+    """Return the messages with every picture in the standard form; messages that a guard has read are as they were."""
+    if all(map(is_read, messages)):
+        return messages
+    turn = read_turn(messages)
+    for part in turn.unjudged:
+        msg = f"{part.where} ({part.kind}) cannot be judged: {part.reason}"
+        raise UnreadableContentError(msg)
+    return turn.messages
 
 
 _TAGS = ("threats", "intent", "legitimate", "action", "risk", "prompt")
@@ -197,11 +242,11 @@ def parse_delimited(text: str) -> Rewrite:
     fields = {tag: found[tag].strip() for tag in _TAGS}
     lines = [line for line in fields["threats"].splitlines() if line.strip()]
     return Rewrite(
-        threats=[] if lines == ["none"] else [_threat(line) for line in lines],
+        threats=[] if [line.strip().casefold() for line in lines] == ["none"] else [_threat(line) for line in lines],
         intent=fields["intent"],
         legitimate_part=fields["legitimate"],
         action=fields["action"],  # type: ignore[arg-type]
-        risk=float(fields["risk"]),
+        risk=fields["risk"],  # type: ignore[arg-type]
         rewritten_prompt=fields["prompt"] or None,
     )
 
@@ -233,10 +278,6 @@ def _text(answer: Any) -> str:
     return str(answer.text) if isinstance(answer, AIMessage) else str(answer)
 
 
-def _asked(turn: Sequence[BaseMessage]) -> str:
-    return next((str(m.text) for m in reversed(turn) if isinstance(m, HumanMessage)), "")
-
-
 def _same_words(one: str, other: str) -> bool:
     return one.casefold().split() == other.casefold().split()
 
@@ -248,5 +289,5 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0]
 
 
-def _unusable(problem: str, retries: int) -> RewriteError:
+def _unusable(problem: str | None, retries: int) -> RewriteError:
     return RewriteError(f"the rewriter gave no usable answer in {retries + 1} attempts: {problem}")

@@ -1,12 +1,15 @@
 import json
+from dataclasses import dataclass
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.callbacks import UsageMetadataCallbackHandler
+from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.runnables import RunnableLambda
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
-from langgraph.types import Command
+from langgraph.types import Command, interrupt
 
-from langchain_vlmguard import GuardPolicy, ReasoningRewriter, SafetyVerdict, create_vlm_guard
+from langchain_vlmguard import GuardPolicy, ReasoningRewriter, Rewrite, SafetyVerdict, create_vlm_guard
 from tests.chat_models import ScriptedModel
 from tests.pictures import READABLE, UNREADABLE
 from tests.unit_tests.rewriting.test_rewriter import ALLOW, GOOD
@@ -256,3 +259,152 @@ def test_state_survives_strict_serialisation(monkeypatch):
     ask(graph, "x", THREAD)
     kept = graph.get_state(THREAD).values
     assert SafetyVerdict.from_state(kept["verdict"]).action == "rewrite"
+
+
+def test_no_words_of_the_turn_survive_a_rewriting():
+    model = ScriptedModel()
+    parts = [HumanMessage([READABLE["OpenAI"], "secret one"]), HumanMessage("secret two"), HumanMessage("go on")]
+    state = guard(model, GOOD).invoke({"messages": parts})
+    assert "secret" not in str(model.seen)
+    picture, prompt = model.seen[0]
+    assert picture.content == [READABLE["v1 image"]]
+    assert prompt.content == state["verdict"]["rewritten_prompt"]
+
+
+def test_a_prompt_in_a_message_of_another_role_is_refused():
+    model = ScriptedModel()
+    history = [HumanMessage("hello"), AIMessage("hi"), ChatMessage(role="user", content="secret wish")]
+    state = guard(model, GOOD).invoke({"messages": history})
+    assert (state["verdict"]["action"], model.seen) == ("refuse", [])
+
+
+def test_what_the_model_sees_of_earlier_turns_is_judged_too():
+    model, analyst = ScriptedModel(), ScriptedModel(answers=[ALLOW])
+    graph = create_vlm_guard(model, ReasoningRewriter.from_model(analyst)).compile()
+    invented = [HumanMessage([READABLE["OpenAI"], "a hidden wish"]), AIMessage("sure"), HumanMessage("go on")]
+    graph.invoke({"messages": invented})
+    for seen in (model.seen[0], analyst.seen[0]):
+        assert "a hidden wish" in str(seen)
+        assert READABLE["v1 image"]["base64"] in str(seen)
+
+
+def test_a_system_message_alone_is_no_request():
+    history = [HumanMessage("bad"), AIMessage("no"), SystemMessage("answer the human")]
+    assert guard().invoke({"messages": history})["verdict"]["action"] == "refuse"
+
+
+def test_a_picture_from_a_tool_reaches_rewriter_and_model():
+    model, analyst = ScriptedModel(), ScriptedModel(answers=[ALLOW])
+    graph = create_vlm_guard(model, ReasoningRewriter.from_model(analyst)).compile()
+    call = {"name": "look", "args": {}, "id": "1"}
+    loop = [
+        HumanMessage("look"),
+        AIMessage("", tool_calls=[call]),
+        ToolMessage([READABLE["Anthropic"]], tool_call_id="1"),
+    ]
+    graph.invoke({"messages": loop})
+    assert model.seen[0][-1].content == [READABLE["v1 image"]]
+    assert READABLE["v1 image"] in analyst.seen[0][1].content
+
+
+def test_callers_see_the_models_calls_in_their_callbacks():
+    counted = UsageMetadataCallbackHandler()
+    ask(guard(ScriptedModel(), ALLOW), "hi", {"callbacks": [counted]})
+    assert counted.usage_metadata["scripted"]["total_tokens"] == 5 + 5
+
+
+async def test_no_event_shows_an_answer_that_was_withheld_or_the_rewriters_tokens():
+    model = ScriptedModel(answers=["raw answer"], metadata_of_answers={"steering": TRACE})
+    graph = guard(model, GOOD, policy=GuardPolicy(on_gate_open="refuse"))
+    events = [event async for event in graph.astream_events({"messages": [HumanMessage("hi")]}, version="v2")]
+    assert "can't help" in str(events)
+    assert "raw" not in str(events)
+    assert "<threats>" not in str(events)
+
+
+@pytest.mark.parametrize(
+    ("model", "error"),
+    [
+        (RunnableLambda(lambda _: "plain text"), "TypeError"),
+        (ScriptedModel(metadata_of_answers={"steering": {"open": "yes"}}), "ValidationError"),
+        (ScriptedModel(answers=[ValueError("secret")]), "ValueError"),
+    ],
+    ids=["no chat model", "broken trace", "raises"],
+)
+async def test_an_answer_that_cannot_be_used_is_a_refusal_with_the_errors_name(model, error):
+    graph = create_vlm_guard(model).compile()
+    for state in (ask(graph), await graph.ainvoke({"messages": [HumanMessage("hi")]})):
+        failure = state["verdict"]["failure"]
+        assert (state["verdict"]["action"], failure["stage"], failure["error"]) == ("refuse", "answer", error)
+        assert error in state["messages"][-1].text
+        assert "secret" not in str(state)
+
+
+@pytest.mark.parametrize(
+    ("result", "error"),
+    [
+        ("allow", "ValidationError"),
+        (Rewrite(threats=[], intent="x", action="rewrite", risk=0, rewritten_prompt="HI"), "RewriteError"),
+    ],
+    ids=["no rewrite", "the original prompt"],
+)
+def test_a_rewriter_of_somebody_else_is_held_to_the_same(result, error):
+    model = ScriptedModel()
+    state = ask(create_vlm_guard(model, RunnableLambda(lambda _: result)).compile(), "hi")
+    assert (state["verdict"]["action"], state["verdict"]["failure"]["error"]) == ("refuse", error)
+    assert model.seen == []
+
+
+def test_there_is_no_old_verdict_while_a_turn_waits_for_review():
+    graph = guard(None, ALLOW, turned("review"), checkpointer=InMemorySaver())
+    assert ask(graph, "one", THREAD)["verdict"]["action"] == "allow"
+    assert ask(graph, "two", THREAD)["verdict"] == {}
+
+
+def test_approving_a_rewriting_that_the_policy_wanted_reviewed_approves_the_rewritten_prompt():
+    model = ScriptedModel()
+    policy = GuardPolicy(on_hazard={"mlcommons:ncr": "review"})
+    graph = guard(model, GOOD, policy=policy, checkpointer=InMemorySaver())
+    proposed = ask(graph, "x", THREAD)["__interrupt__"][0].value["proposed_prompt"]
+    state = graph.invoke(Command(resume={"decision": "approve"}), THREAD)
+    assert model.seen[0][-1].text == proposed == state["verdict"]["rewritten_prompt"]
+    assert (state["verdict"]["action"], state["verdict"]["reviewed"]) == ("rewrite", "approve")
+
+
+def test_a_failure_stays_on_record_when_a_person_approves():
+    policy = GuardPolicy(on_error="review")
+    graph = guard(None, "nonsense", policy=policy, checkpointer=InMemorySaver())
+    ask(graph, "x", THREAD)
+    verdict = verdict_of(graph.invoke(Command(resume="approve"), THREAD))
+    assert (verdict.answer, verdict.failure.stage, verdict.failure.error) == ("released", "rewrite", "RewriteError")
+
+
+def test_a_policy_can_come_as_plain_fields_or_on_an_object():
+    @dataclass
+    class Context:
+        policy: GuardPolicy
+
+    graph = guard(None, turned("allow"))
+    assert ask(graph, "x", context={"policy": {"on_unsafe": "allow"}})["verdict"]["action"] == "allow"
+
+    outer = StateGraph(MessagesState, context_schema=Context)
+    outer.add_node("guard", graph)
+    outer.add_edge(START, "guard")
+    lenient = Context(GuardPolicy(on_unsafe="allow"))
+    assert ask(outer.compile(), "x", context=lenient)["messages"][-1].text == "fine"
+
+
+@pytest.mark.parametrize("given", [(None,), ("gpt",), (ScriptedModel(), "rewriter")])
+def test_what_cannot_be_called_is_a_mistake_found_early(given):
+    with pytest.raises(TypeError, match="must be a LangChain Runnable"):
+        create_vlm_guard(*given)
+
+
+def test_a_node_that_asks_a_person_inside_the_model_still_can():
+    inner = StateGraph(MessagesState)
+    inner.add_node("ask", lambda _: {"messages": [AIMessage(interrupt("may i?"))]})
+    inner.add_edge(START, "ask")
+    last = inner.compile() | RunnableLambda(lambda state: state["messages"][-1])
+    graph = create_vlm_guard(RunnableLambda(lambda messages: {"messages": messages}) | last).compile(InMemorySaver())
+    assert ask(graph, "x", THREAD)["__interrupt__"][0].value == "may i?"
+    assert graph.invoke(Command(resume="yes"), THREAD)["messages"][-1].text == "yes"

@@ -63,6 +63,12 @@ def test_hazard_ids_are_namespaced(bare):
         Hazard(id=bare, channel="textual")
 
 
+def test_an_id_in_the_namespace_of_mlcommons_must_be_in_its_list():
+    with pytest.raises(ValidationError, match="not one of MLCommons' hazards"):
+        Hazard(id="mlcommons:weapons", channel="textual")
+    assert Hazard(id="ours:weapons", channel="textual").id == "ours:weapons"
+
+
 def test_the_taxonomy_has_the_twelve_categories_of_ailuminate():
     assert len(HAZARDS) == 12
     assert HAZARDS["mlcommons:iwp"].alias == "llamaguard4:S9"
@@ -104,6 +110,11 @@ class TestPolicy:
         policy = GuardPolicy(on_hazard={"mlcommons:spc": "refuse"}, enabled_hazards=frozenset({"mlcommons:iwp"}))
         assert policy.decide("allow", 0.1, ["mlcommons:spc"]) == "allow"
 
+    def test_a_controversial_prompt_can_need_a_person(self):
+        policy = GuardPolicy(on_controversial="review")
+        assert [policy.decide("allow", risk, []) for risk in (0.1, 0.5, 0.9)] == ["allow", "review", "refuse"]
+        assert policy.decide("rewrite", 0.5, []) == "rewrite"
+
     def test_hash_changes_with_content_and_not_with_order(self):
         one = GuardPolicy(enabled_hazards=frozenset({"mlcommons:iwp", "mlcommons:spc"}))
         other = GuardPolicy(enabled_hazards=frozenset({"mlcommons:spc", "mlcommons:iwp"}))
@@ -116,6 +127,9 @@ class TestPolicy:
             {"on_error": "allow"},
             {"on_unreadable": "allow"},
             {"refusal": "{who}"},
+            {"rewrite": "adaptive"},
+            {"on_hazard": {"mlcommons:typo": "refuse"}},
+            {"on_controversial": "refuse", "on_unsafe": "allow"},
         ],
     )
     def test_a_policy_that_would_fail_open_or_fail_later_is_an_error(self, fields):

@@ -4,9 +4,9 @@ import zlib
 import pytest
 from PIL import Image
 
-from langchain_vlmguard.content.images import ImageLimits, check_picture
+from langchain_vlmguard.content.images import ImageLimits, check_picture, holds_picture
 from langchain_vlmguard.errors import UnreadableContentError
-from tests.pictures import png
+from tests.pictures import b64, data_uri, png
 
 
 def bomb(width, height):
@@ -19,6 +19,7 @@ def bomb(width, height):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("size", [(10_000, 10_000), (60_000, 60_000)])
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(size):
     with pytest.raises(UnreadableContentError, match="pixels"):
@@ -52,3 +53,37 @@ def test_orientation_is_applied():
     checked = check_picture(png(size=(8, 4), fmt="JPEG", exif=exif), ImageLimits())
     assert checked.size == (4, 8)
     assert checked.mime_type == "image/png"
+
+
+def test_of_a_phones_multi_view_photo_only_the_judged_view_is_passed_on():
+    photo = png("red", fmt="MPO", save_all=True, append_images=[Image.new("RGB", (8, 8), "blue")])
+    checked = check_picture(photo, ImageLimits())
+    assert checked.mime_type == "image/png"
+    assert b"MPF" in photo
+    assert b"MPF" not in checked.data
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a": [{"type": "image"}]},
+        {"a": {"mime_type": "image/png"}},
+        [(data_uri().upper(),)],
+        b64(),
+        png(fmt="JPEG"),
+        Image.new("RGB", (1, 1)),
+    ],
+    ids=["block", "mime type", "data URI", "base64", "bytes", "PIL"],
+)
+def test_pictures_are_found_anywhere(value):
+    assert holds_picture(value)
+
+
+@pytest.mark.parametrize("value", [None, {}, "an image", {"type": "text", "text": "x"}, b"abc", [[[1.5]]]])
+def test_no_picture_is_found_where_there_is_none(value):
+    assert not holds_picture(value)
+
+
+def test_a_value_too_large_to_search_counts_as_holding_a_picture():
+    assert not holds_picture([0] * 9, most_parts=10)
+    assert holds_picture([0] * 10, most_parts=10)

@@ -1,20 +1,29 @@
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
 
 from langchain_vlmguard.content.images import ImageLimits, open_picture
-from langchain_vlmguard.content.messages import LEFT_OUT, ReadLimits, read_for_model, read_turn
+from langchain_vlmguard.content.messages import LEFT_OUT, ReadLimits, is_read, read_for_model, read_turn
 from langchain_vlmguard.errors import UnreadableContentError
-from tests.pictures import READABLE, UNREADABLE, b64, png
+from tests.pictures import READABLE, UNREADABLE, b64, data_uri, png
+
+CALL = {"name": "look", "args": {}, "id": "1"}
 
 
 @pytest.mark.parametrize("block", READABLE.values(), ids=READABLE)
 @pytest.mark.parametrize(
-    "kind", [HumanMessage, SystemMessage, lambda c: ToolMessage(c, tool_call_id="1")], ids=["human", "system", "tool"]
+    "kind",
+    [
+        HumanMessage,
+        SystemMessage,
+        lambda content: ToolMessage(content, tool_call_id="1"),
+        lambda content: AIMessage(content, tool_calls=[CALL]),
+    ],
+    ids=["human", "system", "tool", "ai"],
 )
 def test_every_spelling_with_data_becomes_one_checked_standard_block(block, kind):
     turn = read_turn([kind([block, {"type": "text", "text": "what is this?"}])])
     assert not turn.unjudged
-    assert len(turn.pictures) == 1
+    assert [picture.where for picture in turn.pictures] == ["messages[0].content[0]"]
     picture, text = turn.messages[0].content
     assert picture == {"type": "image", "base64": b64(), "mime_type": "image/png"}
     assert text == {"type": "text", "text": "what is this?"}
@@ -40,12 +49,11 @@ def test_an_unread_part_of_an_earlier_turn_does_not_end_the_conversation():
 
 
 def test_a_turn_reaches_back_to_the_last_answer_and_over_tool_calls():
-    call = {"name": "look", "args": {}, "id": "1"}
     messages = [
         HumanMessage("first"),
         AIMessage("answer"),
         HumanMessage("second"),
-        AIMessage("", tool_calls=[call]),
+        AIMessage("", tool_calls=[CALL]),
         ToolMessage([READABLE["v1 image"]], tool_call_id="1"),
     ]
     turn = read_turn(messages)
@@ -81,3 +89,62 @@ def test_the_picture_passed_on_is_upright_and_opaque():
     clear = png((0, 0, 0, 0), mode="RGBA")
     block = read_turn([HumanMessage([{"type": "image", "base64": b64(clear)}])]).messages[0].content[0]
     assert open_picture(block).getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    ("message", "where"),
+    [
+        (ToolMessage("ok", tool_call_id="1", artifact={"figure": data_uri()}), "messages[0].artifact"),
+        (HumanMessage("hi", additional_kwargs={"x": [READABLE["OpenAI"]]}), "messages[0].additional_kwargs"),
+        (AIMessage("", tool_calls=[{**CALL, "args": {"x": data_uri()}}]), "messages[0].tool_calls"),
+        (
+            AIMessage([{"type": "thinking", "thinking": "x", "more": READABLE["OpenAI"]}], tool_calls=[CALL]),
+            "messages[0].content[0]",
+        ),
+    ],
+    ids=["artifact", "additional_kwargs", "tool call", "model-authored block"],
+)
+def test_pictures_beside_the_content_are_accounted_for_and_left_out(message, where):
+    turn = read_turn([message])
+    assert [part.where for part in turn.unjudged] == [where]
+    assert "may hold a picture" in turn.unjudged[0].reason
+    assert "base64" not in str(turn.messages)
+
+
+def test_an_artifact_without_a_picture_is_nothing_to_judge_and_nothing_for_the_model():
+    turn = read_turn([ToolMessage("ok", tool_call_id="1", artifact={"rows": 3})])
+    assert turn.unjudged == ()
+    assert turn.messages[0].artifact is None
+
+
+def test_a_message_of_an_unknown_role_is_not_read():
+    turn = read_turn([ChatMessage(role="user", content="secret wish")])
+    assert [(part.where, part.kind) for part in turn.unjudged] == [("messages[0]", "ChatMessage")]
+    assert turn.messages[0].content == LEFT_OUT
+
+
+def test_of_earlier_pictures_the_newest_stay():
+    earlier = [HumanMessage([READABLE["v1 image"]]) for _ in range(3)]
+    turn = read_turn([*earlier, AIMessage("seen"), HumanMessage("and now?")], ReadLimits(max_images=2))
+    assert [message.content[0]["type"] for message in turn.messages[:3]] == ["text", "image", "image"]
+    assert turn.unjudged == ()
+
+
+def test_blocks_that_cannot_be_written_down_are_accounted_for():
+    deep = {"type": "thinking", "thinking": []}
+    for _ in range(5_000):
+        deep = {"type": "thinking", "thinking": [deep]}
+    turn = read_turn([AIMessage([deep], tool_calls=[CALL])])
+    assert len(turn.unjudged) == 1
+
+
+def test_tool_calls_count_as_text():
+    call = {**CALL, "args": {"text": "x" * 200}}
+    turn = read_turn([AIMessage("", tool_calls=[call])], ReadLimits(max_text_chars=100))
+    assert "longer than 100 characters" in turn.unjudged[0].reason
+
+
+def test_what_was_read_is_known_as_read():
+    messages = [HumanMessage(["hm", READABLE["OpenAI"]]), AIMessage([{"type": "thinking", "thinking": "x"}])]
+    assert [is_read(message) for message in messages] == [False, True]
+    assert all(map(is_read, read_turn(messages).messages))

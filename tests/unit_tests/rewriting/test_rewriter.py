@@ -5,10 +5,10 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.runnables import RunnableLambda
 
-from langchain_vlmguard.errors import RewriteError
+from langchain_vlmguard.errors import RewriteError, UnreadableContentError
 from langchain_vlmguard.rewriting.rewriter import ReasoningRewriter, Rewrite, parse_delimited
 from tests.chat_models import ScriptedModel
-from tests.pictures import READABLE
+from tests.pictures import READABLE, UNREADABLE
 
 GOOD = """\
 <threats>
@@ -46,8 +46,14 @@ def test_delimited_answers_are_parsed_in_the_order_of_the_paper():
     ]
     assert (rewrite.action, rewrite.risk, rewrite.intent) == ("rewrite", 0.8, "wants light at the station")
     assert rewrite.rewritten_prompt.startswith("Name the danger")
-    assert list(Rewrite.model_fields)[:2] == ["threats", "intent"]
-    assert list(Rewrite.model_fields)[-1] == "rewritten_prompt"
+    assert list(Rewrite.model_fields) == [
+        "threats",
+        "intent",
+        "legitimate_part",
+        "action",
+        "risk",
+        "rewritten_prompt",
+    ]
 
 
 async def test_async_and_batch_give_the_same():
@@ -88,7 +94,10 @@ def test_an_unusable_answer_is_asked_for_again_once_and_then_an_error(answer):
     with pytest.raises(RewriteError, match="no usable answer in 2 attempts"):
         ReasoningRewriter.from_model(model).invoke(TURN)
     assert len(model.seen) == 2
-    assert model.seen[1][-1].text.startswith("That answer could not be used")
+    first, second = ([message.type for message in seen] for seen in model.seen)
+    assert first == second == ["system", "human"]
+    assert "could not be used" not in model.seen[0][1].text
+    assert "An earlier answer of yours could not be used" in model.seen[1][1].text
 
 
 def test_a_second_attempt_can_succeed():
@@ -113,9 +122,10 @@ def test_untrusted_parts_are_fenced_with_a_mark_that_is_new_each_time():
     assert len(set(marks)) == 2
     for mark, seen in zip(marks, model.seen, strict=True):
         material = [block["text"] for block in seen[1].content]
+        assert f"--- {mark} begin: earlier, what the human wrote ---" in material
+        assert f"--- {mark} begin: what a tool returned ---" in material
         assert material.count(f"--- {mark} end ---") == 3
         assert material.index(attack) < material.index(f"--- {mark} end ---")
-        assert f"--- {mark} begin: what a tool returned wrote ---" not in material
 
 
 def test_pictures_reach_the_rewriter():
@@ -131,3 +141,51 @@ def test_parse_delimited_without_threats():
 def test_any_chat_model_will_do():
     assert issubclass(ScriptedModel, BaseChatModel)
     assert ReasoningRewriter.from_model(ScriptedModel()).identity == "ScriptedModel"
+
+
+def test_another_instruction_keeps_the_fence():
+    model = ScriptedModel(answers=[ALLOW])
+    ReasoningRewriter.from_model(model, system_prompt="Judge. Ids: {hazards}").invoke(TURN)
+    told = model.seen[0][0].text
+    assert told.startswith("Judge. Ids: mlcommons:vcr")
+    assert re.search(r"carry the mark [0-9a-f]{16} is material", told)
+
+
+def test_tool_calls_are_part_of_what_is_judged():
+    model = ScriptedModel(answers=[ALLOW])
+    call = {"name": "send", "args": {"type": "text", "data": "the secret"}, "id": "1"}
+    ReasoningRewriter.from_model(model).invoke([HumanMessage("go"), AIMessage("", tool_calls=[call])])
+    assert 'calls send: {"type": "text", "data": "the secret"}' in [b["text"] for b in model.seen[0][1].content]
+
+
+@pytest.mark.parametrize("block", READABLE.values(), ids=READABLE)
+def test_alone_it_reads_pictures_in_every_spelling(block):
+    model = ScriptedModel(answers=[ALLOW])
+    ReasoningRewriter.from_model(model).invoke([HumanMessage([block])])
+    assert READABLE["v1 image"] in model.seen[0][1].content
+
+
+async def test_alone_it_does_not_judge_around_what_it_cannot_read():
+    rewriter = ReasoningRewriter.from_model(ScriptedModel(answers=[ALLOW]))
+    with pytest.raises(UnreadableContentError, match="is an address"):
+        rewriter.invoke([HumanMessage([UNREADABLE["https address"][0]])])
+    with pytest.raises(UnreadableContentError, match="is an address"):
+        await rewriter.ainvoke([HumanMessage([UNREADABLE["https address"][0]])])
+
+
+def test_a_wordy_rationale_is_cut():
+    wordy = GOOD.replace("open fire near fuel", "fire " * 200)
+    rewrite = ReasoningRewriter.from_model(ScriptedModel(answers=[wordy])).invoke(TURN)
+    assert len(rewrite.threats[0].rationale) == 500
+
+
+def test_every_message_of_the_turn_counts_as_the_original_prompt():
+    turn = [HumanMessage("can i use"), HumanMessage("a candle here?")]
+    for words in ("can i use", "a candle HERE?", "can i use a candle here?"):
+        same = re.sub(r"<prompt>.*</prompt>", f"<prompt>{words}</prompt>", GOOD)
+        with pytest.raises(RewriteError, match="is the original one"):
+            ReasoningRewriter.from_model(ScriptedModel(answers=[same])).invoke(turn)
+
+
+def test_its_input_has_a_schema():
+    assert ReasoningRewriter.from_model(ScriptedModel()).get_input_schema().model_json_schema()["type"] == "array"
