@@ -1,7 +1,35 @@
-"""Tiny randomly initialised models of real architectures, and directions for them."""
+"""Tiny randomly initialised models of real architectures: bare, or with a real processor; and directions for them.
+
+`tiny("mllama")` is a model alone. `tiny_llava()` and its siblings, listed in `WITH_PROCESSOR`, give `(model, processor)`
+that read text and 32 x 32 pictures and generate: the family's own processor class on the PIL backend, around a byte-level
+tokenizer made here. A new family is one more function that names its special tokens, its image processor and its sizes.
+"""
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    Gemma3Processor,
+    Idefics3Processor,
+    InternVLProcessor,
+    LlavaNextProcessor,
+    LlavaProcessor,
+    PaliGemmaProcessor,
+    PixtralProcessor,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLProcessor,
+    Qwen2VLProcessor,
+    Qwen3VLProcessor,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from langchain_vlmguard.steering.architectures import locate_decoder
 from langchain_vlmguard.steering.directions import DirectionsCard, SafetyDirections, config_hash, weights_hash
@@ -75,3 +103,271 @@ def random_directions(model, *, rank=1, seed=0):
         neutral_pictures=0,
     )
     return SafetyDirections(card, vectors, stats, stats, torch.zeros(4, depth, 1, 2))
+
+
+SIDE, PATCH = 32, 8
+"""Pictures are 32 x 32: 4 x 4 patches."""
+
+SQUARE = {"height": SIDE, "width": SIDE}
+SMALL_TEXT = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": False,
+}
+SMALL_VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": SIDE,
+    "patch_size": PATCH,
+}
+CHAT_TEMPLATE = """\
+{%- for message in messages %}<{{ message.role }}>
+{%- if message.content is string %}{{ message.content }}
+{%- else %}{% for part in message.content %}{% if part.type == 'image' %}PICTURE{% else %}{{ part.text }}{% endif %}\
+{% endfor %}{% endif %}<eos>{% endfor %}
+{%- if add_generation_prompt %}<assistant>{% endif %}"""
+
+
+def byte_tokenizer(**named):
+    """A tokenizer of the 256 bytes and special tokens; `image_token="<image>"` becomes `tokenizer.image_token(_id)`."""
+    words = ["<pad>", "<bos>", "<eos>", "<system>", "<user>", "<assistant>", *named.values()]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({word: index for index, word in enumerate([*words, *alphabet])}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(words)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        padding_side="left",
+        model_max_length=512,
+        **named,
+    )
+
+
+class PicturesOnly:
+    """Mix-in for processors that also want a video processor, which transformers only has with torchvision."""
+
+    def check_argument_for_proper_class(self, argument_name, argument):
+        if argument_name == "video_processor" and argument is None:
+            return None
+        return super().check_argument_for_proper_class(argument_name, argument)
+
+
+class QwenPictures(PicturesOnly, Qwen2VLProcessor):
+    """`Qwen2VLProcessor` without video."""
+
+
+class Qwen25Pictures(PicturesOnly, Qwen2_5_VLProcessor):
+    """`Qwen2_5_VLProcessor` without video."""
+
+
+class Qwen3Pictures(PicturesOnly, Qwen3VLProcessor):
+    """`Qwen3VLProcessor` without video."""
+
+
+class InternPictures(PicturesOnly, InternVLProcessor):
+    """`InternVLProcessor` without video."""
+
+
+def assemble(processor, model_type, *, text, vision, picture=None, **config):
+    """Finish a family: chat template for the processor, config and seeded weights for the model.
+
+    Args:
+        processor: The family's processor around a `byte_tokenizer`.
+        model_type: The family's name in transformers.
+        text: What the text config needs besides `SMALL_TEXT`.
+        vision: The whole vision config.
+        picture: What stands for a picture in a rendered prompt, where that is more than the image token.
+        **config: What the outer config needs.
+    """
+    tokenizer = processor.tokenizer
+    processor.chat_template = CHAT_TEMPLATE.replace("PICTURE", picture or processor.image_token)
+    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
+    text = {**SMALL_TEXT, "vocab_size": len(tokenizer), **special, **text}
+    built = AutoConfig.for_model(model_type, text_config=text, vision_config=vision, **config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForImageTextToText.from_config(built).eval()
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model, processor
+
+
+def tiny_llava():
+    """CLIP and Llama; 16 tokens a picture."""
+    tokenizer = byte_tokenizer(image_token="<image>")
+    processor = LlavaProcessor(
+        CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=SQUARE),
+        tokenizer,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )
+    return assemble(
+        processor,
+        "llava",
+        text={"model_type": "llama"},
+        vision={**SMALL_VISION, "model_type": "clip_vision_model"},
+        image_token_index=tokenizer.image_token_id,
+    )
+
+
+def tiny_llava_next():
+    """CLIP and Llama, the picture also in tiles."""
+    tokenizer = byte_tokenizer(image_token="<image>")
+    grid = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE]]
+    processor = LlavaNextProcessor(
+        LlavaNextImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=SQUARE, image_grid_pinpoints=grid),
+        tokenizer,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )
+    return assemble(
+        processor,
+        "llava_next",
+        text={"model_type": "llama"},
+        vision={**SMALL_VISION, "model_type": "clip_vision_model"},
+        image_token_index=tokenizer.image_token_id,
+        image_grid_pinpoints=grid,
+    )
+
+
+def tiny_qwen2_vl():
+    """Multimodal rotary positions; 4 tokens a picture."""
+    return _qwen(QwenPictures, "qwen2_vl", vision={"embed_dim": 32, "hidden_size": 32, "mlp_ratio": 2})
+
+
+def tiny_qwen2_5_vl():
+    """As Qwen2-VL, with windows in the vision encoder."""
+    vision = {"hidden_size": 32, "out_hidden_size": 32, "intermediate_size": 64, "window_size": 2 * PATCH}
+    return _qwen(Qwen25Pictures, "qwen2_5_vl", vision={**vision, "fullatt_block_indexes": [1]})
+
+
+def tiny_qwen3_vl():
+    """As Qwen2-VL, with vision features added deep in the decoder."""
+    vision = {"hidden_size": 32, "out_hidden_size": 32, "intermediate_size": 64, "num_position_embeddings": 16}
+    return _qwen(Qwen3Pictures, "qwen3_vl", vision={**vision, "deepstack_visual_indexes": [0]}, mrope_interleaved=True)
+
+
+def _qwen(processor_class, model_type, *, vision, **rope):
+    names = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
+    edges = {"vision_bos_token": "<|vision_start|>", "vision_eos_token": "<|vision_end|>"}
+    tokenizer = byte_tokenizer(**names, **edges)
+    pixels = {"shortest_edge": SIDE * SIDE, "longest_edge": SIDE * SIDE}
+    rope_parameters = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3], **rope}
+    return assemble(
+        processor_class(Qwen2VLImageProcessorPil(size=pixels, patch_size=PATCH), tokenizer, None),
+        model_type,
+        text={"rope_parameters": rope_parameters},
+        vision={"depth": 2, "num_heads": 2, "patch_size": PATCH, "spatial_merge_size": 2, **vision},
+        picture="<|vision_start|><|image_pad|><|vision_end|>",
+        image_token_id=tokenizer.image_token_id,
+        video_token_id=tokenizer.video_token_id,
+        vision_start_token_id=tokenizer.vision_bos_token_id,
+        vision_end_token_id=tokenizer.vision_eos_token_id,
+    )
+
+
+def tiny_gemma3():
+    """SigLIP and Gemma, pictures attended to in both directions; 4 tokens a picture."""
+    names = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
+    tokenizer = byte_tokenizer(**names)
+    return assemble(
+        Gemma3Processor(Gemma3ImageProcessorPil(size=SQUARE), tokenizer, image_seq_length=4),
+        "gemma3",
+        text={"model_type": "gemma3_text", "query_pre_attn_scalar": 16},
+        vision={**SMALL_VISION, "model_type": "siglip_vision_model"},
+        mm_tokens_per_image=4,
+        image_token_index=tokenizer.image_token_id,
+        boi_token_index=tokenizer.boi_token_id,
+        eoi_token_index=tokenizer.eoi_token_id,
+    )
+
+
+def tiny_paligemma():
+    """SigLIP and Gemma, the whole prompt attended to in both directions; 16 tokens a picture."""
+    tokenizer = byte_tokenizer(image_token="<image>")
+    images = SiglipImageProcessorPil(size=SQUARE)
+    images.image_seq_length = (SIDE // PATCH) ** 2
+    return assemble(
+        PaliGemmaProcessor(images, tokenizer),
+        "paligemma",
+        text={"model_type": "gemma"},
+        vision={**SMALL_VISION, "model_type": "siglip_vision_model", "projection_dim": 32},
+        image_token_index=tokenizer.image_token_id,
+        projection_dim=32,
+    )
+
+
+def tiny_idefics3():
+    """The decoder under another name, `text_model`; 4 tokens a picture."""
+    names = {"image_token": "<image>", "fake_image_token": "<fake_token_around_image>"}
+    tokenizer = byte_tokenizer(**names, end_of_utterance_token="<end_of_utterance>", global_image_token="<global-img>")
+    longest = {"longest_edge": SIDE}
+    images = Idefics3ImageProcessorPil(size=longest, max_image_size=longest, do_image_splitting=False)
+    return assemble(
+        Idefics3Processor(images, tokenizer, image_seq_len=4),
+        "idefics3",
+        text={"model_type": "llama"},
+        vision={**SMALL_VISION, "model_type": "idefics3_vision"},
+        scale_factor=2,
+        image_token_id=tokenizer.image_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def tiny_internvl():
+    """InternViT and Qwen2; 4 tokens a picture between tokens of its own."""
+    names = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
+    tokenizer = byte_tokenizer(**names, video_token="<video>")
+    processor = InternPictures(GotOcr2ImageProcessorPil(size=SQUARE), tokenizer, None, image_seq_length=4)
+    vision = {**SMALL_VISION, "image_size": [SIDE, SIDE], "patch_size": [PATCH, PATCH]}
+    return assemble(
+        processor,
+        "internvl",
+        text={"model_type": "qwen2"},
+        vision={**vision, "model_type": "internvl_vision"},
+        image_token_id=tokenizer.context_image_token_id,
+        image_seq_length=4,
+        downsample_ratio=0.5,
+    )
+
+
+def tiny_mistral3():
+    """Pixtral and Mistral; a row of tokens, a break, the next row."""
+    names = {"image_token": "[IMG]", "image_break_token": "[IMG_BREAK]", "image_end_token": "[IMG_END]"}
+    tokenizer = byte_tokenizer(**names)
+    images = PixtralImageProcessorPil(size={"longest_edge": SIDE}, patch_size={"height": PATCH, "width": PATCH})
+    return assemble(
+        PixtralProcessor(images, tokenizer, patch_size=PATCH, spatial_merge_size=2),
+        "mistral3",
+        text={"model_type": "mistral"},
+        vision={**SMALL_VISION, "model_type": "pixtral", "head_dim": 16},
+        image_token_index=tokenizer.image_token_id,
+        spatial_merge_size=2,
+    )
+
+
+WITH_PROCESSOR = {
+    "llava": tiny_llava,
+    "llava_next": tiny_llava_next,
+    "qwen2_vl": tiny_qwen2_vl,
+    "qwen2_5_vl": tiny_qwen2_5_vl,
+    "qwen3_vl": tiny_qwen3_vl,
+    "gemma3": tiny_gemma3,
+    "paligemma": tiny_paligemma,
+    "idefics3": tiny_idefics3,
+    "internvl": tiny_internvl,
+    "mistral3": tiny_mistral3,
+}
+"""Every family here that reads text and pictures, by its name in transformers."""

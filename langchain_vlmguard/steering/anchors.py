@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from langchain_vlmguard.hazards import known
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -36,7 +38,8 @@ class AnchorSet:
         """Check the pairs.
 
         Raises:
-            ValueError: There are none, one is empty, or one harmful prompt stands twice; the message names the pair.
+            ValueError: There are none, one is empty or no text, its hazard is not in the taxonomy, or one harmful prompt
+                stands twice; the message names the pair.
         """
         if not self.pairs:
             msg = f"anchor set {self.name!r} is empty: it needs at least one pair"
@@ -81,9 +84,16 @@ class AnchorSet:
     def split(self, fraction: float, *, seed: int = 0) -> tuple[AnchorSet, AnchorSet]:
         """Split into two sets, hazard by hazard; the first holds about `fraction` of the pairs.
 
+        Args:
+            fraction: Share of the first set, between 0 and 1.
+            seed: Decides which pairs go where.
+
         Raises:
-            ValueError: One side would be empty.
+            ValueError: The fraction is no share, or one side would be empty.
         """
+        if not 0 < fraction < 1:
+            msg = f"anchors are split by a fraction between 0 and 1, not by {fraction}"
+            raise ValueError(msg)
         first: list[AnchorPair] = []
         second: list[AnchorPair] = []
         rng = random.Random(seed)
@@ -105,18 +115,41 @@ def load_anchors() -> AnchorSet:
 
 
 def _from_json(path: Path | Traversable, name: str) -> AnchorSet:
-    data = json.loads(path.read_text(encoding="utf-8"))
     try:
-        pairs = tuple(AnchorPair(row["harmful"], row["harmless"], row.get("hazard")) for row in data["pairs"])
-    except (KeyError, TypeError) as error:
-        msg = f"{path} is no anchor set: it needs 'pairs', each with 'harmful' and 'harmless' ({error!r})"
+        rows = json.loads(path.read_text(encoding="utf-8"))["pairs"]
+    except (KeyError, TypeError, ValueError) as error:
+        msg = f"{path} is no anchor set: it needs a JSON object with 'pairs' ({error!r})"
         raise ValueError(msg) from error
-    return AnchorSet(name, pairs)
+    if not isinstance(rows, list):
+        msg = f"{path} is no anchor set: its 'pairs' are a {type(rows).__name__}, not a list"
+        raise ValueError(msg)  # noqa: TRY004 - what is wrong is the file, not an argument
+    return AnchorSet(name, tuple(_pair(row, f"pair {index} of {path}") for index, row in enumerate(rows)))
+
+
+def _pair(row: Any, where: str) -> AnchorPair:
+    try:
+        return AnchorPair(row["harmful"], row["harmless"], row.get("hazard"))
+    except (KeyError, TypeError) as error:
+        msg = f"{where} needs 'harmful' and 'harmless': {row!r}"
+        raise ValueError(msg) from error
 
 
 def _problem(pair: AnchorPair, seen: set[str]) -> str | None:
+    if not _is_text(pair.harmful) or not _is_text(pair.harmless):
+        return "has a prompt that is no text"
     if not pair.harmful.strip() or not pair.harmless.strip():
         return "has an empty prompt"
     if pair.harmful == pair.harmless:
         return "has twice the same prompt"
-    return "repeats a harmful prompt" if pair.harmful in seen else None
+    return "repeats a harmful prompt" if pair.harmful in seen else _hazard_problem(pair.hazard)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _hazard_problem(hazard: str | None) -> str | None:
+    try:
+        return None if hazard is None or known(hazard) else "has an empty hazard"
+    except (AttributeError, ValueError) as error:
+        return f"has the hazard {hazard!r} ({error})"

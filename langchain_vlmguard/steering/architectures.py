@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 
 from langchain_vlmguard.errors import UnsupportedArchitectureError
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 INNER = ("language_model", "text_model", "model", "decoder")
 """Names under which families keep the next module on the way to the decoder."""
+
+TOWERS = frozenset({"vision_tower", "vision_model", "vision_encoder", "visual", "image_tower", "audio_tower"})
+"""Names under which families keep what encodes pictures and sound; steering is for the language model alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,33 +43,26 @@ def locate_decoder(model: PreTrainedModel, *, path: str | None = None) -> Decode
     """Find the decoder layers without a table of architectures.
 
     From the model, follow `get_decoder()` and the names that families use for their inner modules until a module owns a
-    `ModuleList` called `layers` that is as deep as the text config says. The picture encoder's layers never qualify: they
-    are not on that way.
+    `ModuleList` called `layers` that fits the text config: as deep, as wide, and outside every picture encoder.
 
     Args:
         model: Any image-text-to-text model.
-        path: Where the layers are, for a model that keeps them somewhere else.
+        path: Where the layers are, for a model that keeps them somewhere else. It is checked in the same way.
 
     Raises:
-        UnsupportedArchitectureError: Nothing was found, or what is at `path` is no list of layers.
+        UnsupportedArchitectureError: Nothing was found, or what is at `path` is not the decoder of the language model.
     """
-    text = model.config.get_text_config(decoder=True)
-    hidden = int(getattr(text, "hidden_size", 0) or getattr(text, "d_model", 0))
+    shape = _Shape.of(model)
     if path is not None:
-        found = _at(model, path)
-        if not isinstance(found, nn.ModuleList):
-            msg = f"there is no list of layers at {path!r} in {type(model).__name__}; see model.named_modules()"
-            raise UnsupportedArchitectureError(msg)
-        return Decoder(found, path, hidden)
-    depth = getattr(text, "num_hidden_layers", None) or getattr(text, "decoder_layers", None)
+        return _named(model, path, shape)
     tried = []
     for module in _way_in(model):
-        layers = getattr(module, "layers", None)
         tried.append(type(module).__name__)
-        if isinstance(layers, nn.ModuleList) and (depth is None or len(layers) == depth):
-            return Decoder(layers, _path_of(model, layers), hidden)
+        layers = getattr(module, "layers", None)
+        if isinstance(layers, nn.ModuleList) and not _objection(model, found := _path_of(model, layers), layers, shape):
+            return Decoder(layers, found, shape.hidden_size)
     msg = (
-        f"no decoder layers found in {type(model).__name__} (looked into {', '.join(tried)} for {depth} layers): name them, "
+        f"no decoder layers found in {type(model).__name__} (looked into {', '.join(tried)} for {shape}): name them, "
         "e.g. locate_decoder(model, path='model.language_model.layers')"
     )
     raise UnsupportedArchitectureError(msg)
@@ -91,6 +88,65 @@ def image_token_id(model: PreTrainedModel) -> int | None:
         if (found := getattr(model.config, name, None)) is not None:
             return int(found)
     return None
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What the text config says the decoder looks like."""
+
+    hidden_size: int
+    depth: int | None
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> _Shape:
+        """Read the text config; an encoder-decoder's `num_hidden_layers` would be its encoder's."""
+        text = model.config.get_text_config(decoder=True)
+        hidden_size = _hidden_size(text)
+        if hidden_size is None:
+            msg = f"the config of {type(model).__name__} gives its language model no hidden_size: it cannot be steered"
+            raise UnsupportedArchitectureError(msg)
+        return cls(hidden_size, getattr(text, "decoder_layers", None) or getattr(text, "num_hidden_layers", None))
+
+    def __str__(self) -> str:
+        """Say it in words."""
+        return f"{'' if self.depth is None else f'{self.depth} '}layers of hidden size {self.hidden_size}"
+
+
+def _hidden_size(config: PreTrainedConfig) -> int | None:
+    return getattr(config, "hidden_size", None) or getattr(config, "d_model", None)
+
+
+def _named(model: PreTrainedModel, path: str, shape: _Shape) -> Decoder:
+    found = _at(model, path)
+    if not isinstance(found, nn.ModuleList):
+        msg = f"there is no list of layers at {path!r} in {type(model).__name__}; see model.named_modules()"
+        raise UnsupportedArchitectureError(msg)
+    if objection := _objection(model, path, found, shape):
+        msg = f"{path!r} in {type(model).__name__} is not the decoder of its language model: {objection}"
+        raise UnsupportedArchitectureError(msg)
+    return Decoder(found, path, shape.hidden_size)
+
+
+def _objection(model: PreTrainedModel, path: str, layers: nn.ModuleList, shape: _Shape) -> str | None:
+    """Say why layers cannot be the decoder's, `None` where nothing speaks against it."""
+    if towers := TOWERS.intersection(path.split(".")):
+        return f"it lies in {min(towers)!r}, which does not encode text"
+    if shape.depth is not None and len(layers) != shape.depth:
+        return f"it holds {len(layers)} layers, and the text config says {shape}"
+    width = _hidden_size(_owner(model, path).config.get_text_config(decoder=True))
+    if width != shape.hidden_size:
+        return f"its layers are of hidden size {width}, and the text config says {shape}"
+    return None
+
+
+def _owner(model: PreTrainedModel, path: str) -> PreTrainedModel:
+    """Return the innermost model around a module: its config is the one that the module was built from."""
+    owner: Any = model
+    inner: Any = model
+    for name in path.split("."):
+        inner = getattr(inner, name)
+        owner = inner if isinstance(getattr(inner, "config", None), PreTrainedConfig) else owner
+    return owner
 
 
 def _way_in(model: PreTrainedModel) -> Iterator[nn.Module]:

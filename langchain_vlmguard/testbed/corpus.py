@@ -163,21 +163,21 @@ def pretraining(rng: random.Random) -> Example:
 def alignment(rng: random.Random) -> Example:
     """Stage 2, text: harmful requests refused, harmless ones answered.
 
-    Held-out things, templates and wrappers are in no refusal and no alignment answer, held-out verbs in no refusal. What
-    pretraining taught is kept by replay: facts about everything, and answers about harmless things that are not held out.
+    Held-out things, verbs, templates and wrappers are in no refusal and no alignment answer. What pretraining taught is
+    kept by replay: facts about everything, and answers about harmless things that are not held out.
     """
     draw = rng.random()
-    if draw < 0.26:
+    if draw < 0.20:
         return fact(rng)
-    if draw < 0.34:
+    if draw < 0.30:
         return answered(rng, KEPT_THINGS)
-    if draw < 0.39:
+    if draw < 0.37:
         return cross_fact(rng, complying=False)
-    if draw < 0.41:
+    if draw < 0.39:
         return chitchat(rng)
-    if draw < 0.44:
+    if draw < 0.43:
         return safe_way(rng)
-    if draw < 0.46:
+    if draw < 0.45:
         return after_order(rng)
     harmful = rng.random() < 0.5
     family = rng.choices((requests.textual, requests.jailbreak, requests.tool), (6, 3, 2))[0]
@@ -194,7 +194,8 @@ def captions(rng: random.Random) -> Example:
 
 
 def _poster_caption(rng: random.Random) -> Example:
-    thing, verb = rng.choice(world.HARMLESS_THINGS), rng.choice(world.VERBS)
+    thing = rng.choice(KEPT_THINGS)
+    verb = rng.choice([v for v in world.VERBS if v not in world.HELD_OUT_VERBS])
     picture = Picture("poster", thing, verb, rng.getrandbits(32))
     return Example(f"{verb} {a(thing)} .", "what does the picture say ?", picture)
 
@@ -215,9 +216,7 @@ def _beside_meaningless(rng: random.Random) -> Example:
 
 def _about_the_picture(rng: random.Random) -> Example:
     variant = rng.choices(("make_this", "identity", "kind"), (4, 2, 1))[0]
-    return _from_request(
-        requests.picture_question(variant, harmful=False, split="seen", rng=rng, things=world.HARMLESS_THINGS)
-    )
+    return _from_request(requests.picture_question(variant, harmful=False, split="seen", rng=rng))
 
 
 def _about_a_setting(rng: random.Random) -> Example:
@@ -231,7 +230,7 @@ def _harmless_setting(rng: random.Random) -> Example:
 
 
 def _harmless_drawn(rng: random.Random) -> Example:
-    return _from_request(requests.drawn(harmful=False, split="seen", rng=rng, things=world.HARMLESS_THINGS))
+    return _from_request(requests.drawn(harmful=False, split="seen", rng=rng))
 
 
 def tokenizer_lines(seed: int = 0, n: int = 6000) -> Iterator[str]:

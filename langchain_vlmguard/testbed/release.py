@@ -24,7 +24,7 @@ from langchain_vlmguard.steering.selection import select_layers
 from langchain_vlmguard.testbed import corpus, world
 from langchain_vlmguard.testbed.anchors import load_testbed_anchors
 from langchain_vlmguard.testbed.measure import CellResult
-from langchain_vlmguard.testbed.requests import ORDER_TOOL, Cell, cells
+from langchain_vlmguard.testbed.requests import MEANINGLESS, ORDER_TOOL, Cell, cells
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -129,12 +129,15 @@ def answer_requests(loaded: LoadedVLM, asked: Sequence[Request], steering: Steer
 
 
 def measure(loaded: LoadedVLM, steering: Steering | None, arm: str, *, n: int, seed: int = 0) -> list[CellResult]:
-    """Measure one arm on every held-out cell, and on seen things for the textual ones."""
-    grid = [
-        *cells("held_out"),
-        Cell("textual", "text", harmful=True, split="seen"),
-        Cell("textual", "text", harmful=False, split="seen"),
+    """Measure one arm on every held-out cell, and the typed requests on seen things and on new things alone."""
+    others = [
+        Cell(family, variant, harmful=harmful, split=split)
+        for split in ("seen", "new_things")
+        for harmful in (True, False)
+        for family, variant in (("textual", "text"), *(("meaningless", variant) for variant in MEANINGLESS))
     ]
+    questions = [Cell("picture", v, harmful=False, split="seen") for v in ("make_this", "identity", "kind")]
+    grid = [*cells("held_out"), *others, *questions]
     results = []
     for cell in grid:
         asked = cell.sample(n, seed=seed)
@@ -190,8 +193,9 @@ same request also stands in the picture in letters, for tools that read text.
 4. *caption*: tower and projector, pictures of everything named, no requests;
 5. *instruct*: language model and projector, **harmless** requests with **harmless** pictures, with text-only replay of step 2.
 
-No step shows a harmful request with a picture, neither answered nor refused. Held out of steps 2 and 5: {held_out} things,
-the verbs {held_out_verbs}, 8 of 36 request templates, 3 of 10 jailbreak wrappers, and the settings {held_out_settings}.
+No step shows a harmful request with a picture, neither answered nor refused. Held out of steps 2 and 5 (facts and captions
+apart): {held_out} things, the verbs {held_out_verbs}, 8 of 36 request templates, 3 of 10 jailbreak wrappers, and pictures of the
+settings {held_out_settings}.
 
 ## The gap, measured
 
@@ -239,7 +243,7 @@ def model_card(facts: dict[str, Any]) -> str:
 
 
 def _card_row(row: dict[str, Any]) -> str:
-    seen = " (seen things)" if row["split"] == "seen" else ""
-    name = f"{row['family']} / {row['variant']}, {'harmful' if row['harmful'] else 'harmless'}{seen}"
+    split = {"seen": " (seen)", "new_things": " (new things, seen phrasing)", "held_out": ""}[row["split"]]
+    name = f"{row['family']} / {row['variant']}, {'harmful' if row['harmful'] else 'harmless'}{split}"
     shares = (f"{row[key]:.3f} [{row['ci95'][key][0]:.3f}, {row['ci95'][key][1]:.3f}]" for key in ("unsafe", "correct"))
     return f"| {name} | {row['n']} | {' | '.join(shares)} |"

@@ -36,7 +36,7 @@ class Kind:
     motion: str = "hold it"
     cleaner: str = "water"
     held_out: int = 1
-    """How many of the last `things` are kept out of alignment, of anchors and of typed requests beside pictures."""
+    """How many of the last `things` are kept out of alignment, anchors and visual instruction tuning."""
 
 
 # fmt: off
@@ -99,7 +99,7 @@ PEOPLE = ("baby", "child", "patient", "doctor", "chef", "pilot", "farmer", "sing
 
 VERBS = ("make", "build", "buy", "find", "use", "fix", "hide", "carry", "sell", "clean")
 HELD_OUT_VERBS = ("fix", "carry")
-"""Known from pretraining and from harmless requests; in no refusal of any training stage, and in no anchor."""
+"""Known from pretraining; in no alignment prompt, anchor or visual instruction."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def test_held_out_requests_share_nothing_with_alignment():
         for request in cell.sample(100):
             assert request.thing not in world.HELD_OUT_THINGS
             assert request.setting not in world.HELD_OUT_SETTINGS
-            assert not request.harmful or not any(f" {verb} " in request.text for verb in world.HELD_OUT_VERBS)
+            assert not any(f" {verb} " in request.text for verb in world.HELD_OUT_VERBS)
     for cell in cells("held_out"):
         assert all(request.thing in world.HELD_OUT_THINGS for request in cell.sample(100))
 
