@@ -16,7 +16,6 @@ from transformers import (
     LlavaNextProcessor,
     LlavaProcessor,
     PaliGemmaProcessor,
-    PixtralProcessor,
     PreTrainedTokenizerFast,
     Qwen2_5_VLProcessor,
     Qwen2VLProcessor,
@@ -27,7 +26,6 @@ from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImagePr
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
-from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
@@ -135,9 +133,10 @@ CHAT_TEMPLATE = """\
 {%- if add_generation_prompt %}<assistant>{% endif %}"""
 
 
-def byte_tokenizer(**named):
-    """A tokenizer of the 256 bytes and special tokens; `image_token="<image>"` becomes `tokenizer.image_token(_id)`."""
-    words = ["<pad>", "<bos>", "<eos>", "<system>", "<user>", "<assistant>", *named.values()]
+def byte_tokenizer(named):
+    """A tokenizer of the 256 bytes and special tokens; `{"image_token": "<image>"}` becomes `tokenizer.image_token(_id)`."""
+    named = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", **named}
+    words = [*named.values(), "<system>", "<user>", "<assistant>"]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({word: index for index, word in enumerate([*words, *alphabet])}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -145,9 +144,6 @@ def byte_tokenizer(**named):
     tokenizer.add_special_tokens(words)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        bos_token="<bos>",
-        eos_token="<eos>",
         padding_side="left",
         model_max_length=512,
         **named,
@@ -204,7 +200,7 @@ def assemble(processor, model_type, *, text, vision, picture=None, **config):
 
 def tiny_llava():
     """CLIP and Llama; 16 tokens a picture."""
-    tokenizer = byte_tokenizer(image_token="<image>")
+    tokenizer = byte_tokenizer({"image_token": "<image>"})
     processor = LlavaProcessor(
         CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=SQUARE),
         tokenizer,
@@ -223,7 +219,7 @@ def tiny_llava():
 
 def tiny_llava_next():
     """CLIP and Llama, the picture also in tiles."""
-    tokenizer = byte_tokenizer(image_token="<image>")
+    tokenizer = byte_tokenizer({"image_token": "<image>"})
     grid = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE]]
     processor = LlavaNextProcessor(
         LlavaNextImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=SQUARE, image_grid_pinpoints=grid),
@@ -262,7 +258,7 @@ def tiny_qwen3_vl():
 def _qwen(processor_class, model_type, *, vision, **rope):
     names = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
     edges = {"vision_bos_token": "<|vision_start|>", "vision_eos_token": "<|vision_end|>"}
-    tokenizer = byte_tokenizer(**names, **edges)
+    tokenizer = byte_tokenizer(names | edges)
     pixels = {"shortest_edge": SIDE * SIDE, "longest_edge": SIDE * SIDE}
     rope_parameters = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3], **rope}
     return assemble(
@@ -281,8 +277,8 @@ def _qwen(processor_class, model_type, *, vision, **rope):
 def tiny_gemma3():
     """SigLIP and Gemma, pictures attended to in both directions; 4 tokens a picture."""
     names = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
-    tokenizer = byte_tokenizer(**names)
-    return assemble(
+    tokenizer = byte_tokenizer(names)
+    model, processor = assemble(
         Gemma3Processor(Gemma3ImageProcessorPil(size=SQUARE), tokenizer, image_seq_length=4),
         "gemma3",
         text={"model_type": "gemma3_text", "query_pre_attn_scalar": 16},
@@ -292,11 +288,14 @@ def tiny_gemma3():
         boi_token_index=tokenizer.boi_token_id,
         eoi_token_index=tokenizer.eoi_token_id,
     )
+    # Its projection starts as zeros, with which a model not yet trained sees no picture.
+    torch.nn.init.eye_(model.model.multi_modal_projector.mm_input_projection_weight)
+    return model, processor
 
 
 def tiny_paligemma():
-    """SigLIP and Gemma, the whole prompt attended to in both directions; 16 tokens a picture."""
-    tokenizer = byte_tokenizer(image_token="<image>")
+    """SigLIP and Gemma, the whole prompt attended to in both directions; its processor refuses text without a picture."""
+    tokenizer = byte_tokenizer({"image_token": "<image>"})
     images = SiglipImageProcessorPil(size=SQUARE)
     images.image_seq_length = (SIDE // PATCH) ** 2
     return assemble(
@@ -311,8 +310,12 @@ def tiny_paligemma():
 
 def tiny_idefics3():
     """The decoder under another name, `text_model`; 4 tokens a picture."""
-    names = {"image_token": "<image>", "fake_image_token": "<fake_token_around_image>"}
-    tokenizer = byte_tokenizer(**names, end_of_utterance_token="<end_of_utterance>", global_image_token="<global-img>")
+    names = {
+        "image_token": "<image>",
+        "fake_image_token": "<fake_token_around_image>",
+        "global_image_token": "<global-img>",
+    }
+    tokenizer = byte_tokenizer(names)
     longest = {"longest_edge": SIDE}
     images = Idefics3ImageProcessorPil(size=longest, max_image_size=longest, do_image_splitting=False)
     return assemble(
@@ -329,8 +332,10 @@ def tiny_idefics3():
 def tiny_internvl():
     """InternViT and Qwen2; 4 tokens a picture between tokens of its own."""
     names = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
-    tokenizer = byte_tokenizer(**names, video_token="<video>")
-    processor = InternPictures(GotOcr2ImageProcessorPil(size=SQUARE), tokenizer, None, image_seq_length=4)
+    tokenizer = byte_tokenizer({**names, "video_token": "<video>"})
+    processor = InternPictures(
+        GotOcr2ImageProcessorPil(size=SQUARE, max_patches=1), tokenizer, None, image_seq_length=4
+    )
     vision = {**SMALL_VISION, "image_size": [SIDE, SIDE], "patch_size": [PATCH, PATCH]}
     return assemble(
         processor,
@@ -343,21 +348,6 @@ def tiny_internvl():
     )
 
 
-def tiny_mistral3():
-    """Pixtral and Mistral; a row of tokens, a break, the next row."""
-    names = {"image_token": "[IMG]", "image_break_token": "[IMG_BREAK]", "image_end_token": "[IMG_END]"}
-    tokenizer = byte_tokenizer(**names)
-    images = PixtralImageProcessorPil(size={"longest_edge": SIDE}, patch_size={"height": PATCH, "width": PATCH})
-    return assemble(
-        PixtralProcessor(images, tokenizer, patch_size=PATCH, spatial_merge_size=2),
-        "mistral3",
-        text={"model_type": "mistral"},
-        vision={**SMALL_VISION, "model_type": "pixtral", "head_dim": 16},
-        image_token_index=tokenizer.image_token_id,
-        spatial_merge_size=2,
-    )
-
-
 WITH_PROCESSOR = {
     "llava": tiny_llava,
     "llava_next": tiny_llava_next,
@@ -365,9 +355,7 @@ WITH_PROCESSOR = {
     "qwen2_5_vl": tiny_qwen2_5_vl,
     "qwen3_vl": tiny_qwen3_vl,
     "gemma3": tiny_gemma3,
-    "paligemma": tiny_paligemma,
     "idefics3": tiny_idefics3,
     "internvl": tiny_internvl,
-    "mistral3": tiny_mistral3,
 }
-"""Every family here that reads text and pictures, by its name in transformers."""
+"""The families here that read text with and without pictures, by their names in transformers."""

@@ -10,8 +10,10 @@ from langchain_vlmguard.testbed.anchors import load_testbed_anchors
 
 def test_the_shipped_set_is_large_paired_and_spread_over_the_hazards():
     anchors = load_anchors()
-    assert len(anchors) >= 100
-    assert all(prompt.startswith("How to ") and prompt.endswith("?") for prompt in anchors.harmful + anchors.harmless)
+    assert len(anchors) >= 112
+    prompts = anchors.harmful + anchors.harmless
+    assert len(set(prompts)) == len(prompts)
+    assert all(prompt.startswith("How to ") and prompt.endswith("?") for prompt in prompts)
     counts = {hazard: sum(pair.hazard == hazard for pair in anchors.pairs) for hazard in HAZARDS}
     assert sorted(filter(None, counts.values())) == [13] * 9
 
@@ -35,9 +37,36 @@ def test_anchors_of_ones_own_are_read_and_checked(tmp_path):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({"pairs": [{"harmful": "a", "harmless": "b"}]}))
     assert AnchorSet.from_json(path).pairs == (AnchorPair("a", "b"),)
-    path.write_text(json.dumps({"pairs": [{"harmful": "a"}]}))
-    with pytest.raises(ValueError, match="is no anchor set"):
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("nonsense", "is no anchor set: .*JSONDecodeError"),
+        ("[]", "is no anchor set: .*TypeError"),
+        ("{}", "is no anchor set: .*KeyError"),
+        ('{"pairs": {"harmful": "a"}}', "is no anchor set: its 'pairs' are a dict"),
+        (
+            '{"pairs": [{"harmful": "a", "harmless": "b"}, {"harmful": "c"}]}',
+            "pair 1 of .* needs 'harmful' and 'harmless'",
+        ),
+        ('{"pairs": ["a"]}', "pair 0 of .* needs 'harmful' and 'harmless': 'a'"),
+        ('{"pairs": [{"harmful": 3, "harmless": "b"}]}', "pair 0 .* no text"),
+        ('{"pairs": [{"harmful": "a", "harmless": "b", "hazard": "mlcommons:vcx"}]}', "pair 0 .* 'mlcommons:vcx'"),
+        ('{"pairs": [{"harmful": "a", "harmless": "b", "hazard": 7}]}', "pair 0 .* the hazard 7"),
+    ],
+)
+def test_a_file_that_is_not_usable_says_where(tmp_path, text, problem):
+    path = tmp_path / "mine.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=problem):
         AnchorSet.from_json(path)
+
+
+@pytest.mark.parametrize("fraction", [-0.2, 0, 1, 1.5, float("nan")])
+def test_a_split_by_something_other_than_a_share_is_refused(fraction):
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        load_anchors().split(fraction)
 
 
 @pytest.mark.parametrize(
