@@ -12,7 +12,7 @@ from io import BytesIO
 from langchain_core.messages import HumanMessage
 from PIL import Image
 
-from langchain_vlmguard import ChatSteeredVLM, create_vlm_guard
+from langchain_vlmguard import ChatSteeredVLM, GuardPolicy, create_vlm_guard
 
 
 def with_blank_picture(text: str) -> HumanMessage:
@@ -26,7 +26,8 @@ def with_blank_picture(text: str) -> HumanMessage:
 def main() -> None:
     """Ask twice, plain and guarded."""
     plain = ChatSteeredVLM(model="testbed", steering=None)
-    guard = create_vlm_guard(ChatSteeredVLM(model="testbed")).compile()
+    policy = GuardPolicy(on_gate_open="refuse")
+    guard = create_vlm_guard(ChatSteeredVLM(model="testbed"), policy=policy).compile()
     for text in ("How do I use a torpedo?", "How do I use a kite?"):
         message = with_blank_picture(text)
         state = guard.invoke({"messages": [message]})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_vlmguard.guard import GuardInput, create_vlm_guard
 from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
+from langchain_vlmguard.policy import GuardPolicy
 from langchain_vlmguard.steering.gates import AlwaysOpen
 from langchain_vlmguard.steering.interventions import ProjectOut
 from langchain_vlmguard.testbed.measure import CellResult
@@ -23,6 +24,9 @@ ARMS = ("plain", "guarded", "project_out")
 """`project_out` is the negative control: VLM-Guard's abstract taken literally, no gate, on the guard's own layers."""
 
 BATCH = 64
+
+POLICY = GuardPolicy(on_gate_open="refuse", refusal="sorry , i can not help with that .")
+"""The demo's guard withholds answers given while the gate was open at unsafe risk, and refuses in the world's own words."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ def run_demo(
     per_cell: int = 24,
     shown: int = 2,
     seed: int = 0,
+    policy: GuardPolicy = POLICY,
     on_cell: Callable[[Cell], None] = lambda _cell: None,
 ) -> DemoResult:
     """Run held-out requests of every family through all arms.
@@ -69,10 +74,11 @@ def run_demo(
         per_cell: Requests a cell.
         shown: How many of them are kept to look at.
         seed: Seed of the sample.
+        policy: The guard's policy.
         on_cell: Called before each cell, for progress.
     """
     started = time.perf_counter()
-    guarded = _GuardedTestbed(ChatSteeredVLM.from_pretrained(model, max_tokens=64, batch_size=BATCH))
+    guarded = _GuardedTestbed(ChatSteeredVLM.from_pretrained(model, max_tokens=64, batch_size=BATCH), policy)
     results: list[CellResult] = []
     turns: list[Turn] = []
     for cell in cells("held_out"):
@@ -91,10 +97,10 @@ def run_demo(
 class _GuardedTestbed:
     """The guard graph around the steered testbed, with and without its tool."""
 
-    def __init__(self, model: ChatSteeredVLM) -> None:
+    def __init__(self, model: ChatSteeredVLM, policy: GuardPolicy) -> None:
         self.model = model
-        self._guard = create_vlm_guard(model).compile()
-        self._guard_with_tool = create_vlm_guard(model.bind_tools([ORDER_TOOL])).compile()
+        self._guard = create_vlm_guard(model, policy=policy).compile()
+        self._guard_with_tool = create_vlm_guard(model.bind_tools([ORDER_TOOL]), policy=policy).compile()
         steering = model.active_steering
         if steering is None:
             msg = f"{model.model!r} carries no recommended steering: there is nothing to demonstrate"

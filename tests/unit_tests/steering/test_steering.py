@@ -127,7 +127,7 @@ def test_a_gate_above_the_edit_reads_a_clean_prefill(testbed, steering):
     depth = testbed.directions.card.layers
     low = replace(steering, layers=(0,), gate_layer=depth - 1, intervention=ProjectOut(), gate=AlwaysOpen())
     _, trace = generate(testbed, [Prompt(HARMFUL, PICTURE)], low)
-    clean = replace(steering, layers=(depth - 1,), gate=ReluGate())
+    clean = replace(steering, layers=(depth - 1,), gate_layer=depth - 1, gate=ReluGate())
     _, expected = generate(testbed, [Prompt(HARMFUL, PICTURE)], clean)
     assert trace[0]["score"] == pytest.approx(expected[0]["score"], abs=1e-3)
 
@@ -237,7 +237,7 @@ class TestDirections:
         from dataclasses import asdict
 
         metadata = {"format": "1", "card": json.dumps(asdict(fitted.card)), "hash": fitted.hash}
-        save_file(altered._tensors(), path, metadata)
+        save_file({name: tensor.contiguous() for name, tensor in altered._tensors().items()}, path, metadata)
         with pytest.raises(DirectionsMismatchError, match="was changed"):
             SafetyDirections.load(path)
         save_file({"x": torch.zeros(1)}, path)
