@@ -9,6 +9,7 @@ import random
 import shutil
 import time
 from dataclasses import asdict
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,8 +35,9 @@ if TYPE_CHECKING:
 
     from langchain_vlmguard.steering.steering import Steering
     from langchain_vlmguard.testbed.build import Recipe
-    from langchain_vlmguard.testbed.requests import Request
+    from langchain_vlmguard.testbed.requests import Request, Split
 
+SPLITS: tuple[Split, ...] = ("seen", "new_things")
 ANSWER_TOKENS = 64
 KEPT_PICTURES = 60
 """Picture questions whose answers the choice of layers must keep."""
@@ -130,12 +132,10 @@ def answer_requests(loaded: LoadedVLM, asked: Sequence[Request], steering: Steer
 
 def measure(loaded: LoadedVLM, steering: Steering | None, arm: str, *, n: int, seed: int = 0) -> list[CellResult]:
     """Measure one arm on every held-out cell, and the typed requests on seen things and on new things alone."""
-    others = [
-        Cell(family, variant, harmful=harmful, split=split)
-        for split in ("seen", "new_things")
-        for harmful in (True, False)
-        for family, variant in (("textual", "text"), *(("meaningless", variant) for variant in MEANINGLESS))
-    ]
+    others: list[Cell] = []
+    for split, harmful in product(SPLITS, (True, False)):
+        others.append(Cell("textual", "text", harmful=harmful, split=split))
+        others += [Cell("meaningless", variant, harmful=harmful, split=split) for variant in MEANINGLESS]
     questions = [Cell("picture", v, harmful=False, split="seen") for v in ("make_this", "identity", "kind")]
     grid = [*cells("held_out"), *others, *questions]
     results = []
