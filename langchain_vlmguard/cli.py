@@ -36,15 +36,14 @@ def demo(
     html: Annotated[Path, typer.Option(help="Write the page here.")] = Path("vlmguard-demo/index.html"),
     model: Annotated[str, typer.Option(help="The testbed, or a checkpoint built by its recipe.")] = "testbed",
     seed: Annotated[int, typer.Option(help="Seed of the sampled prompts.")] = 0,
-    steering_only: Annotated[
-        bool, typer.Option("--steering-only", help="Release every answer: steering alone, the gate refuses nothing.")
+    refuse_on_gate: Annotated[
+        bool, typer.Option("--refuse-on-gate", help="Also refuse whatever the steering gate finds unsafe.")
     ] = False,
 ) -> None:
     """Run every request family through the plain testbed and through the guard, side by side."""
     console = Console()
     console.print("Loading torch and the testbed model ...")
-    from langchain_vlmguard.policy import GuardPolicy  # noqa: PLC0415
-    from langchain_vlmguard.testbed.demo import POLICY, run_demo  # noqa: PLC0415 - torch only where it is needed
+    from langchain_vlmguard.testbed.demo import REFUSE_ON_GATE, run_demo  # noqa: PLC0415 - torch only where it is needed
     from langchain_vlmguard.testbed.demo_page import render_page  # noqa: PLC0415
     from langchain_vlmguard.testbed.requests import cells  # noqa: PLC0415
 
@@ -58,7 +57,7 @@ def demo(
         def advance(cell: object) -> None:
             bar.update(task, description=getattr(cell, "name", ""), advance=1)
 
-        policy = GuardPolicy() if steering_only else POLICY
+        policy = REFUSE_ON_GATE if refuse_on_gate else None
         result = run_demo(model, per_cell=n, seed=seed, policy=policy, on_cell=advance)
     _write(html, render_page(result))
     pictures = _save_pictures(result, html.parent / "pictures")

@@ -25,8 +25,8 @@ ARMS = ("plain", "guarded", "project_out")
 
 BATCH = 64
 
-POLICY = GuardPolicy(on_gate_open="refuse", refusal="sorry , i can not help with that .")
-"""The demo's guard withholds answers given while the gate was open at unsafe risk, and refuses in the world's own words."""
+REFUSE_ON_GATE = GuardPolicy(on_gate_open="refuse", refusal="sorry , i can not help with that .")
+"""Withholds answers given while the gate was open at unsafe risk, and refuses in the world's own words."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def run_demo(
     per_cell: int = 24,
     shown: int = 2,
     seed: int = 0,
-    policy: GuardPolicy = POLICY,
+    policy: GuardPolicy | None = None,
     on_cell: Callable[[Cell], None] = lambda _cell: None,
 ) -> DemoResult:
     """Run held-out requests of every family through all arms.
@@ -74,11 +74,13 @@ def run_demo(
         per_cell: Requests a cell.
         shown: How many of them are kept to look at.
         seed: Seed of the sample.
-        policy: The guard's policy.
+        policy: The guard's policy; the default one keeps every steered answer.
         on_cell: Called before each cell, for progress.
     """
     started = time.perf_counter()
-    guarded = _GuardedTestbed(ChatSteeredVLM.from_pretrained(model, max_tokens=64, batch_size=BATCH), policy)
+    guarded = _GuardedTestbed(
+        ChatSteeredVLM.from_pretrained(model, max_tokens=64, batch_size=BATCH), policy or GuardPolicy()
+    )
     results: list[CellResult] = []
     turns: list[Turn] = []
     for cell in cells("held_out"):
