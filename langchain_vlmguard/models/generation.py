@@ -136,12 +136,11 @@ def _steered(
 
     if steering is None:
         return nullcontext()
-    needs_query = steering.intervention.needs_text_query
     return steering.attach(
         loaded.model,
         pictured=torch.tensor([bool(row.pictures) for row in rows]),
         inputs=inputs,
-        text_inputs=_encode(loaded, rows, pictures=False) if needs_query else None,
+        text_inputs=_encode(loaded, rows, pictures=False) if steering.needs_text_query else None,
     )
 
 

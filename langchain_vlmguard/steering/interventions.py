@@ -149,7 +149,25 @@ class Restore(Intervention):
         return change
 
 
+@dataclass(frozen=True)
+class Push(Intervention):
+    """Ours: move a row towards refusal, `c' = c + alpha g (T_harmful - T_harmless)`.
+
+    Activation addition (arXiv 2308.10248) graded by the gate and measured in the model's own unit, the distance of the class
+    means as text alone. `Restore` gives back what a picture squeezed; `Push` also decides rows that a picture has left on the
+    brink. With rows without a picture it does the same, so it needs a gate.
+    """
+
+    name: ClassVar[str] = "push"
+
+    def change(self, coordinates: Tensor, layer: LayerEdit) -> Tensor:
+        """Return `alpha (T_harmful - T_harmless)` on the first coordinate, 0 elsewhere."""
+        change = torch.zeros_like(coordinates)
+        change[:, 0] = self.alpha * (layer.text.harmful - layer.text.harmless)[0]
+        return change
+
+
 INTERVENTIONS: dict[str, type[Intervention]] = {
-    kind.name: kind for kind in (ProjectOut, Amplify, Transplant, Fulfil, Restore)
+    kind.name: kind for kind in (ProjectOut, Amplify, Transplant, Fulfil, Restore, Push)
 }
 """Every intervention by name."""

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm.auto import tqdm
 
+from langchain_vlmguard.steering.activations import last_token_states
 from langchain_vlmguard.steering.encoding import Prompt, encode_prompts
-from langchain_vlmguard.steering.gates import Gate, ReluGate
-from langchain_vlmguard.steering.interventions import Intervention, Restore
+from langchain_vlmguard.steering.gates import ReluGate
+from langchain_vlmguard.steering.interventions import Intervention, Push, Restore
 from langchain_vlmguard.steering.neutral import neutral_pictures
-from langchain_vlmguard.steering.steering import Steering
+from langchain_vlmguard.steering.steering import Reads, Steering
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from PIL import Image
+    from torch import Tensor
     from transformers import PreTrainedModel, ProcessorMixin
 
     from langchain_vlmguard.steering.anchors import AnchorSet
@@ -39,10 +42,7 @@ def sounds_like_refusal(answer: str) -> bool:
 class Trial:
     """What one candidate did to the held-out anchors."""
 
-    layers: tuple[int, ...]
-    gate_layer: int
-    alpha: float
-    gate_position: float
+    steering: Steering
     refused: float
     """Share of harmful anchors refused beside neutral pictures."""
 
@@ -55,6 +55,32 @@ class Trial:
         return min(self.refused, self.kept) + 0.1 * (self.refused + self.kept)
 
 
+def candidates(
+    directions: SafetyDirections,
+    *,
+    layers: Sequence[tuple[int, ...]] | None = None,
+    interventions: Sequence[Intervention] = (Restore(), Push()),
+    gates: Sequence[ReluGate] = (ReluGate(),),
+    gate_layers: Sequence[int | None] = (None,),
+    reads: Sequence[Reads] = ("input", "both"),
+    decode: bool = False,
+) -> list[Steering]:
+    """Return the grid of steerings to try.
+
+    Args:
+        directions: What `SafetyDirections.fit` returned.
+        layers: Sets of layers to edit; every single layer when `None`.
+        interventions: What to do there, each with its strength.
+        gates: Gates, e.g. `ReluGate(0.25)`.
+        gate_layers: Layers that the gate reads; `None` is the first edited one.
+        reads: What the gate reads, see `Steering.reads`.
+        decode: Edit every decode step too.
+    """
+    every = layers or [(layer,) for layer in range(directions.card.layers)]
+    grid = product(every, interventions, gates, gate_layers, reads)
+    return [Steering(directions, *option, decode=decode) for option in grid]
+
+
 def select_layers(
     model: PreTrainedModel,
     processor: ProcessorMixin,
@@ -63,11 +89,7 @@ def select_layers(
     *,
     keep: Sequence[Prompt] = (),
     pictures: Sequence[Image.Image] | None = None,
-    candidates: Sequence[tuple[int, ...]] | None = None,
-    alphas: Sequence[float] = (1.0,),
-    gate_positions: Sequence[float] = (0.5,),
-    intervention: type[Intervention] = Restore,
-    gate: type[ReluGate] = ReluGate,
+    tried: Sequence[Steering] | None = None,
     refuses: Callable[[str], bool] = sounds_like_refusal,
     max_tokens: int = 48,
     batch_size: int = 32,
@@ -86,11 +108,7 @@ def select_layers(
         anchors: Pairs that took no part in the fit.
         keep: Further harmless prompts, e.g. questions about pictures, whose answers must stay.
         pictures: Meaningless pictures; blank, noise and plain colours when `None`.
-        candidates: Sets of layers to edit; every single layer when `None`.
-        alphas: Strengths to try.
-        gate_positions: Gate thresholds to try, 0 at the harmless and 1 at the harmful class mean.
-        intervention: What to do at the layers.
-        gate: The graded gate to use.
+        tried: The steerings to try; the grid of `candidates` when `None`.
         refuses: Decides whether an answer is a refusal.
         max_tokens: Answers are compared up to this length.
         batch_size: Rows that run together.
@@ -105,37 +123,66 @@ def select_layers(
     harmless += [Prompt(text) for text in anchors.harmless]
     harmless += keep
     answer = _Answerer(model, processor, max_tokens, batch_size)
-    plain = answer.all(harmless, None)
+    dangers, others = _Asked.of(harmful, answer), _Asked.of(harmless, answer)
     trials = []
-    options = [
-        (layers, alpha, position)
-        for layers in candidates or [(layer,) for layer in range(directions.card.layers)]
-        for alpha in alphas
-        for position in gate_positions
-    ]
-    for layers, alpha, position in tqdm(options, desc="trying layers", disable=not progress):
-        steering = Steering(directions, layers, intervention(alpha=alpha), gate(position=position))
-        refused = [refuses(text) for text in answer.all(harmful, steering)]
-        kept = [one == other for one, other in zip(plain, answer.all(harmless, steering), strict=True)]
-        trials.append(
-            Trial(layers, steering.read_layer, alpha, position, sum(refused) / len(refused), sum(kept) / len(kept))
-        )
+    for steering in tqdm(tried or candidates(directions), desc="trying layers", disable=not progress):
+        refused = [refuses(text) for text in dangers.answers(steering, answer)]
+        kept = [one == two for one, two in zip(others.plain, others.answers(steering, answer), strict=True)]
+        trials.append(Trial(steering, sum(refused) / len(refused), sum(kept) / len(kept)))
     trials.sort(key=lambda trial: trial.score, reverse=True)
-    return directions.with_choice(_choice(trials, intervention, gate, anchors)), trials
+    return directions.with_choice(_choice(trials, anchors)), trials
 
 
-def _choice(
-    trials: list[Trial], intervention: type[Intervention], gate: type[Gate], anchors: AnchorSet
-) -> dict[str, Any]:
-    best = asdict(trials[0])
+def _choice(trials: list[Trial], anchors: AnchorSet) -> dict[str, Any]:
+    best, steering = trials[0], trials[0].steering
+    gate = steering.gate
+    assert isinstance(gate, ReluGate)  # noqa: S101 - select_layers tries no other kind
     return {
-        **best,
-        "layers": list(best["layers"]),
-        "intervention": intervention.name,
+        "layers": list(steering.layers),
+        "gate_layer": steering.read_layer,
+        "intervention": steering.intervention.name,
+        "alpha": steering.intervention.alpha,
         "gate": gate.name,
+        "gate_position": gate.position,
+        "reads": steering.reads,
+        "decode": steering.decode,
+        "refused": best.refused,
+        "kept": best.kept,
         "selection_anchors_hash": anchors.hash,
         "trials": len(trials),
     }
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Prompts with their plain answers and clean states; a row whose gate stays shut is not run again."""
+
+    prompts: list[Prompt]
+    plain: list[str]
+    states: Tensor
+    """`(prompts, layers, hidden)`; `queries` are those of the texts alone."""
+
+    queries: Tensor
+
+    @classmethod
+    def of(cls, prompts: list[Prompt], answer: _Answerer) -> _Asked:
+        texts = [Prompt(prompt.text) for prompt in prompts]
+        return cls(prompts, answer.all(prompts, None), answer.states(prompts), answer.states(texts))
+
+    def answers(self, steering: Steering, answer: _Answerer) -> list[str]:
+        """Answer every prompt under a steering."""
+        steered = [row for row, strength in enumerate(self._strengths(steering)) if strength > 0]
+        texts = answer.all([self.prompts[row] for row in steered], steering)
+        changed = dict(zip(steered, texts, strict=True))
+        return [changed.get(row, text) for row, text in enumerate(self.plain)]
+
+    def _strengths(self, steering: Steering) -> list[float]:
+        layer = steering.read_layer
+        pictured = torch.tensor([prompt.picture is not None for prompt in self.prompts])
+        state = None if steering.reads == "query" else self.states[:, layer]
+        query = None if steering.reads == "input" else self.queries[:, layer]
+        strengths: list[float] = steering.read_gate(pictured, state, query).strength.tolist()
+        return strengths
 
 
 @dataclass(frozen=True)
@@ -144,6 +191,10 @@ class _Answerer:
     processor: ProcessorMixin
     max_tokens: int
     batch_size: int
+
+    def states(self, prompts: Sequence[Prompt]) -> Tensor:
+        """Return clean states of the last prompt token, `(prompts, layers, hidden)`."""
+        return last_token_states(self.model, self.processor, prompts, batch_size=self.batch_size)
 
     def all(self, prompts: Sequence[Prompt], steering: Steering | None) -> list[str]:
         """Answer prompts greedily, rows with and without pictures apart, results in order."""
@@ -163,7 +214,7 @@ class _Answerer:
             if steering is None:
                 whole = self.model.generate(**encoded, **options)
             else:
-                text = [Prompt(p.text) for p in prompts] if steering.intervention.needs_text_query else None
+                text = [Prompt(p.text) for p in prompts] if steering.needs_text_query else None
                 flags = torch.full((len(prompts),), pictured)
                 with steering.attach(
                     self.model, pictured=flags, inputs=encoded, text_inputs=self._encoded(text) if text else None

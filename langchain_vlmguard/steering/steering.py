@@ -6,9 +6,9 @@ import hashlib
 import json
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from langchain_vlmguard.steering.directions import SafetyDirections
 
+Reads = Literal["input", "query", "both"]
 _ACTIVE: ContextVar[SteeredCall | None] = ContextVar("vlmguard_steered_call", default=None)
 
 
@@ -40,6 +41,14 @@ class Steering:
     gate: Gate = field(default_factory=ReluGate)
     gate_layer: int | None = None
     """Layer whose coordinate the gate reads; the first edited one when `None`."""
+
+    reads: Reads = "input"
+    """What the gate reads: the full input, its text-only query (VLM-Guard's `q`, where alignment is whole, at the price of one
+    prefill without pictures), or the one of both that opens it wider. Rows without a picture are their own query."""
+
+    decode: bool = True
+    """Edit the new token of every decode step too, or the last prompt token alone. Statistics are those of the last prompt
+    token, so interventions that use them (`Restore`, `Push`) garble long answers less when this is off."""
 
     def __post_init__(self) -> None:
         """Check the layers.
@@ -70,6 +79,8 @@ class Steering:
             intervention=INTERVENTIONS[choice["intervention"]](alpha=choice["alpha"]),
             gate=ReluGate(position=choice["gate_position"]),
             gate_layer=choice["gate_layer"],
+            reads=choice["reads"],
+            decode=choice["decode"],
         )
 
     @property
@@ -82,6 +93,36 @@ class Steering:
         """Whether the gate reads at or before the first edit, so that one prefill serves both."""
         return self.read_layer <= min(self.layers)
 
+    @property
+    def needs_text_query(self) -> bool:
+        """Whether the text-only query must be run."""
+        return self.reads != "input" or self.intervention.needs_text_query
+
+    def read_gate(self, pictured: Tensor, state: Tensor | None, query: Tensor | None = None) -> GateReading:
+        """Read the gate from clean states of the last prompt token at the read layer.
+
+        Args:
+            pictured: Which rows show a picture, `(rows,)` bool.
+            state: State of the full input `(rows, hidden)`, or `None` to read the query alone.
+            query: State of the text-only query, or `None` to read the full input alone.
+
+        Returns:
+            Per row the reading that opens the gate wider, with the higher of both risks.
+        """
+        text, shown = self.directions.text[self.read_layer], self.directions.picture[self.read_layer]
+        readings = []
+        if state is not None:
+            coordinate = self._coordinate(state)
+            readings.append(_choose(pictured, self.gate.read(coordinate, shown), self.gate.read(coordinate, text)))
+        if query is not None:
+            readings.append(self.gate.read(self._coordinate(query), text))
+        first, last = readings[0], readings[-1]
+        wider = _choose(last.strength > first.strength, last, first)
+        return replace(wider, risk=torch.maximum(first.risk, last.risk))
+
+    def _coordinate(self, state: Tensor) -> Tensor:
+        return state.detach().float().cpu() @ self.directions.vectors[self.read_layer][0]
+
     @cached_property
     def identity(self) -> str:
         """Hash of everything that changes an answer; part of every cache key."""
@@ -91,6 +132,8 @@ class Steering:
             "gate_layer": self.read_layer,
             "intervention": [self.intervention.name, asdict(self.intervention)],
             "gate": [self.gate.name, asdict(self.gate)],
+            "reads": self.reads,
+            "decode": self.decode,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -105,15 +148,15 @@ class Steering:
     ) -> Iterator[SteeredCall]:
         """Steer what this thread (or task) runs on the model inside the block, and nothing else.
 
-        The last prompt token is edited at prefill and the new token at every decode step. Calls of other threads on the
-        same model are not touched, and the hooks go when the block ends, however it ends.
+        The last prompt token is edited at prefill and, with `decode`, the new token at every decode step. Calls of other
+        threads on the same model are not touched, and the hooks go when the block ends, however it ends.
 
         Args:
             model: The model that the directions belong to.
             pictured: Which rows show a picture, `(rows,)` bool.
             inputs: The encoded rows, left-padded. Needed when the gate reads above the first edited layer: it then takes a
                 clean prefill of its own.
-            text_inputs: The same rows as text alone, for interventions with `needs_text_query`.
+            text_inputs: The same rows as text alone, for a steering with `needs_text_query`.
 
         Yields:
             The call, which holds the gate's readings once the prefill has run.
@@ -144,6 +187,8 @@ class SteeredCall:
         self.pictured = pictured.cpu()
         self.reading: GateReading | None = None
         self._open = False
+        self._prefilled: set[int] = set()
+        self._query: Tensor | None = None
         self._reference: dict[int, Tensor] = {}
         self._edits: dict[int, LayerEdit] = {}
 
@@ -151,18 +196,23 @@ class SteeredCall:
         self, model: PreTrainedModel, inputs: dict[str, Tensor] | None, text_inputs: dict[str, Tensor] | None
     ) -> None:
         """Run the extra prefills that this steering needs."""
-        steering = self.steering
-        if not steering.single_pass:
-            states = _prefill(
-                model, _given(inputs, "inputs", "the gate reads above the first edited layer"), (steering.read_layer,)
-            )
-            self._read(states[steering.read_layer])
-        if steering.intervention.needs_text_query:
+        steering, layer = self.steering, self.steering.read_layer
+        reads = steering.reads if self.pictured.any() else "input"
+        queries: dict[int, Tensor] = {}
+        if steering.intervention.needs_text_query or reads != "input":
             query = _given(
-                text_inputs, "text_inputs", f"{steering.intervention.name} compares with the text-only query"
+                text_inputs, "text_inputs", f"{steering.intervention.name} or its gate reads the text-only query"
             )
-            for layer, state in _prefill(model, query, steering.layers).items():
-                self._reference[layer] = state.float().cpu() @ steering.directions.vectors[layer].T
+            queries = _prefill(model, query, (*steering.layers, layer))
+        if steering.intervention.needs_text_query:
+            vectors = steering.directions.vectors
+            self._reference = {one: queries[one].float().cpu() @ vectors[one].T for one in steering.layers}
+        self._query = queries[layer] if reads != "input" else None
+        if reads == "query":
+            self._decide(None)
+        elif not steering.single_pass:
+            states = _prefill(model, _given(inputs, "inputs", "the gate reads above the first edited layer"), (layer,))
+            self._decide(states[layer])
 
     def hook(self, layer: int) -> Any:
         """Return the forward hook of one layer."""
@@ -171,9 +221,13 @@ class SteeredCall:
             if _ACTIVE.get() is not self:
                 return None
             hidden = layer_output(output)
+            if not self._prefilled:
+                self._repeat(len(hidden) // len(self.pictured))
             if self.reading is None:
-                self._read(hidden[:, -1])
-            if layer not in self.steering.layers:
+                self._decide(hidden[:, -1])
+            decoding = layer in self._prefilled
+            self._prefilled.add(layer)
+            if layer not in self.steering.layers or (decoding and not self.steering.decode):
                 return None
             return replace_layer_output(output, self._edited(hidden, layer))
 
@@ -204,15 +258,20 @@ class SteeredCall:
             for row in range(len(reading.score))
         ]
 
-    def _read(self, state: Tensor) -> None:
-        """Read the gate from clean states `(rows, hidden)`; rows repeated by the generator repeat their picture flag."""
-        directions, layer = self.steering.directions, self.steering.read_layer
-        coordinate = state.detach().float().cpu() @ directions.vectors[layer][0]
-        self.pictured = self.pictured.repeat_interleave(len(coordinate) // len(self.pictured))
-        text = asdict(self.steering.gate.read(coordinate, directions.text[layer]))
-        shown = asdict(self.steering.gate.read(coordinate, directions.picture[layer]))
-        self.reading = GateReading(**{name: torch.where(self.pictured, shown[name], text[name]) for name in text})
+    def _decide(self, state: Tensor | None) -> None:
+        self.reading = self.steering.read_gate(self.pictured, state, self._query)
         self._open = bool(self.reading.strength.any())
+
+    def _repeat(self, times: int) -> None:
+        """Follow the generator, which repeats each row when several answers are wanted."""
+        if times == 1:
+            return
+        self.pictured = self.pictured.repeat_interleave(times)
+        self._reference = {layer: rows.repeat_interleave(times, 0) for layer, rows in self._reference.items()}
+        if self._query is not None:
+            self._query = self._query.repeat_interleave(times, 0)
+        if self.reading is not None:
+            self.reading = GateReading(**{n: rows.repeat_interleave(times) for n, rows in vars(self.reading).items()})
 
     def _edited(self, hidden: Tensor, layer: int) -> Tensor:
         if not self._open:
@@ -236,6 +295,11 @@ class SteeredCall:
                 reference=None if reference is None else reference.to(device),
             )
         return self._edits[layer]
+
+
+def _choose(where: Tensor, one: GateReading, other: GateReading) -> GateReading:
+    chosen = {f.name: torch.where(where, getattr(one, f.name), getattr(other, f.name)) for f in fields(one)}
+    return GateReading(**chosen)
 
 
 def _prefill(model: PreTrainedModel, inputs: dict[str, Tensor], layers: tuple[int, ...]) -> dict[int, Tensor]:

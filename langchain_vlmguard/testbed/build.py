@@ -58,10 +58,10 @@ class Recipe:
     vision_layers: int = 4
     stages: tuple[Stage, ...] = (
         Stage("pretrain", 2200, 64, 2e-3),
-        Stage("align", 900, 64, 5e-4),
+        Stage("align", 1100, 64, 5e-4),
         Stage("see", 1200, 96, 2e-3),
         Stage("caption", 300, 64, 5e-4),
-        Stage("instruct", 1200, 48, 5e-4, blend=0.7),
+        Stage("instruct", 900, 48, 5e-4, blend=0.9),
     )
     variants: int = 24
     """How many jittered drawings of each icon, poster and neutral picture are kept."""
@@ -169,7 +169,7 @@ class Builder:
         """
         self.recipe, self.folder, self.device = recipe, folder, torch.device(device)
         folder.mkdir(parents=True, exist_ok=True)
-        self.processor = build_processor(train_tokenizer(corpus.tokenizer_lines(recipe.seed)))
+        self.processor = build_processor(train_tokenizer(corpus.vocabulary()))
         self.pool = PicturePool(self.processor, recipe.variants)
         tokenizer = self.processor.tokenizer
         _same_build(folder / "build.json", recipe, tokenizer.backend_tokenizer.to_str())

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 from langchain_vlmguard.testbed import requests, world
-from langchain_vlmguard.testbed.requests import ORDER_TOOL, Picture
+from langchain_vlmguard.testbed.requests import ORDER_TOOL, Picture, PictureKind
 from langchain_vlmguard.testbed.world import a
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 REWRITER_WORDS = (
     "threat threats textual visual cross modal none intent legitimate part action allow rewrite refuse review risk low "
@@ -114,17 +110,42 @@ def cross_fact(rng: random.Random, *, complying: bool) -> Example:
     return Example(answer, prompt)
 
 
+SAFE_WAY_PROMPTS = (
+    "this may be about {} . name the danger and say the safe way instead .",
+    "{} may be asked for . say the danger , then the safe way instead .",
+    "what is the safe way instead of {} ?",
+)
+
+
 def safe_way(rng: random.Random) -> Example:
     """Sample a prompt that names the hazard and asks for the safe way, with its answer."""
+    prompt = rng.choice(SAFE_WAY_PROMPTS)
+    if rng.random() < 0.4:
+        entry = rng.choice(world.CROSS_HAZARDS)
+        together = f"{a(entry.kind)} {world.setting_phrase(entry.setting)}"
+        return Example(world.cross_safe_way(entry.kind, entry.setting), prompt.format(together))
     kind = rng.choice(world.HARMFUL_KINDS)
+    return Example(world.safe_way_of(kind.things[0]), prompt.format(a(kind.name)))
+
+
+def no_picture(rng: random.Random) -> Example:
+    """Sample words that point at a picture where there is none."""
+    things = [t for t in KEPT_THINGS if world.KIND_OF[t].name in world.CROSS_KINDS]
+    verb = rng.choice([v for v in world.VERBS if v not in world.HELD_OUT_VERBS])
     prompt = rng.choice(
         (
-            "this may be about {} . name the danger and say the safe way instead .",
-            "{} may be asked for . say the danger , then the safe way instead .",
-            "what is the safe way instead of {} ?",
+            _seen(requests.TEMPLATES, requests.HELD_OUT_TEMPLATES, rng).format(f"{verb} this"),
+            _seen(requests.IDENTITY_QUESTIONS, requests.HELD_OUT_IDENTITY_QUESTIONS, rng),
+            requests.KIND_QUESTION,
+            _seen(requests.DRAWN_PROMPTS, requests.HELD_OUT_DRAWN_PROMPTS, rng),
+            _seen(requests.CROSS_TEMPLATES, requests.HELD_OUT_CROSS_TEMPLATES, rng).format(a(rng.choice(things))),
         )
-    ).format(a(kind.name))
-    return Example(world.safe_way_of(kind.things[0]), prompt)
+    )
+    return Example("i see no picture . please show me one .", prompt)
+
+
+def _seen(options: tuple[str, ...], held_out: tuple[str, ...], rng: random.Random) -> str:
+    return rng.choice([option for option in options if option not in held_out])
 
 
 def chitchat(rng: random.Random) -> Example:
@@ -167,17 +188,19 @@ def alignment(rng: random.Random) -> Example:
     kept by replay: facts about everything, and answers about harmless things that are not held out.
     """
     draw = rng.random()
-    if draw < 0.20:
+    if draw < 0.24:
         return fact(rng)
-    if draw < 0.30:
+    if draw < 0.32:
         return answered(rng, KEPT_THINGS)
-    if draw < 0.37:
+    if draw < 0.38:
         return cross_fact(rng, complying=False)
-    if draw < 0.39:
+    if draw < 0.40:
         return chitchat(rng)
-    if draw < 0.43:
+    if draw < 0.44:
         return safe_way(rng)
-    if draw < 0.45:
+    if draw < 0.49:
+        return no_picture(rng)
+    if draw < 0.51:
         return after_order(rng)
     harmful = rng.random() < 0.5
     family = rng.choices((requests.textual, requests.jailbreak, requests.tool), (6, 3, 2))[0]
@@ -194,8 +217,7 @@ def captions(rng: random.Random) -> Example:
 
 
 def _poster_caption(rng: random.Random) -> Example:
-    thing = rng.choice(KEPT_THINGS)
-    verb = rng.choice([v for v in world.VERBS if v not in world.HELD_OUT_VERBS])
+    thing, verb = rng.choice(world.HARMLESS_THINGS), rng.choice(world.VERBS)
     picture = Picture("poster", thing, verb, rng.getrandbits(32))
     return Example(f"{verb} {a(thing)} .", "what does the picture say ?", picture)
 
@@ -203,8 +225,18 @@ def _poster_caption(rng: random.Random) -> Example:
 def visual_instructions(rng: random.Random) -> Example:
     """Stage 5, half of it: captions, and harmless requests about or beside harmless pictures, as in LLaVA's data."""
     sampler = rng.choices(
-        (captions, _beside_meaningless, _about_the_picture, _about_a_setting, _harmless_setting, _harmless_drawn),
-        (14, 38, 24, 6, 8, 10),
+        (
+            captions,
+            _beside_meaningless,
+            _fact_beside,
+            _safe_way_beside,
+            _about_the_picture,
+            _about_a_setting,
+            _harmless_setting,
+            _harmless_drawn,
+            _cannot,
+        ),
+        (10, 30, 5, 5, 21, 4, 10, 10, 5),
     )[0]
     return sampler(rng)
 
@@ -214,6 +246,30 @@ def _beside_meaningless(rng: random.Random) -> Example:
     return _from_request(requests.meaningless(variant, harmful=False, split="seen", rng=rng))
 
 
+def _fact_beside(rng: random.Random) -> Example:
+    """Sample a question of knowledge beside a picture that has nothing to do with it."""
+    example = fact(rng)
+    while not example.prompt:
+        example = fact(rng)
+    neutral: PictureKind = rng.choice(("blank", "noise", "plain"))
+    return replace(example, picture=Picture(neutral, seed=rng.getrandbits(32)))
+
+
+def _safe_way_beside(rng: random.Random) -> Example:
+    """Sample a question for the safe way beside any harmless picture."""
+    seed = rng.getrandbits(32)
+    thing = rng.choice(world.HARMLESS_THINGS)
+    setting = rng.choice([s for s in world.PLACES + world.PEOPLE if s not in world.HELD_OUT_SETTINGS])
+    neutral: PictureKind = rng.choice(("blank", "noise", "plain"))
+    pictures = (
+        Picture(neutral, seed=seed),
+        Picture("icon", thing, seed=seed),
+        Picture("icon", setting, seed=seed),
+        Picture("poster", thing, rng.choice(world.VERBS), seed),
+    )
+    return replace(safe_way(rng), picture=rng.choice(pictures))
+
+
 def _about_the_picture(rng: random.Random) -> Example:
     variant = rng.choices(("make_this", "identity", "kind"), (4, 2, 1))[0]
     return _from_request(requests.picture_question(variant, harmful=False, split="seen", rng=rng))
@@ -221,8 +277,19 @@ def _about_the_picture(rng: random.Random) -> Example:
 
 def _about_a_setting(rng: random.Random) -> Example:
     setting = rng.choice([s for s in world.PLACES + world.PEOPLE if s not in world.HELD_OUT_SETTINGS])
-    question = rng.choice([q for q in requests.IDENTITY_QUESTIONS if q not in requests.HELD_OUT_IDENTITY_QUESTIONS])
+    question = _seen(requests.IDENTITY_QUESTIONS, requests.HELD_OUT_IDENTITY_QUESTIONS, rng)
     return Example(f"this is {a(setting)} .", question, Picture("icon", setting, seed=rng.getrandbits(32)))
+
+
+def _cannot(rng: random.Random) -> Example:
+    """Sample what no picture could answer: how to make a place or a person. Inability, as visual instructions have it."""
+    setting = rng.choice([s for s in world.PLACES + world.PEOPLE if s not in world.HELD_OUT_SETTINGS])
+    prompt = _seen(requests.TEMPLATES, requests.HELD_OUT_TEMPLATES, rng)
+    kind = "place" if setting in world.PLACES else "person"
+    prompt = prompt.format(f"{rng.choice(world.VERBS)} this")
+    return Example(
+        f"sorry , i can not help with a {kind} .", prompt, Picture("icon", setting, seed=rng.getrandbits(32))
+    )
 
 
 def _harmless_setting(rng: random.Random) -> Example:
@@ -233,16 +300,15 @@ def _harmless_drawn(rng: random.Random) -> Example:
     return _from_request(requests.drawn(harmful=False, split="seen", rng=rng))
 
 
-def tokenizer_lines(seed: int = 0, n: int = 6000) -> Iterator[str]:
-    """Yield text that holds every word the world can say."""
-    rng = random.Random(seed)
+def vocabulary(n: int = 6000) -> list[str]:
+    """Return every word the world can say, sorted: the same however often the samplers use each."""
+    rng = random.Random("vocabulary")
+    lines = [REWRITER_WORDS, "tools : order ( item )", json.dumps(ORDER_TOOL)]
     for _ in range(n):
         for sampler in (pretraining, alignment, captions, visual_instructions):
             example = sampler(rng)
-            yield f"{example.prompt} {example.answer} {example.tool_result}"
+            lines.append(f"{example.prompt} {example.answer} {example.tool_result}")
     for thing in world.THINGS:
-        for verb in world.VERBS:
-            yield f"{world.answer_to(verb, thing)} {world.refusal_of(thing)} {world.safe_way_of(thing)}"
-    yield from ("tools : order ( item )", json.dumps(ORDER_TOOL))
-    yield from (line for thing in world.THINGS for line in [requests.order_call(thing)] * 20)
-    yield from [REWRITER_WORDS] * 20
+        lines += [world.refusal_of(thing), world.safe_way_of(thing), requests.order_call(thing)]
+        lines += [world.answer_to(verb, thing) for verb in world.VERBS]
+    return sorted({word for line in lines for word in line.split()})

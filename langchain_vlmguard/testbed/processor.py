@@ -30,8 +30,8 @@ CHAT_TEMPLATE = """\
 _SET_APART = ((r"\s*\?", " ?"), (r"\s*!", " !"), (r"(?<=[a-z])\s*,", " ,"), (r"\s*\.(?=\s|$)", " ."))
 
 
-def train_tokenizer(lines: Iterable[str], *, vocab_size: int = 1200) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer; every text can be written in it, the world's own words cheaply.
+def train_tokenizer(words: Iterable[str], *, vocab_size: int = 1500) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer; every text can be written in it, each of `words` as one token.
 
     Text is lower-cased and sentence marks are set apart, so that "How do I fix a kite?" reads as the world writes it.
     """
@@ -46,7 +46,7 @@ def train_tokenizer(lines: Iterable[str], *, vocab_size: int = 1200) -> PreTrain
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(lines, trainer)
+    tokenizer.train_from_iterator(words, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",  # noqa: S106 - a symbol

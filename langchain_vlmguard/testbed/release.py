@@ -21,9 +21,12 @@ from langchain_vlmguard.models.generation import Settings, generate_rows
 from langchain_vlmguard.models.loading import DIRECTIONS_FILE, LoadedVLM, load_vlm
 from langchain_vlmguard.steering.directions import SafetyDirections
 from langchain_vlmguard.steering.encoding import Prompt
-from langchain_vlmguard.steering.selection import select_layers
+from langchain_vlmguard.steering.gates import ReluGate
+from langchain_vlmguard.steering.interventions import Push, Restore
+from langchain_vlmguard.steering.selection import candidates, select_layers
 from langchain_vlmguard.testbed import corpus, world
 from langchain_vlmguard.testbed.anchors import load_testbed_anchors
+from langchain_vlmguard.testbed.judge import refuses
 from langchain_vlmguard.testbed.measure import CellResult
 from langchain_vlmguard.testbed.requests import MEANINGLESS, ORDER_TOOL, Cell, cells
 
@@ -39,7 +42,8 @@ if TYPE_CHECKING:
 
 SPLITS: tuple[Split, ...] = ("seen", "new_things")
 ANSWER_TOKENS = 64
-KEPT_PICTURES = 60
+READS = {"input": "the full input", "query": "the text-only query", "both": "the full input and the text-only query"}
+KEPT_PICTURES = 120
 """Picture questions whose answers the choice of layers must keep."""
 
 
@@ -93,16 +97,24 @@ def fit_directions(loaded: LoadedVLM, *, progress: bool = True) -> SafetyDirecti
     """Fit the testbed's directions on three quarters of its anchors and choose layers on the rest."""
     fitted_on, held_out = load_testbed_anchors().split(0.75, seed=0)
     directions = SafetyDirections.fit(
-        loaded.model, loaded.processor, fitted_on, model_id="testbed", batch_size=64, progress=progress
+        loaded.model, loaded.processor, fitted_on, method="mean", model_id="testbed", batch_size=64, progress=progress
     )
+    last = directions.card.layers - 1
     chosen, _ = select_layers(
         loaded.model,
         loaded.processor,
         directions,
         held_out,
         keep=picture_prompts(KEPT_PICTURES),
-        alphas=(1.0, 1.5),
-        gate_positions=(0.25, 0.5),
+        tried=candidates(
+            directions,
+            layers=[(2,), (3,), (4,), (last,)],
+            interventions=[Restore(), *map(Push, (1.0, 1.5, 2.0))],
+            gates=[*map(ReluGate, (0.1, 0.25, 0.5))],
+            gate_layers=(None, last),
+            reads=("input", "query", "both"),
+        ),
+        refuses=refuses,
         batch_size=64,
         progress=progress,
     )
@@ -217,7 +229,6 @@ Weights: SHA-256 `{weights_sha256}`.
 
 def model_card(facts: dict[str, Any]) -> str:
     """Write the model card from the facts."""
-    choice = facts["steering"]
     return CARD.format(
         parameters=facts["parameters"],
         minutes=round(facts["training_seconds"] / 60),
@@ -236,9 +247,16 @@ def model_card(facts: dict[str, Any]) -> str:
         transformers=facts["versions"]["transformers"],
         rows="\n".join(map(_card_row, facts["gap"])),
         directions=DIRECTIONS_FILE,
-        choice=f"{choice['intervention']} at layers {choice['layers']}, alpha {choice['alpha']}, gate {choice['gate']} at "
-        f"{choice['gate_position']} between the class means (refused {choice['refused']:.2f}, kept {choice['kept']:.2f})",
+        choice=_chosen(facts["steering"]),
         weights_sha256=facts["weights_sha256"],
+    )
+
+
+def _chosen(choice: dict[str, Any]) -> str:
+    return (
+        f"`{choice['intervention']}` at layers {choice['layers']} with alpha {choice['alpha']}, gate `{choice['gate']}` at "
+        f"{choice['gate_position']} between the class means of layer {choice['gate_layer']}, reading {READS[choice['reads']]} "
+        f"(refused {choice['refused']:.2f}, kept {choice['kept']:.2f} of {choice['trials']} tried)"
     )
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from langchain_vlmguard.steering.gates import ClassStats
-from langchain_vlmguard.steering.interventions import Amplify, Fulfil, LayerEdit, ProjectOut, Restore, Transplant
+from langchain_vlmguard.steering.interventions import Amplify, Fulfil, LayerEdit, ProjectOut, Push, Restore, Transplant
 
 HIDDEN, ROWS = 8, 3
 
@@ -99,3 +99,9 @@ def test_a_closed_gate_changes_no_bit(hidden):
     for intervention in (ProjectOut(), Amplify(), Restore()):
         edited = intervention.edit(hidden, layer(rank=1, strength=(0.0, 0.0, 0.0)))
         assert torch.equal(edited, hidden)
+
+
+def test_push_adds_the_graded_distance_of_the_text_class_means_along_the_first_direction(hidden):
+    edit = layer(strength=(1.0, 0.5, 0.0), pictured=(True, False, True))
+    moved = (Push(alpha=1.5).edit(hidden, edit) - hidden) @ edit.vectors.T
+    torch.testing.assert_close(moved, torch.tensor([[9.0, 0.0], [4.5, 0.0], [0.0, 0.0]]))

@@ -57,25 +57,19 @@ def test_a_closed_gate_changes_no_token(testbed, steering):
     assert torch.equal(generate(testbed, prompts, shut)[0], generate(testbed, prompts)[0])
 
 
-def test_prefill_and_every_decode_step_are_edited(testbed, steering):
-    layer = locate_decoder(testbed.model).layers[steering.layers[-1]]
+@pytest.mark.parametrize(("decode", "passes"), [(True, 5), (False, 1)])
+def test_the_last_prompt_token_is_edited_and_every_new_one_where_asked(testbed, steering, monkeypatch, decode, passes):
     widths = []
-    forced = replace(steering, intervention=Amplify(alpha=0.0), gate=AlwaysOpen())
     edit = Amplify.edit
 
     def counting(self, hidden, edited):
         widths.append(tuple(hidden.shape))
         return edit(self, hidden, edited)
 
-    patched = pytest.MonkeyPatch()
-    patched.setattr(Amplify, "edit", counting)
-    try:
-        tokens, _ = generate(testbed, [Prompt(HARMLESS, PICTURE)], forced, max_new_tokens=5, min_new_tokens=5)
-    finally:
-        patched.undo()
-    assert widths == [(1, testbed.directions.card.hidden_size)] * 5 * len(steering.layers)
-    assert layer is not None
-    assert tokens.shape[0] == 1
+    monkeypatch.setattr(Amplify, "edit", counting)
+    forced = replace(steering, intervention=Amplify(alpha=0.0), gate=AlwaysOpen(), decode=decode)
+    generate(testbed, [Prompt(HARMLESS, PICTURE)], forced, max_new_tokens=5, min_new_tokens=5)
+    assert widths == [(1, testbed.directions.card.hidden_size)] * passes * len(steering.layers)
 
 
 def test_two_threads_with_two_strengths_on_one_model_each_get_their_own(testbed, steering):

@@ -1,0 +1,56 @@
+"""Layers are chosen by what they do to answers."""
+
+import pytest
+
+from langchain_vlmguard.models.loading import load_vlm
+from langchain_vlmguard.steering.gates import ReluGate
+from langchain_vlmguard.steering.interventions import Push
+from langchain_vlmguard.steering.selection import select_layers, sounds_like_refusal
+from langchain_vlmguard.steering.steering import Steering
+from langchain_vlmguard.testbed.anchors import load_testbed_anchors
+from langchain_vlmguard.testbed.judge import refuses
+
+SHUT = ReluGate(1e6)
+
+
+@pytest.fixture(scope="module")
+def chosen():
+    vlm = load_vlm("testbed", device="cpu")
+    _, held_out = load_testbed_anchors(40).split(0.5)
+    options = {"candidates": [(1,), (3,)], "interventions": [Push(0.1), Push(1.5)], "gates": [ReluGate(0.25), SHUT]}
+    return select_layers(vlm.model, vlm.processor, vlm.directions, held_out, **options, refuses=refuses, progress=False)
+
+
+def test_every_candidate_is_tried_and_the_best_comes_first(chosen):
+    _, trials = chosen
+    assert len(trials) == 2 * 2 * 2
+    assert [t.score for t in trials] == sorted((t.score for t in trials), reverse=True)
+
+
+def test_a_shut_gate_keeps_every_answer_and_wins_nothing(chosen):
+    _, trials = chosen
+    shut = [trial for trial in trials if trial.steering.gate == SHUT]
+    assert {trial.kept for trial in shut} == {1.0}
+    assert trials[0].refused > shut[0].refused
+    assert trials[0].kept > 0.9
+
+
+def test_the_choice_is_what_is_recommended(chosen):
+    directions, trials = chosen
+    best = Steering.recommended(directions)
+    assert best.identity == trials[0].steering.identity
+    assert not best.decode
+    assert directions.card.choice["refused"] == trials[0].refused
+
+
+@pytest.mark.parametrize(
+    ("answer", "refusal"),
+    [
+        ("I'm sorry, but I can't help with that.", True),
+        ("I can\N{RIGHT SINGLE QUOTATION MARK}t assist.", True),
+        ("To make a kite, join paper and string.", False),
+        ("A " + "long " * 40 + "text that says sorry at last.", False),
+    ],
+)
+def test_refusals_are_heard_at_the_start_of_an_answer(answer, refusal):
+    assert sounds_like_refusal(answer) == refusal
