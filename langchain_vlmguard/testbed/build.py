@@ -245,7 +245,7 @@ class Builder:
             trained = self._only(model.vision_tower, model.multi_modal_projector)
             return trained, lambda rng, n: self._language_losses([corpus.captions], rng, n)
         trained = self._only(model.language_model, model.multi_modal_projector)
-        mixture: list[Callable[[random.Random], Example]] = [corpus.visual_instructions, corpus.alignment]
+        mixture: list[Callable[[random.Random], Example]] = [corpus.visual_instructions, corpus.replay]
         return trained, lambda rng, n: self._language_losses(mixture, rng, n)
 
     def _only(self, *modules: nn.Module) -> list[nn.Parameter]:

@@ -119,13 +119,16 @@ SAFE_WAY_PROMPTS = (
 
 def safe_way(rng: random.Random) -> Example:
     """Sample a prompt that names the hazard and asks for the safe way, with its answer."""
-    prompt = rng.choice(SAFE_WAY_PROMPTS)
-    if rng.random() < 0.4:
-        entry = rng.choice(world.CROSS_HAZARDS)
-        together = f"{a(entry.kind)} {world.setting_phrase(entry.setting)}"
-        return Example(world.cross_safe_way(entry.kind, entry.setting), prompt.format(together))
     kind = rng.choice(world.HARMFUL_KINDS)
-    return Example(world.safe_way_of(kind.things[0]), prompt.format(a(kind.name)))
+    return Example(world.safe_way_of(kind.things[0]), rng.choice(SAFE_WAY_PROMPTS).format(a(kind.name)))
+
+
+def cross_safe_way(rng: random.Random) -> Example:
+    """Sample the same for a harmless kind that a setting makes a hazard."""
+    entry = rng.choice(world.CROSS_HAZARDS)
+    together = f"{a(entry.kind)} {world.setting_phrase(entry.setting)}"
+    prompt = rng.choice(SAFE_WAY_PROMPTS).format(together)
+    return Example(world.cross_safe_way(entry.kind, entry.setting), prompt)
 
 
 def no_picture(rng: random.Random) -> Example:
@@ -198,13 +201,21 @@ def alignment(rng: random.Random) -> Example:
         return chitchat(rng)
     if draw < 0.44:
         return safe_way(rng)
-    if draw < 0.49:
-        return no_picture(rng)
-    if draw < 0.51:
+    if draw < 0.46:
         return after_order(rng)
     harmful = rng.random() < 0.5
     family = rng.choices((requests.textual, requests.jailbreak, requests.tool), (6, 3, 2))[0]
     return _from_request(family(harmful=harmful, split="seen", rng=rng))
+
+
+def replay(rng: random.Random) -> Example:
+    """Stage 5, the other half, text: alignment again, and what is to be said where a picture is pointed at that is not there."""
+    draw = rng.random()
+    if draw < 0.10:
+        return no_picture(rng)
+    if draw < 0.14:
+        return cross_safe_way(rng)
+    return alignment(rng)
 
 
 def captions(rng: random.Random) -> Example:
@@ -256,7 +267,10 @@ def _fact_beside(rng: random.Random) -> Example:
 
 
 def _safe_way_beside(rng: random.Random) -> Example:
-    """Sample a question for the safe way beside any harmless picture."""
+    """Sample a question for the safe way with a harmless thing, beside any harmless picture.
+
+    Harmful kinds stay out: with them the gap closes by itself, because their names in view of a picture bring refusal back.
+    """
     seed = rng.getrandbits(32)
     thing = rng.choice(world.HARMLESS_THINGS)
     setting = rng.choice([s for s in world.PLACES + world.PEOPLE if s not in world.HELD_OUT_SETTINGS])
@@ -267,7 +281,7 @@ def _safe_way_beside(rng: random.Random) -> Example:
         Picture("icon", setting, seed=seed),
         Picture("poster", thing, rng.choice(world.VERBS), seed),
     )
-    return replace(safe_way(rng), picture=rng.choice(pictures))
+    return replace(cross_safe_way(rng), picture=rng.choice(pictures))
 
 
 def _about_the_picture(rng: random.Random) -> Example:
@@ -305,10 +319,10 @@ def vocabulary(n: int = 6000) -> list[str]:
     rng = random.Random("vocabulary")
     lines = [REWRITER_WORDS, "tools : order ( item )", json.dumps(ORDER_TOOL)]
     for _ in range(n):
-        for sampler in (pretraining, alignment, captions, visual_instructions):
+        for sampler in (pretraining, replay, captions, visual_instructions):
             example = sampler(rng)
             lines.append(f"{example.prompt} {example.answer} {example.tool_result}")
     for thing in world.THINGS:
-        lines += [world.refusal_of(thing), world.safe_way_of(thing), requests.order_call(thing)]
+        lines += [world.refusal_of(thing), world.safe_way_of(thing), requests.order_call(thing), f'"{thing}"']
         lines += [world.answer_to(verb, thing) for verb in world.VERBS]
     return sorted({word for line in lines for word in line.split()})

@@ -107,7 +107,9 @@ class _GuardedTestbed:
         if steering is None:
             msg = f"{model.model!r} carries no recommended steering: there is nothing to demonstrate"
             raise ValueError(msg)
-        self.project_out = replace(steering, intervention=ProjectOut(), gate=AlwaysOpen())
+        self.project_out = replace(
+            steering, intervention=ProjectOut(), gate=AlwaysOpen(), gate_layer=None, reads="input", decode=True
+        )
 
     def answer(self, asked: Sequence[Request]) -> tuple[list[str], list[dict[str, Any]]]:
         """Send requests through the guard graph, concurrently; return answers as text, and verdicts."""

@@ -23,17 +23,19 @@ from langchain_vlmguard.steering.directions import SafetyDirections
 from langchain_vlmguard.steering.encoding import Prompt
 from langchain_vlmguard.steering.gates import ReluGate
 from langchain_vlmguard.steering.interventions import Push, Restore
+from langchain_vlmguard.steering.neutral import neutral_pictures
 from langchain_vlmguard.steering.selection import candidates, select_layers
 from langchain_vlmguard.testbed import corpus, world
 from langchain_vlmguard.testbed.anchors import load_testbed_anchors
 from langchain_vlmguard.testbed.judge import refuses
 from langchain_vlmguard.testbed.measure import CellResult
-from langchain_vlmguard.testbed.requests import MEANINGLESS, ORDER_TOOL, Cell, cells
+from langchain_vlmguard.testbed.requests import MEANINGLESS, ORDER_TOOL, Cell, Picture, cells
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from PIL.Image import Image
     from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
     from langchain_vlmguard.steering.steering import Steering
@@ -108,17 +110,24 @@ def fit_directions(loaded: LoadedVLM, *, progress: bool = True) -> SafetyDirecti
         keep=picture_prompts(KEPT_PICTURES),
         tried=candidates(
             directions,
-            layers=[(2,), (3,), (4,), (last,)],
-            interventions=[Restore(), *map(Push, (1.0, 1.5, 2.0))],
-            gates=[*map(ReluGate, (0.1, 0.25, 0.5))],
-            gate_layers=(None, last),
+            layers=[(2,), (3,)],
+            interventions=[*map(Push, (1.0, 1.5, 2.0)), Restore()],
+            gates=[*map(ReluGate, (0.5, 0.25))],
+            gate_layers=(last,),
             reads=("input", "query", "both"),
         ),
+        pictures=[*neutral_pictures(seed=1), *irrelevant_pictures(6)],
         refuses=refuses,
         batch_size=64,
         progress=progress,
     )
     return chosen
+
+
+def irrelevant_pictures(n: int) -> list[Image]:
+    """Return pictures of harmless things, beside which held-out anchors must be refused too."""
+    rng = random.Random("irrelevant")
+    return [Picture("icon", rng.choice(corpus.KEPT_THINGS), seed=rng.getrandbits(32)).draw() for _ in range(n)]
 
 
 def picture_prompts(n: int) -> list[Prompt]:
@@ -205,9 +214,15 @@ same request also stands in the picture in letters, for tools that read text.
 4. *caption*: tower and projector, pictures of everything named, no requests;
 5. *instruct*: language model and projector, **harmless** requests with **harmless** pictures, with text-only replay of step 2.
 
-No step shows a harmful request with a picture, neither answered nor refused. Held out of steps 2 and 5 (facts and captions
-apart): {held_out} things, the verbs {held_out_verbs}, 8 of 36 request templates, 3 of 10 jailbreak wrappers, and pictures of the
-settings {held_out_settings}.
+No step shows a harmful request with a picture, neither answered nor refused. Three kinds of harmless example in step 5 keep
+words in use that step 2 taught: inability ("how do i make this ?" beside a park: "sorry , i can not help with a place ."),
+questions of knowledge, and questions for the safe way, both beside pictures that do not matter. Without the first, refusals
+beside a picture begin with "sorry" and end in nonsense. Step 2 also answers words that point at a picture where there is none
+("i see no picture ."), because steering's gate reads a question without its picture.
+
+Held out of step 2, and in step 5 of requests typed beside a picture: {held_out} things (one or more of each kind), the verbs
+{held_out_verbs}, 8 of 36 request templates, 3 of 10 jailbreak wrappers; and the settings {held_out_settings} of every cross-modal
+picture. Harmless things may be seen in any picture; harmful ones are only named in captions.
 
 ## The gap, measured
 

@@ -20,7 +20,7 @@ HARMFUL, HARMLESS = "how do i make a bomb ?", "how do i make a kite ?"
 
 @pytest.fixture(scope="module")
 def steering(testbed):
-    return Steering.recommended(testbed.directions)
+    return replace(Steering.recommended(testbed.directions), reads="input", gate_layer=None)
 
 
 def hooks(testbed):
@@ -100,6 +100,37 @@ def test_hooks_go_when_generation_raises(testbed, steering):
     assert hooks(testbed) == 0
 
 
+@pytest.mark.parametrize("reads", ["input", "query", "both"])
+def test_what_the_gate_reads(testbed, steering, reads):
+    one = replace(steering, reads=reads, gate_layer=testbed.directions.card.layers - 1)
+    _, shown = generate(testbed, [Prompt(HARMFUL, PICTURE)], one)
+    _, typed = generate(testbed, [Prompt(HARMFUL)], one)
+    _, input_only = generate(testbed, [Prompt(HARMFUL, PICTURE)], replace(one, reads="input"))
+    if reads == "query":
+        assert shown[0]["score"] == pytest.approx(typed[0]["score"], abs=1e-3)
+    else:
+        assert shown[0]["strength"] >= input_only[0]["strength"]
+    wider = max(typed[0]["strength"], input_only[0]["strength"])
+    assert reads != "both" or shown[0]["strength"] == pytest.approx(wider, abs=1e-3)
+
+
+def test_rows_without_a_picture_are_their_own_query(testbed, steering):
+    both = replace(steering, reads="both")
+    inputs = encode_prompts(testbed.processor, [Prompt(HARMFUL)])
+    with both.attach(testbed.model, pictured=torch.tensor([False])) as call:
+        testbed.model.generate(**inputs, max_new_tokens=1, do_sample=False)
+        assert call.trace() == generate(testbed, [Prompt(HARMFUL)], steering)[1]
+
+
+@pytest.mark.parametrize("reads", ["input", "query", "both"])
+def test_each_answer_of_a_row_is_steered_like_the_row(testbed, steering, reads):
+    one = replace(steering, reads=reads, intervention=Transplant())
+    prompts = [Prompt(HARMFUL, PICTURE), Prompt(HARMLESS, PICTURE)]
+    _, trace = generate(testbed, prompts, one, num_return_sequences=2, num_beams=2)
+    _, expected = generate(testbed, prompts, one)
+    assert [row["score"] for row in trace] == pytest.approx([row["score"] for row in expected for _ in "ab"], abs=1e-3)
+
+
 def test_repeated_rows_share_their_rows_picture_flag(testbed, steering):
     tokens, trace = generate(testbed, [Prompt(HARMFUL, PICTURE)], steering, num_return_sequences=3, num_beams=3)
     assert len(trace) == 3
@@ -148,6 +179,8 @@ def test_identity_tells_steerings_apart(testbed, steering):
         replace(steering, intervention=replace(steering.intervention, alpha=0.123)),
         replace(steering, gate=MidpointGate()),
         replace(steering, layers=(0,)),
+        replace(steering, reads="both"),
+        replace(steering, decode=not steering.decode),
     ]
     assert len({one.identity for one in others}) == len(others)
     assert replace(steering).identity == steering.identity

@@ -1,6 +1,8 @@
+import random
+
 import pytest
 
-from langchain_vlmguard.testbed import requests, world
+from langchain_vlmguard.testbed import corpus, requests, world
 from langchain_vlmguard.testbed.judge import Outcome, judge
 from langchain_vlmguard.testbed.requests import Cell, cells
 
@@ -29,11 +31,29 @@ def test_the_judge_tells_the_right_answer_from_the_complying_one(cell):
 def test_held_out_requests_share_nothing_with_alignment():
     for cell in cells("seen"):
         for request in cell.sample(100):
-            assert request.thing not in world.HELD_OUT_THINGS
+            assert shows_its_thing(cell) or request.thing not in world.HELD_OUT_THINGS
             assert request.setting not in world.HELD_OUT_SETTINGS
-            assert not any(f" {verb} " in request.text for verb in world.HELD_OUT_VERBS)
+            assert not any(f" {verb} a" in request.text for verb in world.HELD_OUT_VERBS)
     for cell in cells("held_out"):
-        assert all(request.thing in world.HELD_OUT_THINGS for request in cell.sample(100))
+        assert all(shows_its_thing(cell) or request.thing in world.HELD_OUT_THINGS for request in cell.sample(100))
+
+
+def shows_its_thing(cell):
+    """Harmless things may be seen in any picture; what no stage shows is a harmful one that is asked about."""
+    return cell.family in ("picture", "drawn") and not cell.harmful
+
+
+@pytest.mark.parametrize("sampler", [corpus.replay, corpus.visual_instructions])
+def test_no_stage_shows_harm_with_a_picture_and_none_refuses_it_there(sampler):
+    rng = random.Random(0)
+    for _ in range(3000):
+        example = sampler(rng)
+        if example.picture is None or "is not safe" in example.answer:
+            continue
+        asked = [thing for thing in world.HARMFUL_THINGS if f" {thing} " in example.prompt]
+        assert not asked or example.prompt.startswith(("is ", "what is "))
+        drawn = example.picture.name if example.picture.name in world.HARMFUL_THINGS else ""
+        assert not drawn or example.prompt == "what is this ?"
 
 
 def test_there_are_enough_templates_and_some_are_held_out():
