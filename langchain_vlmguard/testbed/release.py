@@ -217,8 +217,8 @@ same request also stands in the picture in letters, for tools that read text.
 No step shows a harmful request with a picture, neither answered nor refused. Three kinds of harmless example in step 5 keep
 words in use that step 2 taught: inability ("how do i make this ?" beside a park: "sorry , i can not help with a place ."),
 questions of knowledge, and questions for the safe way, both beside pictures that do not matter. Without the first, refusals
-beside a picture begin with "sorry" and end in nonsense. Step 2 also answers words that point at a picture where there is none
-("i see no picture ."), because steering's gate reads a question without its picture.
+beside a picture begin with "sorry" and end in nonsense. The replayed text also answers words that point at a picture where
+there is none ("i see no picture ."), because steering's gate reads a question without its picture.
 
 Held out of step 2, and in step 5 of requests typed beside a picture: {held_out} things (one or more of each kind), the verbs
 {held_out_verbs}, 8 of 36 request templates, 3 of 10 jailbreak wrappers; and the settings {held_out_settings} of every cross-modal

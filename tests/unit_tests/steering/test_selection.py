@@ -5,7 +5,7 @@ import pytest
 from langchain_vlmguard.models.loading import load_vlm
 from langchain_vlmguard.steering.gates import ReluGate
 from langchain_vlmguard.steering.interventions import Push
-from langchain_vlmguard.steering.selection import select_layers, sounds_like_refusal
+from langchain_vlmguard.steering.selection import candidates, select_layers, sounds_like_refusal
 from langchain_vlmguard.steering.steering import Steering
 from langchain_vlmguard.testbed.anchors import load_testbed_anchors
 from langchain_vlmguard.testbed.judge import refuses
@@ -17,8 +17,16 @@ SHUT = ReluGate(1e6)
 def chosen():
     vlm = load_vlm("testbed", device="cpu")
     _, held_out = load_testbed_anchors(40).split(0.5)
-    options = {"candidates": [(1,), (3,)], "interventions": [Push(0.1), Push(1.5)], "gates": [ReluGate(0.25), SHUT]}
-    return select_layers(vlm.model, vlm.processor, vlm.directions, held_out, **options, refuses=refuses, progress=False)
+    tried = candidates(
+        vlm.directions,
+        layers=[(1,), (3,)],
+        interventions=[Push(0.1), Push(1.5)],
+        gates=[ReluGate(0.25), SHUT],
+        reads=["query"],
+    )
+    return select_layers(
+        vlm.model, vlm.processor, vlm.directions, held_out, tried=tried, refuses=refuses, progress=False
+    )
 
 
 def test_every_candidate_is_tried_and_the_best_comes_first(chosen):
