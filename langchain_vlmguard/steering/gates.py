@@ -125,6 +125,7 @@ class ReluGate(MidpointGate):
     name: ClassVar[str] = "relu"
 
     def strength(self, coordinate: Tensor, stats: ClassStats) -> Tensor:
-        """Return `clamp((c - threshold) / (harmful - threshold), 0, 1)`."""
+        """Return `clamp((c - threshold) / |harmful - threshold|, 0, 1)`; a threshold beyond the harmful mean shuts the gate."""
         threshold = self.threshold(stats)
-        return ((coordinate - threshold) / (stats.harmful[0] - threshold)).clamp(0.0, 1.0)
+        width = (stats.harmful[0] - threshold).abs().clamp(min=1e-6)
+        return ((coordinate - threshold) / width).clamp(0.0, 1.0)

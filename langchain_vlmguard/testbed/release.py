@@ -101,7 +101,7 @@ def fit_directions(loaded: LoadedVLM, *, progress: bool = True) -> SafetyDirecti
     directions = SafetyDirections.fit(
         loaded.model, loaded.processor, fitted_on, method="mean", model_id="testbed", batch_size=64, progress=progress
     )
-    last = directions.card.layers - 1
+    count = directions.card.layers
     chosen, _ = select_layers(
         loaded.model,
         loaded.processor,
@@ -110,10 +110,10 @@ def fit_directions(loaded: LoadedVLM, *, progress: bool = True) -> SafetyDirecti
         keep=picture_prompts(KEPT_PICTURES),
         tried=candidates(
             directions,
-            layers=[(2,), (3,)],
+            layers=[(count // 3,), (count // 2,)],
             interventions=[*map(Push, (1.0, 1.5, 2.0)), Restore()],
             gates=[*map(ReluGate, (0.5, 0.25))],
-            gate_layers=(last,),
+            gate_layers=(count - 1,),
             reads=("input", "query", "both"),
         ),
         pictures=[*neutral_pictures(seed=1), *irrelevant_pictures(6)],

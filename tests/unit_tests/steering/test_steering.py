@@ -42,9 +42,9 @@ def words(testbed, tokens):
     return testbed.processor.batch_decode(tokens, skip_special_tokens=True)
 
 
-def test_each_row_has_its_own_gate(testbed, steering):
+def test_each_row_has_its_own_gate(testbed):
     prompts = [Prompt(HARMFUL, PICTURE), Prompt(HARMLESS, PICTURE)]
-    tokens, trace = generate(testbed, prompts, steering)
+    tokens, trace = generate(testbed, prompts, Steering.recommended(testbed.directions))
     assert [row["open"] for row in trace] == [True, False]
     assert "sorry" in words(testbed, tokens)[0]
     plain, _ = generate(testbed, prompts)
