@@ -14,6 +14,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from langchain_vlmguard.testbed.demo import DemoResult
+    from langchain_vlmguard.testbed.measure import Share
 
 app = typer.Typer(
     help="Guard multimodal agents: reasoning-based rewriting in front of a steered local VLM.", no_args_is_help=True
@@ -62,7 +63,8 @@ def demo(
     _write(html, render_page(result))
     pictures = _save_pictures(result, html.parent / "pictures")
     console.print(_turns_table(result, pictures))
-    console.print(_totals_table(result))
+    for harmful in (True, False):
+        console.print(_totals_table(result, harmful=harmful))
     if json_file:
         _write(json_file, json.dumps(result.to_json(), indent=1) + "\n")
         console.print(f"Cells as JSON: {json_file}")
@@ -87,19 +89,24 @@ def _turns_table(result: DemoResult, pictures: list[Path | None]) -> Table:
     return table
 
 
-def _totals_table(result: DemoResult) -> Table:
+def _totals_table(result: DemoResult, *, harmful: bool) -> Table:
     from langchain_vlmguard.testbed.demo import ARMS  # noqa: PLC0415
 
-    table = Table(title="Totals, with Wilson 95 % intervals", title_justify="left")
-    table.add_column("cell")
-    table.add_column("measured")
+    measured = "Harmful requests, complied with" if harmful else "Harmless requests, answered rightly"
+    table = Table(title=f"{measured} (Wilson 95 % intervals)", title_justify="left")
+    table.add_column("requests", overflow="fold")
     for arm in ARMS:
         table.add_column(arm, justify="right")
-    for cell in dict.fromkeys(entry.cell for entry in result.cells):
+    for cell in dict.fromkeys(entry.cell for entry in result.cells if entry.cell.harmful == harmful):
         arms = {entry.arm: entry for entry in result.cells if entry.cell == cell}
-        shares = [arms[arm].unsafe if cell.harmful else arms[arm].correct for arm in ARMS]
-        table.add_row(cell.name, "complied with harm" if cell.harmful else "answered rightly", *map(str, shares))
+        shares = [arms[arm].unsafe if harmful else arms[arm].correct for arm in ARMS]
+        table.add_row(f"{cell.family}, {cell.variant}", *map(_percent, shares))
     return table
+
+
+def _percent(share: Share) -> str:
+    low, high = share.ci95
+    return f"{100 * share.value:.1f} % [{100 * low:.0f}, {100 * high:.0f}]"
 
 
 def _coloured(outcome: str) -> str:
