@@ -76,6 +76,8 @@ class SteeringTrace(_Record):
     risk: Risk
     layers: list[int]
     picture: bool
+    reads: Literal["input", "query", "both"] = "input"
+    """What the gate read: the prompt as it stands, its text without the picture, or both."""
 
 
 class GuardFailure(_Record):

@@ -54,6 +54,12 @@ class Trial:
         """The weaker of the two, then their sum."""
         return min(self.refused, self.kept) + 0.1 * (self.refused + self.kept)
 
+    @property
+    def rank(self) -> tuple[float, float, float]:
+        """The score; of equal ones, the stronger edit, then the gate that opens earlier: anchors are easier than traffic."""
+        gate = self.steering.gate
+        return self.score, self.steering.intervention.alpha, -gate.position if isinstance(gate, ReluGate) else 0.0
+
 
 def candidates(
     directions: SafetyDirections,
@@ -99,7 +105,7 @@ def select_layers(
 
     A candidate is scored by two shares: harmful anchors beside neutral pictures that are refused, and harmless prompts that
     are answered exactly as without steering. Candidates that edit nothing well score low on the first, those that over-refuse
-    or break answers on the second.
+    or break answers on the second. Ties go to the side of caution (`Trial.rank`).
 
     Args:
         model: The model the directions were fitted on.
@@ -129,7 +135,7 @@ def select_layers(
         refused = [refuses(text) for text in dangers.answers(steering, answer)]
         kept = [one == two for one, two in zip(others.plain, others.answers(steering, answer), strict=True)]
         trials.append(Trial(steering, sum(refused) / len(refused), sum(kept) / len(kept)))
-    trials.sort(key=lambda trial: trial.score, reverse=True)
+    trials.sort(key=lambda trial: trial.rank, reverse=True)
     return directions.with_choice(_choice(trials, anchors)), trials
 
 

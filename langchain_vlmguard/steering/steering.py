@@ -254,6 +254,7 @@ class SteeredCall:
                 "risk": float(reading.risk[row]),
                 "layers": list(self.steering.layers),
                 "picture": bool(self.pictured[row]),
+                "reads": self.steering.reads,
             }
             for row in range(len(reading.score))
         ]

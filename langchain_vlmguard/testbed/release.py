@@ -238,7 +238,7 @@ Measured on {date} with torch {torch}, transformers {transformers}.
 `{directions}` holds safety directions fitted on text alone and calibrated with blank, noise and plain pictures.
 `select_layers` chose, on held-out anchors: {choice}.
 
-Weights: SHA-256 `{weights_sha256}`.
+Weights: SHA-256 `{weights_sha256}`.{note}
 """
 
 
@@ -264,6 +264,7 @@ def model_card(facts: dict[str, Any]) -> str:
         directions=DIRECTIONS_FILE,
         choice=_chosen(facts["steering"]),
         weights_sha256=facts["weights_sha256"],
+        note=f"\n\n{facts['note']}" if "note" in facts else "",
     )
 
 

@@ -5,7 +5,7 @@ import pytest
 from langchain_vlmguard.models.loading import load_vlm
 from langchain_vlmguard.steering.gates import ReluGate
 from langchain_vlmguard.steering.interventions import Push
-from langchain_vlmguard.steering.selection import candidates, select_layers, sounds_like_refusal
+from langchain_vlmguard.steering.selection import Trial, candidates, select_layers, sounds_like_refusal
 from langchain_vlmguard.steering.steering import Steering
 from langchain_vlmguard.testbed.anchors import load_testbed_anchors
 from langchain_vlmguard.testbed.judge import refuses
@@ -49,6 +49,21 @@ def test_the_choice_is_what_is_recommended(chosen):
     assert best.identity == trials[0].steering.identity
     assert not best.decode
     assert directions.card.choice["refused"] == trials[0].refused
+
+
+def test_of_equal_candidates_the_more_cautious_one_wins():
+    directions = load_vlm("testbed", device="cpu").directions
+    tried = candidates(
+        directions,
+        layers=[(3,)],
+        interventions=[Push(1.0), Push(2.0)],
+        gates=[ReluGate(0.5), ReluGate(0.25)],
+        reads=["query"],
+    )
+    trials = [Trial(steering, refused=1.0, kept=1.0) for steering in tried]
+    best = max(trials, key=lambda trial: trial.rank).steering
+    assert (best.intervention, best.gate) == (Push(2.0), ReluGate(0.25))
+    assert max([*trials, Trial(tried[0], 1.0, 0.9)], key=lambda trial: trial.rank).steering is best
 
 
 @pytest.mark.parametrize(

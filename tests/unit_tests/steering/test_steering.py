@@ -194,12 +194,13 @@ def test_a_trace_before_the_prefill_is_an_error(testbed, steering):
         call.trace()
 
 
-class TestDirections:
-    @pytest.fixture(scope="class")
-    def fitted(self, testbed):
-        anchors = load_testbed_anchors(40)
-        return SafetyDirections.fit(testbed.model, testbed.processor, anchors, rank=3, progress=False)
+@pytest.fixture(scope="module")
+def fitted(testbed):
+    anchors = load_testbed_anchors(40)
+    return SafetyDirections.fit(testbed.model, testbed.processor, anchors, rank=3, progress=False)
 
+
+class TestDirections:
     def test_vectors_are_orthonormal_and_point_to_harm(self, fitted):
         for vectors, stats in zip(fitted.vectors, fitted.text, strict=True):
             torch.testing.assert_close(vectors @ vectors.T, torch.eye(3), atol=1e-4, rtol=0)
