@@ -119,7 +119,8 @@ def test_rows_without_a_picture_are_their_own_query(testbed, steering):
     inputs = encode_prompts(testbed.processor, [Prompt(HARMFUL)])
     with both.attach(testbed.model, pictured=torch.tensor([False])) as call:
         testbed.model.generate(**inputs, max_new_tokens=1, do_sample=False)
-        assert call.trace() == generate(testbed, [Prompt(HARMFUL)], steering)[1]
+        (expected,) = generate(testbed, [Prompt(HARMFUL)], steering)[1]
+        assert call.trace() == [expected | {"reads": "both"}]
 
 
 @pytest.mark.parametrize("reads", ["input", "query", "both"])
