@@ -110,6 +110,18 @@ def create_vlm_guard(
     return graph
 
 
+def _limits(policy: GuardPolicy) -> ReadLimits:
+    image = ImageLimits(
+        max_bytes=policy.max_image_bytes,
+        max_pixels=policy.max_pixels,
+        max_ratio=policy.max_image_ratio,
+        max_frames=policy.max_frames,
+        frames=policy.frames,
+        heif=policy.heif,
+    )
+    return ReadLimits(image, max_images=policy.max_images, max_text_chars=policy.max_text_chars)
+
+
 def _next_step(state: VLMGuardState) -> Literal["answer", "refuse", "review"]:
     action = state["draft"]["action"]
     return action if action in ("refuse", "review") else "answer"
@@ -197,8 +209,7 @@ class _Nodes:
 
     def _turn(self, state: VLMGuardState) -> Turn:
         policy = self.policy
-        image = ImageLimits(policy.max_image_bytes, policy.max_pixels)
-        return read_turn(state["messages"], ReadLimits(image, policy.max_images, policy.max_text_chars))
+        return read_turn(state["messages"], _limits(policy))
 
     def _rewriting(self, state: VLMGuardState) -> _RewriteCall | None:
         if self.rewriter is None or self.policy.rewrite == "never" or state["draft"]["action"] != "allow":

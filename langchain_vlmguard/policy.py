@@ -55,6 +55,18 @@ class GuardPolicy(BaseModel):
     max_images: int = Field(default=8, ge=0)
     max_image_bytes: int = Field(default=10_000_000, gt=0)
     max_pixels: int = Field(default=40_000_000, gt=0)
+    """Width times height, of all frames together where all are read."""
+
+    max_image_ratio: float = Field(default=100.0, ge=1)
+    """Longer edge of a picture over its shorter one."""
+
+    max_frames: int = Field(default=16, ge=1)
+    frames: Literal["refuse", "first", "all"] = "refuse"
+    """Of an animated picture: nothing, the first frame, or each frame as a picture of its own. A model gets what was read."""
+
+    heif: bool = False
+    """Read HEIC and AVIF pictures too (extra `heif`)."""
+
     max_text_chars: int = Field(default=100_000, gt=0)
 
     refusal: str = "I can't help with this request{about}. {safe_way}"

@@ -1,4 +1,4 @@
-"""Pictures: from base64 to checked pixels, within limits, or a reason why not."""
+"""Pictures: from bytes to checked pixels, within limits, or a reason why not."""
 
 from __future__ import annotations
 
@@ -6,34 +6,58 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from io import BytesIO
-from typing import Any
+from typing import Any, Literal
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel
 
+from langchain_vlmguard.content.containers import refuse_polyglots, without_metadata
+from langchain_vlmguard.content.flattening import Flat, flatten, is_plain
+from langchain_vlmguard.content.metadata import Note, read_notes
+from langchain_vlmguard.content.recent import Recent
 from langchain_vlmguard.errors import UnreadableContentError
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """Told by content, never by name or declared type."""
+
+HEIF_FORMATS = ("HEIF", "AVIF")
+"""Read where `ImageLimits.heif` is on."""
+
+Frames = Literal["refuse", "first", "all"]
 
 _SEVERAL_VIEWS = "MPO"
 """A JPEG with further views behind it, as phones write: what stands for it anywhere is its first one."""
 
 _AS_THEY_ARE = {"PNG": "image/png", "JPEG": "image/jpeg"}
-_ORIENTATION = 0x0112
-_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM")
-_MAGIC_TEXT = ("data:image/", "iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR")
+_PHOTOGRAPHS = ("JPEG", _SEVERAL_VIEWS, "HEIF", "AVIF")
+"""Formats of photographs, which would be many times larger as PNG."""
+
+_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
+_MAGIC_TEXT = ("data:image/", "iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "SUkqA", "TU0AK")
 """How the same formats begin in data URIs and in base64."""
+
+_RECENT_BYTES = 64_000_000
 
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """How much a picture may cost."""
+    """How much a picture may cost, and what of it is read."""
 
     max_bytes: int = 10_000_000
     max_pixels: int = 40_000_000
+    """Width times height, of all frames together where all are read."""
+
+    max_ratio: float = 100.0
+    """Longer edge over shorter one."""
+
+    max_frames: int = 16
+    frames: Frames = "refuse"
+    """Of an animated picture: nothing, the first frame, or each frame as a picture of its own."""
+
+    heif: bool = False
+    """Read HEIC and AVIF too (extra `heif`)."""
 
 
 @dataclass(frozen=True)
@@ -41,62 +65,109 @@ class CheckedPicture:
     """A picture that was decoded whole. What the model gets are these bytes."""
 
     data: bytes
+    """PNG or JPEG without metadata."""
+
     mime_type: str
     size: tuple[int, int]
+    """Width and height in pixels."""
+
+    hidden: tuple[tuple[str, bytes], ...] = field(default=(), repr=False)
+    """What other viewers may see in the file that came (transparency laid on another colour), by how, as PNG."""
+
+    notes: tuple[Note, ...] = field(default=(), repr=False)
+    """Words in the metadata of the file that came; they are not handed on."""
 
     @property
     def sha256(self) -> str:
         """Content hash in hex."""
         return hashlib.sha256(self.data).hexdigest()
 
+    def open(self) -> Image.Image:
+        """Return the RGB pixels."""
+        return _pixels(self.data)
+
+    def open_hidden(self) -> list[tuple[str, Image.Image]]:
+        """Return the RGB pixels of what other viewers may see, by how."""
+        return [(how, _pixels(data)) for how, data in self.hidden]
+
     def block(self) -> dict[str, Any]:
         """Return the picture as LangChain's standard image block."""
         return {"type": "image", "base64": base64.b64encode(self.data).decode(), "mime_type": self.mime_type}
 
 
-def read_base64(text: str, limits: ImageLimits) -> CheckedPicture:
-    """Decode base64 and check the picture in it.
+_RECENT: Recent[tuple[CheckedPicture, ...]] = Recent(_RECENT_BYTES)
+_HANDED_ON: Recent[bool] = Recent(_RECENT_BYTES)
+
+
+def decode_base64(text: str, limits: ImageLimits) -> bytes:
+    """Decode base64, line breaks allowed.
 
     Raises:
-        UnreadableContentError: With the reason.
+        UnreadableContentError: It is broken, or larger than the limit.
     """
-    if len(text) * 3 // 4 > limits.max_bytes + 3:
-        msg = f"the picture is larger than {limits.max_bytes:,} bytes"
-        raise UnreadableContentError(msg)
+    if len(text) * 3 // 4 > limits.max_bytes + 3 and len("".join(text.split())) * 3 // 4 > limits.max_bytes + 3:
+        raise _too_large(limits)
     try:
-        data = base64.b64decode("".join(text.split()), validate=True)
+        return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         msg = "the picture's base64 is broken"
         raise UnreadableContentError(msg) from error
-    return check_picture(data, limits)
 
 
 def check_picture(data: bytes, limits: ImageLimits) -> CheckedPicture:
-    """Decode a picture whole, after its declared size was found acceptable.
+    """Decode a picture whole, after its declared size was found acceptable; of several frames the first one.
 
-    Orientation from EXIF is applied and transparency is laid on white; such pictures are passed on re-encoded, plain RGB
-    PNG and JPEG as they came. Of a phone's multi-view JPEG the first view is judged, and only that one is passed on.
+    Orientation and colour profile are applied and transparency is laid on the colour that shows more; such pictures are
+    passed on re-encoded. Plain RGB PNG and JPEG are passed on with the pixels they came with, without their metadata. Of a
+    phone's multi-view JPEG the first view is judged, and only that one is passed on.
 
     Raises:
-        UnreadableContentError: It is no picture, of another format, truncated, animated, or over a limit.
+        UnreadableContentError: It is no picture, of another format, truncated, animated, two files at once, or over a limit.
+    """
+    return check_frames(data, limits)[0]
+
+
+def check_frames(data: bytes, limits: ImageLimits) -> tuple[CheckedPicture, ...]:
+    """Decode a picture whole; with `frames="all"` each frame is a picture. A picture seen lately is not decoded again.
+
+    Raises:
+        UnreadableContentError: As `check_picture`.
     """
     if len(data) > limits.max_bytes:
-        msg = f"the picture is larger than {limits.max_bytes:,} bytes"
-        raise UnreadableContentError(msg)
+        raise _too_large(limits)
+    key = (hashlib.sha256(data).digest(), limits)
+    known = _RECENT.get(key)
+    if known is None:
+        known = _decode(data, limits)
+        _RECENT.put(key, known, sum(len(p.data) + sum(len(h) for _, h in p.hidden) for p in known))
+        for picture in known:
+            _HANDED_ON.put(picture.sha256, value=True, size=len(picture.data))
+    return known
+
+
+def was_checked(encoded: str) -> bool:
+    """Say whether base64 text is that of a picture that this process checked and handed on lately."""
     try:
-        with Image.open(BytesIO(data), formats=FORMATS) as opened:
-            return _checked(opened, data, limits)
-    except UnreadableContentError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        msg = "the picture claims far too many pixels"
-        raise UnreadableContentError(msg) from error
-    except UnidentifiedImageError as error:
-        msg = f"the data is no picture in a format that is read here ({', '.join(FORMATS)})"
-        raise UnreadableContentError(msg) from error
+        data = base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    return _HANDED_ON.get(hashlib.sha256(data).hexdigest()) is True
+
+
+def picture_bytes(picture: Image.Image, limits: ImageLimits) -> bytes:
+    """Return a PIL picture's current frame as a file, so that it is checked like any other.
+
+    Raises:
+        UnreadableContentError: It is over a limit or cannot be written.
+    """
+    _check_size(picture.size, limits)
+    buffer = BytesIO()
+    try:
+        picture.save(buffer, "PNG" if picture.mode in ("1", "L", "LA", "P", "RGB", "RGBA") else "TIFF")
     except Exception as error:
-        msg = f"the picture cannot be decoded ({type(error).__name__})"
+        msg = f"the picture object cannot be read ({type(error).__name__})"
         raise UnreadableContentError(msg) from error
+    return buffer.getvalue()
 
 
 def holds_picture(value: object, *, most_parts: int = 200_000) -> bool:
@@ -111,48 +182,18 @@ def holds_picture(value: object, *, most_parts: int = 200_000) -> bool:
         if not waiting:
             return False
         one = waiting.pop()
-        if _may_be_picture(one):
+        if may_be_picture(one):
             return True
-        waiting += _parts(one)
+        waiting += parts_of(one)
     return bool(waiting)
 
 
-def open_picture(block: dict[str, Any]) -> Image.Image:
-    """Return the RGB pixels of a standard image block that was checked before."""
-    with Image.open(BytesIO(base64.b64decode(block["base64"]))) as opened:
-        return opened.convert("RGB")
-
-
-def _checked(opened: Image.Image, data: bytes, limits: ImageLimits) -> CheckedPicture:
-    width, height = opened.size
-    if width * height > limits.max_pixels:
-        msg = f"the picture has {width} x {height} pixels, more than {limits.max_pixels:,}"
-        raise UnreadableContentError(msg)
-    if opened.format != _SEVERAL_VIEWS and getattr(opened, "n_frames", 1) > 1:
-        msg = "the picture is animated: only its first frame could be judged"
-        raise UnreadableContentError(msg)
-    opened.load()
-    plain = opened.mode == "RGB" and opened.getexif().get(_ORIENTATION, 1) == 1 and "transparency" not in opened.info
-    if plain and opened.format in _AS_THEY_ARE:
-        return CheckedPicture(data, _AS_THEY_ARE[opened.format], opened.size)
-    flat = _flattened(ImageOps.exif_transpose(opened))
-    buffer = BytesIO()
-    flat.save(buffer, "PNG")
-    return CheckedPicture(buffer.getvalue(), "image/png", flat.size)
-
-
-def _flattened(picture: Image.Image) -> Image.Image:
-    if "A" not in picture.mode and "transparency" not in picture.info:
-        return picture.convert("RGB")
-    layers = picture.convert("RGBA")
-    ground = Image.new("RGBA", layers.size, "white")
-    return Image.alpha_composite(ground, layers).convert("RGB")
-
-
-def _may_be_picture(value: object) -> bool:
+def may_be_picture(value: object) -> bool:
+    """Say whether a value itself, not its parts, may be a picture."""
     if isinstance(value, str):
-        return value.lstrip()[:20].startswith(_MAGIC_TEXT) or value.lstrip()[:20].lower().startswith("data:image/")
-    if isinstance(value, bytes | bytearray):
+        start = value[:200].lstrip()[:20]
+        return start.startswith(_MAGIC_TEXT) or start.lower().startswith("data:image/")
+    if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value[:4]).startswith(_MAGIC)
     if isinstance(value, Mapping):
         mime = value.get("mime_type") or value.get("media_type") or value.get("mimeType")
@@ -160,9 +201,128 @@ def _may_be_picture(value: object) -> bool:
     return isinstance(value, Image.Image)
 
 
-def _parts(value: object) -> list[object]:
+def parts_of(value: object) -> list[object]:
+    """Return what a mapping, sequence or pydantic model holds."""
     if isinstance(value, Mapping):
         return list(value.values())
     if isinstance(value, BaseModel):
         return [value.__dict__]
     return list(value) if isinstance(value, list | tuple | set | frozenset) else []
+
+
+def open_picture(block: dict[str, Any]) -> Image.Image:
+    """Return the RGB pixels of a standard image block that was checked before."""
+    return _pixels(base64.b64decode(block["base64"]))
+
+
+def _pixels(data: bytes) -> Image.Image:
+    with Image.open(BytesIO(data), formats=tuple(_AS_THEY_ARE)) as opened:
+        return opened.convert("RGB")
+
+
+def _decode(data: bytes, limits: ImageLimits) -> tuple[CheckedPicture, ...]:
+    formats = _formats(data, limits)
+    try:
+        with Image.open(BytesIO(data), formats=formats) as opened:
+            return _checked(opened, data, limits)
+    except UnreadableContentError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        msg = "the picture claims far too many pixels"
+        raise UnreadableContentError(msg) from error
+    except UnidentifiedImageError as error:
+        raise UnreadableContentError(_unknown(data, formats)) from error
+    except Exception as error:
+        msg = f"the picture cannot be decoded ({type(error).__name__})"
+        raise UnreadableContentError(msg) from error
+
+
+def _formats(data: bytes, limits: ImageLimits) -> tuple[str, ...]:
+    if not limits.heif:
+        return FORMATS
+    if data[4:8] == b"ftyp":
+        try:
+            from pillow_heif import register_heif_opener  # noqa: PLC0415 - an extra
+        except ImportError as error:
+            msg = "HEIC is read with the extra 'heif': pip install 'langchain-vlmguard[heif]'"
+            raise UnreadableContentError(msg) from error
+        register_heif_opener()
+    return FORMATS + HEIF_FORMATS
+
+
+def _unknown(data: bytes, formats: tuple[str, ...]) -> str:
+    start = data[:1000].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith((b"<svg", b"<?xml", b"<!doctype svg")):
+        return "SVG is a program for a browser, not a picture: send it drawn, as PNG"
+    if data[4:8] == b"ftyp" and formats == FORMATS:
+        return "HEIC and AVIF are not read unless the policy turns them on (heif=True): send PNG or JPEG"
+    return f"the data is no picture in a format that is read here ({', '.join(formats)}), or its head is broken"
+
+
+def _too_large(limits: ImageLimits) -> UnreadableContentError:
+    return UnreadableContentError(f"the picture is larger than {limits.max_bytes:,} bytes")
+
+
+def _check_size(size: tuple[int, int], limits: ImageLimits, frames: int = 1) -> None:
+    width, height = size
+    if width * height * frames > limits.max_pixels:
+        times = f" x {frames} frames" if frames > 1 else ""
+        msg = f"the picture has {width} x {height}{times} pixels, more than {limits.max_pixels:,}"
+        raise UnreadableContentError(msg)
+    if max(size) > limits.max_ratio * max(1, min(size)):
+        msg = f"the picture is {width} x {height} pixels: one edge is more than {limits.max_ratio:g} times the other"
+        raise UnreadableContentError(msg)
+
+
+def _checked(opened: Image.Image, data: bytes, limits: ImageLimits) -> tuple[CheckedPicture, ...]:
+    _check_size(opened.size, limits)
+    kind = opened.format or ""
+    several = 1 if kind == _SEVERAL_VIEWS else int(getattr(opened, "n_frames", 1))
+    if several > 1 and limits.frames == "refuse":
+        msg = "the picture is animated: only its first frame could be judged (see the policy's `frames`)"
+        raise UnreadableContentError(msg)
+    taken = several if limits.frames == "all" else 1
+    if taken > limits.max_frames:
+        msg = f"the picture has {taken} frames, more than {limits.max_frames}"
+        raise UnreadableContentError(msg)
+    _check_size(opened.size, limits, taken)
+    refuse_polyglots(data, kind)
+    return tuple(_frame(opened, at, kind, data, limits) for at in range(taken))
+
+
+def _frame(opened: Image.Image, at: int, kind: str, data: bytes, limits: ImageLimits) -> CheckedPicture:
+    if at:
+        opened.seek(at)
+        _check_size(opened.size, limits)
+    if kind in _AS_THEY_ARE and not getattr(opened, "is_animated", False) and is_plain(opened):
+        return _as_it_came(opened, data, kind)
+    opened.load()
+    flat = flatten(opened)
+    checked = _encoded(flat, kind)
+    return replace(checked, notes=read_notes(opened))
+
+
+def _as_it_came(opened: Image.Image, data: bytes, kind: str) -> CheckedPicture:
+    """Return a plain picture's own compressed pixels; what is decoded for the check is what is handed on."""
+    bare = without_metadata(data, kind)
+    with Image.open(BytesIO(bare), formats=(kind,)) as again:
+        again.load()
+        if (again.size, again.mode) != (opened.size, opened.mode):
+            msg = "the picture's file is broken"
+            raise UnreadableContentError(msg)
+    opened.load()
+    return CheckedPicture(bare, _AS_THEY_ARE[kind], opened.size, notes=read_notes(opened))
+
+
+def _encoded(flat: Flat, kind: str) -> CheckedPicture:
+    photograph = kind in _PHOTOGRAPHS
+    data = _file(flat.shown, "JPEG", quality=95, subsampling=0) if photograph else _file(flat.shown, "PNG")
+    hidden = tuple((how, _file(look, "PNG", compress_level=1)) for how, look in flat.hidden)
+    return CheckedPicture(data, "image/jpeg" if photograph else "image/png", flat.shown.size, hidden)
+
+
+def _file(picture: Image.Image, picture_format: str, **options: Any) -> bytes:
+    picture.info.clear()
+    buffer = BytesIO()
+    picture.save(buffer, picture_format, **options)
+    return buffer.getvalue()

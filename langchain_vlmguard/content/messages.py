@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
-from langchain_vlmguard.content.images import CheckedPicture, ImageLimits, holds_picture, read_base64
+from langchain_vlmguard.content.images import CheckedPicture, ImageLimits, check_frames, holds_picture, was_checked
+from langchain_vlmguard.content.spellings import (
+    Address,
+    Inline,
+    Parts,
+    Spelled,
+    Words,
+    kind_of,
+    loose_pictures,
+    picture_data,
+    resolve,
+)
 from langchain_vlmguard.errors import UnreadableContentError
 from langchain_vlmguard.verdict import Unjudged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from langchain_core.messages import BaseMessage
 
 LEFT_OUT = "[a part of this message could not be read and was left out]"
 """What stands in for unread parts of earlier turns."""
-
-_WORD = re.compile(r"[a-z][a-z0-9_-]{0,39}")
-
-PICTURES = ("image", "image_url")
-"""Block types that are read as pictures."""
 
 AUTHORED_BY_MODELS = frozenset(
     {"tool_use", "tool_call", "tool_call_chunk", "invalid_tool_call", "server_tool_call", "function_call"}
@@ -34,13 +39,14 @@ AUTHORED_BY_MODELS = frozenset(
 """Block types without pictures that only an AI message may hold."""
 
 _ROLES = (HumanMessage, AIMessage, SystemMessage, ToolMessage)
-_BESIDE: Mapping[str, Any] = MappingProxyType(
-    {"artifact": None, "additional_kwargs": {}, "tool_calls": [], "invalid_tool_calls": []}
-)
+_BESIDE: Mapping[str, Any] = MappingProxyType({"additional_kwargs": {}, "tool_calls": [], "invalid_tool_calls": []})
 """Fields beside a message's content, and what is left of one that cannot be read."""
 
 _OPAQUE = frozenset({"signature", "encrypted_content", "data"})
 """Fields of model-authored blocks that only the model's provider can read."""
+
+_DEEPEST = 4
+"""Levels of blocks in blocks that are read."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,11 @@ class ReadLimits:
 
     image: ImageLimits = field(default_factory=ImageLimits)
     max_images: int = 8
+    """Pictures of the current turn, and again of all earlier ones; frames count."""
+
     max_text_chars: int = 100_000
+    max_blocks: int = 2_000
+    """Parts of the whole conversation."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +69,12 @@ class TurnPicture:
     message: int
     """Index of the message."""
 
-    block: int
-    """Index of the block in the message's content."""
+    block: int | None
+    """Index of the block in the message's content as it came; `None` for one beside the content."""
 
     picture: CheckedPicture
-
-    @property
-    def where(self) -> str:
-        """The place in the words of `Unjudged.where`."""
-        return f"messages[{self.message}].content[{self.block}]"
+    where: str
+    """The place in the words of `Unjudged.where`, e.g. `"messages[2].content[0]"` or `"messages[2].artifact"`."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ class Turn:
     """Index of the turn's first message."""
 
     pictures: tuple[TurnPicture, ...]
-    """The turn's pictures, in order."""
+    """The turn's pictures, in order; those of earlier turns were judged then."""
 
     unjudged: tuple[Unjudged, ...]
     """The turn's parts that could not be read."""
@@ -101,13 +108,18 @@ class Turn:
         """The texts that tools returned in this turn."""
         return [str(m.text) for m in self.current if isinstance(m, ToolMessage)]
 
+    def pictures_of(self, message: int) -> tuple[TurnPicture, ...]:
+        """Return the turn's pictures that belong to one message, by its index in the conversation."""
+        return tuple(picture for picture in self.pictures if picture.message == message)
+
 
 def read_turn(messages: Sequence[BaseMessage], limits: ReadLimits | None = None) -> Turn:
     """Read a conversation; nothing raises on hostile content, it is accounted for instead.
 
     Parts of the current turn that cannot be read are `unjudged`. In earlier turns they were decided on before; a placeholder
     stands in for them, so that one bad picture does not end a conversation. Of earlier turns' pictures the newest
-    `max_images` stay. Artifacts of tools are for the program, not for the model: they are searched and left out.
+    `max_images` stay. Artifacts of tools are for the program, not for the model: their pictures are read as the turn's and
+    the artifact is left out. Blocks inside tool results stand in their message one after the other.
 
     Args:
         messages: The conversation, oldest first.
@@ -157,7 +169,7 @@ def calls_of(message: BaseMessage) -> list[str]:
 
 
 def is_read(message: BaseMessage) -> bool:
-    """Say whether a message has the form in which this module hands messages on."""
+    """Say whether this module handed a message on: its form is right, and its pictures were checked by this process lately."""
     return all(_is_handed_on(block) or _is_authored(block, message) for block in blocks_of(message))
 
 
@@ -173,21 +185,34 @@ class _Place:
 
     message: int
     current: bool
-    block: int | None = None
-    """`None` when the content is one plain string."""
+    path: tuple[int, ...] = ()
+    """Indices of blocks in blocks; empty when the content is one plain string."""
+
+    beside: str | None = None
+    """Name of the field beside the content."""
 
     @property
     def where(self) -> str:
-        return f"messages[{self.message}].content" + ("" if self.block is None else f"[{self.block}]")
+        if self.beside:
+            return f"messages[{self.message}].{self.beside}"
+        return f"messages[{self.message}]" + "".join(f".content[{at}]" for at in self.path or ()) + self._plain
+
+    @property
+    def _plain(self) -> str:
+        return "" if self.path else ".content"
+
+    def inside(self, at: int) -> _Place:
+        return replace(self, path=(*self.path, at))
 
 
 class _Reader:
-    def __init__(self, limits: ReadLimits, kept: frozenset[tuple[int, int]] = frozenset()) -> None:
+    def __init__(self, limits: ReadLimits, kept: frozenset[tuple[int, ...]] = frozenset()) -> None:
         self.limits = limits
         self.kept = kept
         self.pictures: list[TurnPicture] = []
         self.unjudged: list[Unjudged] = []
         self._letters = 0
+        self._blocks = 0
 
     def message(self, index: int, message: BaseMessage, *, current: bool) -> BaseMessage:
         place = _Place(index, current)
@@ -197,10 +222,11 @@ class _Reader:
             return message.model_copy(update={"content": LEFT_OUT, "additional_kwargs": {}})
         beside = self._beside(place, message)
         if isinstance(message.content, str):
-            return message.model_copy(update={"content": self._block(place, message.content, message), **beside})
+            read = self._block(place, message.content, message)
+            return message.model_copy(update={"content": read[0] if read else "", **beside})
         blocks = message.content if isinstance(message.content, list) else [message.content]
-        read = [self._block(replace(place, block=at), block, message) for at, block in enumerate(blocks)]
-        return message.model_copy(update={"content": read, **beside})
+        content = [part for at, block in enumerate(blocks) for part in self._block(place.inside(at), block, message)]
+        return message.model_copy(update={"content": content, **beside})
 
     def _account(self, place: _Place, where: str, kind: str, reason: str) -> None:
         if place.current:
@@ -208,7 +234,10 @@ class _Reader:
 
     def _beside(self, place: _Place, message: BaseMessage) -> dict[str, Any]:
         """Return what replaces the fields beside the content, accounting for what cannot be read in them."""
-        left_out: dict[str, Any] = {"artifact": None} if isinstance(message, ToolMessage) else {}
+        left_out: dict[str, Any] = {}
+        if isinstance(message, ToolMessage):
+            left_out["artifact"] = None
+            self._artifact(replace(place, beside="artifact"), message.artifact)
         for name, empty in _BESIDE.items():
             try:
                 self._words_only(getattr(message, name, empty) or empty, counted=name.endswith("tool_calls"))
@@ -217,29 +246,66 @@ class _Reader:
                 left_out[name] = empty
         return left_out
 
-    def _block(self, place: _Place, block: Any, message: BaseMessage) -> str | dict[str, Any]:
-        kind = _kind(block)
+    def _artifact(self, place: _Place, artifact: Any) -> None:
+        """Read the pictures that a tool returned for the program; of earlier turns they were judged then."""
+        if artifact is None or not place.current:
+            return
         try:
-            return self._read(place, block, kind, message)
+            for found in loose_pictures(artifact):
+                self._picture(place, found)
         except UnreadableContentError as error:
-            self._account(place, place.where, kind, str(error))
-            return LEFT_OUT if isinstance(block, str) else {"type": "text", "text": LEFT_OUT}
+            self._account(place, place.where, "artifact", f"it may hold a picture: {error}")
 
-    def _read(self, place: _Place, block: Any, kind: str, message: BaseMessage) -> str | dict[str, Any]:
+    def _block(self, place: _Place, block: Any, message: BaseMessage) -> list[Any]:
+        try:
+            return self._read(place, block, message)
+        except UnreadableContentError as error:
+            self._account(place, place.where, kind_of(block), str(error))
+            return [LEFT_OUT if isinstance(block, str) else {"type": "text", "text": LEFT_OUT}]
+
+    def _read(self, place: _Place, block: Any, message: BaseMessage) -> list[Any]:
+        self._count()
         if isinstance(block, str):
-            return self._text(block)
-        if not isinstance(block, dict):
+            return [self._text(block)]
+        if not isinstance(block, dict | list):
             msg = "it is neither text nor a content block"
             raise UnreadableContentError(msg)
-        if kind == "text" and isinstance(block.get("text"), str):
-            return {"type": "text", "text": self._text(block["text"])}
-        if kind in PICTURES:
-            return self._picture(place, block)
-        if _is_authored(block, message):
+        kind = kind_of(block)
+        if isinstance(block, dict) and kind == "text" and isinstance(block.get("text"), str):
+            return [self._text_block(block)]
+        if isinstance(block, dict) and _is_authored(block, message):
             self._words_only(block, counted=True)
-            return block
-        msg = f"blocks of type {kind!r} are not read yet: send text, or pictures as base64"
-        raise UnreadableContentError(msg)
+            return [block]
+        return self._spelled(place, resolve(block), kind, message)
+
+    def _spelled(self, place: _Place, found: Spelled | None, kind: str, message: BaseMessage) -> list[Any]:
+        if isinstance(found, Words):
+            return [{"type": "text", "text": self._text(found.text)}]
+        if isinstance(found, Parts):
+            return self._parts(place, found.blocks, message)
+        if found is None:
+            msg = f"blocks of type {kind!r} are not read: send text, or pictures as base64"
+            raise UnreadableContentError(msg)
+        return [picture.block() for picture in self._picture(place, found)]
+
+    def _parts(self, place: _Place, blocks: Iterable[Any], message: BaseMessage) -> list[Any]:
+        if len(place.path) > _DEEPEST:
+            msg = "its parts are nested too deep"
+            raise UnreadableContentError(msg)
+        read = [part for at, block in enumerate(blocks) for part in self._block(place.inside(at), block, message)]
+        return [{"type": "text", "text": part} if isinstance(part, str) else part for part in read]
+
+    def _text_block(self, block: dict[str, Any]) -> dict[str, Any]:
+        if holds_picture({key: value for key, value in block.items() if key not in ("type", "text")}):
+            msg = "a picture stands beside its text: send it as a block of its own"
+            raise UnreadableContentError(msg)
+        return {"type": "text", "text": self._text(block["text"])}
+
+    def _count(self) -> None:
+        self._blocks += 1
+        if self._blocks > self.limits.max_blocks:
+            msg = f"the conversation has more than {self.limits.max_blocks:,} parts"
+            raise UnreadableContentError(msg)
 
     def _text(self, text: str) -> str:
         self._letters += len(text)
@@ -256,23 +322,33 @@ class _Reader:
         if counted and value:
             self._text(_as_json(value))
 
-    def _picture(self, place: _Place, block: dict[str, Any]) -> dict[str, Any]:
-        taken = len(self.pictures) >= self.limits.max_images
-        if taken if place.current else (place.message, place.block) not in self.kept:
-            msg = f"there are more than {self.limits.max_images} pictures"
-            raise UnreadableContentError(msg)
-        picture = read_base64(_encoded(block), self.limits.image)
-        if place.current:
-            self.pictures.append(TurnPicture(place.message, place.block or 0, picture))
-        return picture.block()
+    def _picture(self, place: _Place, found: Spelled) -> tuple[CheckedPicture, ...]:
+        if not place.current and (place.message, *place.path) not in self.kept:
+            raise _too_many(self.limits)
+        if place.current and len(self.pictures) >= self.limits.max_images:
+            raise _too_many(self.limits)
+        pictures = check_frames(self._data(found), self.limits.image)
+        if not place.current:
+            return pictures
+        if len(self.pictures) + len(pictures) > self.limits.max_images:
+            raise _too_many(self.limits)
+        block = place.path[0] if place.path else None
+        self.pictures += [TurnPicture(place.message, block, picture, place.where) for picture in pictures]
+        return pictures
+
+    def _data(self, found: Spelled) -> bytes:
+        if isinstance(found, Inline):
+            return picture_data(found.data, self.limits.image)
+        scheme = found.url.partition("://")[0].lower() if isinstance(found, Address) and "://" in found.url else ""
+        if scheme in ("http", "https"):
+            msg = "it is an address, and addresses are not fetched: send base64 or a data URI"
+        else:
+            msg = "it is an address or a path, and only base64 and data URIs are read: local files never are"
+        raise UnreadableContentError(msg)
 
 
-def _kind(block: Any) -> str:
-    """Name a block's type; what strangers write there is repeated only where it is a plain word."""
-    if not isinstance(block, dict):
-        return type(block).__name__
-    kind = block.get("type")
-    return kind if isinstance(kind, str) and _WORD.fullmatch(kind) else "unknown"
+def _too_many(limits: ReadLimits) -> UnreadableContentError:
+    return UnreadableContentError(f"there are more than {limits.max_images} pictures")
 
 
 def _as_json(value: Any) -> str:
@@ -287,75 +363,36 @@ def _is_handed_on(block: object) -> bool:
     if not isinstance(block, dict):
         return False
     if block.keys() == {"type", "base64", "mime_type"}:
-        return _kind(block) == "image" and block["mime_type"] in ("image/png", "image/jpeg")
-    return block.keys() == {"type", "text"}
+        typed = kind_of(block) == "image" and block["mime_type"] in ("image/png", "image/jpeg")
+        return typed and isinstance(block["base64"], str) and was_checked(block["base64"])
+    return block.keys() == {"type", "text"} and block["type"] == "text" and isinstance(block["text"], str)
 
 
 def _is_authored(block: object, message: BaseMessage) -> bool:
-    return isinstance(message, AIMessage) and _kind(block) in AUTHORED_BY_MODELS
+    return isinstance(message, AIMessage) and isinstance(block, dict) and kind_of(block) in AUTHORED_BY_MODELS
 
 
-def _newest_pictures(messages: Sequence[BaseMessage], most: int) -> frozenset[tuple[int, int]]:
-    """Return the places of the last pictures as (message, block)."""
+def _newest_pictures(messages: Sequence[BaseMessage], most: int) -> frozenset[tuple[int, ...]]:
+    """Return the places of the last pictures as (message, block, block in it, ...)."""
     places = [
-        (index, at)
+        (index, *path)
         for index, message in enumerate(messages)
         if isinstance(message.content, list)
-        for at, block in enumerate(message.content)
-        if _kind(block) in PICTURES
+        for path in _picture_paths(message.content, ())
     ]
     return frozenset(places[max(0, len(places) - most) :])
 
 
-def _encoded(block: dict[str, Any]) -> str:
-    """Return the base64 text of a picture in any of the spellings that carry their data."""
-    candidates = list(_candidates(block))
-    if len(candidates) > 1:
-        msg = "the block carries its picture more than once: which one a model sees is anybody's guess"
-        raise UnreadableContentError(msg)
-    if not candidates:
-        msg = "it holds no picture data: send base64 or a data URI"
-        raise UnreadableContentError(msg)
-    given = candidates[0]
-    if not isinstance(given, str):
-        msg = "its picture data is not text"
-        raise UnreadableContentError(msg)
-    return given
-
-
-def _candidates(block: dict[str, Any]) -> Iterator[Any]:
-    for key in ("base64", "data"):
-        if key in block:
-            yield block[key]
-    if "source" in block:
-        source = block["source"]
-        if isinstance(source, dict) and source.get("type") == "base64":
-            yield source.get("data")
-        else:
-            msg = "its source is not base64: addresses and file ids are not fetched"
-            raise UnreadableContentError(msg)
-    for key in ("url", "image_url"):
-        if key in block:
-            yield _from_address(block[key])
-    for key in ("file_id", "path", "image"):
-        if key in block:
-            msg = f"its {key!r} points to something that was not sent: send base64 or a data URI"
-            raise UnreadableContentError(msg)
-
-
-def _from_address(given: Any) -> str:
-    address = given.get("url") if isinstance(given, dict) else given
-    if not isinstance(address, str):
-        msg = "its address is not text"
-        raise UnreadableContentError(msg)
-    head, comma, data = address.partition(",")
-    if not head.lower().startswith("data:"):
-        msg = "it is an address, and addresses are not fetched: send base64 or a data URI"
-        raise UnreadableContentError(msg)
-    if not comma or not head.lower().endswith(";base64"):
-        msg = "its data URI is not in base64"
-        raise UnreadableContentError(msg)
-    return data
+def _picture_paths(blocks: Sequence[Any], inside: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    for at, block in enumerate(blocks):
+        try:
+            found = resolve(block) if isinstance(block, dict | list) else None
+        except UnreadableContentError:
+            continue
+        if isinstance(found, Parts) and len(inside) <= _DEEPEST:
+            yield from _picture_paths(found.blocks, (*inside, at))
+        elif isinstance(found, Inline | Address):
+            yield (*inside, at)
 
 
 def _only_text_and_pictures(message: BaseMessage) -> BaseMessage:

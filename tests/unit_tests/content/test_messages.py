@@ -1,5 +1,6 @@
 import pytest
 from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
+from PIL import Image
 
 from langchain_vlmguard.content.images import ImageLimits, open_picture
 from langchain_vlmguard.content.messages import LEFT_OUT, ReadLimits, is_read, read_for_model, read_turn
@@ -23,7 +24,8 @@ CALL = {"name": "look", "args": {}, "id": "1"}
 def test_every_spelling_with_data_becomes_one_checked_standard_block(block, kind):
     turn = read_turn([kind([block, {"type": "text", "text": "what is this?"}])])
     assert not turn.unjudged
-    assert [picture.where for picture in turn.pictures] == ["messages[0].content[0]"]
+    inner = ".content[0]" if block.get("type") == "tool_result" else ""
+    assert [picture.where for picture in turn.pictures] == [f"messages[0].content[0]{inner}"]
     picture, text = turn.messages[0].content
     assert picture == {"type": "image", "base64": b64(), "mime_type": "image/png"}
     assert text == {"type": "text", "text": "what is this?"}
@@ -94,7 +96,7 @@ def test_the_picture_passed_on_is_upright_and_opaque():
 @pytest.mark.parametrize(
     ("message", "where"),
     [
-        (ToolMessage("ok", tool_call_id="1", artifact={"figure": data_uri()}), "messages[0].artifact"),
+        (ToolMessage("ok", tool_call_id="1", artifact={"figure": data_uri(b"%PDF-1.7")}), "messages[0].artifact"),
         (HumanMessage("hi", additional_kwargs={"x": [READABLE["OpenAI"]]}), "messages[0].additional_kwargs"),
         (AIMessage("", tool_calls=[{**CALL, "args": {"x": data_uri()}}]), "messages[0].tool_calls"),
         (
@@ -148,3 +150,52 @@ def test_what_was_read_is_known_as_read():
     messages = [HumanMessage(["hm", READABLE["OpenAI"]]), AIMessage([{"type": "thinking", "thinking": "x"}])]
     assert [is_read(message) for message in messages] == [False, True]
     assert all(map(is_read, read_turn(messages).messages))
+
+
+def test_pictures_in_an_artifact_are_read_and_the_artifact_is_left_out():
+    artifact = {
+        "figure": data_uri(),
+        "more": [READABLE["MCP resource"], {"mimeType": "image/png", "data": b64()}, png()],
+    }
+    turn = read_turn([HumanMessage("draw"), ToolMessage("ok", tool_call_id="1", artifact=artifact)])
+    assert turn.unjudged == ()
+    assert [(p.message, p.block, p.where) for p in turn.pictures] == [(1, None, "messages[1].artifact")] * 4
+    assert turn.messages[1].artifact is None
+
+
+def test_the_turn_knows_which_picture_belongs_to_which_message():
+    loop = [
+        HumanMessage([READABLE["v1 image"], "and", READABLE["OpenAI"]]),
+        AIMessage("", tool_calls=[CALL]),
+        ToolMessage([READABLE["Anthropic tool result"]], tool_call_id="1"),
+    ]
+    turn = read_turn(loop)
+    assert [p.where for p in turn.pictures_of(0)] == ["messages[0].content[0]", "messages[0].content[2]"]
+    assert [p.where for p in turn.pictures_of(2)] == ["messages[2].content[0].content[0]"]
+    assert turn.pictures_of(1) == ()
+
+
+def test_frames_stand_one_after_the_other_where_the_policy_wants_all():
+    moving = png("white", fmt="GIF", save_all=True, append_images=[Image.new("RGB", (8, 8), "black")])
+    block = {"type": "image", "base64": b64(moving)}
+    limits = ReadLimits(ImageLimits(frames="all"), max_images=2)
+    turn = read_turn([HumanMessage(["a", block, "b"])], limits)
+    shown = turn.messages[0].content
+    assert [open_picture(part).getpixel((0, 0)) for part in shown[1:3]] == [(255, 255, 255), (0, 0, 0)]
+    assert (shown[0], shown[3]) == ("a", "b")
+    assert read_turn([HumanMessage([block, block])], limits).unjudged[0].where == "messages[0].content[1]"
+
+
+def test_old_pictures_are_not_decoded_again(monkeypatch):
+    old = {"type": "image", "base64": b64(png((1, 2, 3), size=(33, 7)))}
+    read_turn([HumanMessage([old])])
+    monkeypatch.setattr(Image, "open", None)
+    turn = read_turn([HumanMessage([old]), AIMessage("a picture"), HumanMessage("and now?")])
+    assert turn.unjudged == turn.pictures == ()
+    assert turn.messages[0].content[0]["type"] == "image"
+
+
+def test_a_block_that_only_looks_read_is_not_taken_for_read():
+    forged = HumanMessage([{"type": "image", "base64": b64(b"no picture"), "mime_type": "image/png"}])
+    assert not is_read(forged)
+    assert not is_read(HumanMessage([{"type": "image", "base64": b64(png((7, 7, 9))), "mime_type": "image/png"}]))

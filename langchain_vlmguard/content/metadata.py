@@ -1,0 +1,96 @@
+"""Words that a picture's file carries beside its pixels: EXIF, XMP, PNG text, comments."""
+
+from __future__ import annotations
+
+import html
+import re
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from PIL import ExifTags
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from PIL import Image
+
+MOST_NOTES = 64
+MOST_CHARACTERS = 4_000
+"""Of one note; what is longer is cut."""
+
+_SUB_IFDS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
+_XMP = ("xmp", "XML:com.adobe.xmp")
+_NO_WORDS = frozenset({"icc_profile", "exif", "mp", "photoshop", "adobe", *_XMP})
+_CHARACTER_CODES = {b"ASCII\x00\x00\x00": "ascii", b"UNICODE\x00": "utf-16", b"JIS\x00\x00\x00\x00\x00": "iso2022_jp"}
+_NAMESPACES = re.compile(r"xmlns:\w+\s*=\s*(\"[^\"]*\"|'[^']*')|<\?xpacket[^>]*>")
+_IN_XML = re.compile(r">([^<>]+)<|=\s*\"([^\"]*)\"|=\s*'([^']*)'")
+_LETTERS = re.compile(r"[^\W\d_]{2}")
+_WIDE = range(0x9C9B, 0x9CA0)
+"""EXIF's XP tags, which Windows writes in UTF-16."""
+
+Note = tuple[str, str]
+"""Where it stands and what it says."""
+
+
+def read_notes(picture: Image.Image) -> tuple[Note, ...]:
+    """Return the notes of an opened and loaded picture, each at most `MOST_CHARACTERS` long, at most `MOST_NOTES` of them.
+
+    Notes without two letters in a row (numbers, dates, flags) say nothing to a model and are left out.
+    """
+    found: list[Note] = []
+    for source in (_from_info, _from_exif, _from_xmp):
+        with suppress(Exception):  # broken metadata is no reason to refuse pixels, and is handed to nobody
+            found += [(where, text) for where, text in source(picture) if _LETTERS.search(text)]
+    return tuple(dict.fromkeys((where, text[:MOST_CHARACTERS].strip()) for where, text in found[:MOST_NOTES]))
+
+
+def _from_info(picture: Image.Image) -> Iterator[Note]:
+    texts: dict[Any, Any] = dict(getattr(picture, "text", None) or {})
+    for name, value in {**picture.info, **texts}.items():
+        if str(name) not in _NO_WORDS and isinstance(value, str | bytes):
+            yield f"{picture.format} {_name(name)}", _text(value)
+    for name in texts:
+        if len(str(name)) > len("Creation Time"):
+            yield f"{picture.format} keyword", str(name)
+
+
+def _from_exif(picture: Image.Image) -> Iterator[Note]:
+    exif = picture.getexif()
+    tags = [(tag, value) for tag, value in exif.items()]
+    for ifd in _SUB_IFDS:
+        tags += list(exif.get_ifd(ifd).items())
+    for tag, value in tags:
+        if isinstance(value, str | bytes | tuple) and tag != ExifTags.Base.MakerNote:
+            yield f"EXIF {_name(ExifTags.TAGS.get(tag, tag))}", _exif_text(tag, value)
+
+
+def _from_xmp(picture: Image.Image) -> Iterator[Note]:
+    for key in _XMP:
+        packet = picture.info.get(key)
+        if isinstance(packet, str | bytes):
+            found = _IN_XML.finditer(_NAMESPACES.sub("", _text(packet)))
+            words = (html.unescape(next(filter(None, one.groups()), "")).strip() for one in found)
+            yield from (("XMP", one) for one in words if one)
+
+
+def _exif_text(tag: int, value: str | bytes | tuple[Any, ...]) -> str:
+    if isinstance(value, tuple):
+        try:
+            value = bytes(value)
+        except (TypeError, ValueError):
+            return ""
+    if tag in _WIDE and isinstance(value, bytes):
+        return value.decode("utf-16-le", "replace").strip("\x00")
+    if isinstance(value, bytes) and value[:8] in _CHARACTER_CODES:
+        return value[8:].decode(_CHARACTER_CODES[value[:8]], "replace").strip("\x00")
+    return _text(value)
+
+
+def _text(value: str | bytes) -> str:
+    return (value.decode("utf-8", "replace") if isinstance(value, bytes) else value).strip("\x00 \r\n\t")
+
+
+def _name(name: object) -> str:
+    """Return a field's name where it is a plain short word; strangers write it too."""
+    text = str(name)
+    return text if re.fullmatch(r"[A-Za-z][A-Za-z0-9 _:-]{0,30}", text) else "note"

@@ -1,0 +1,276 @@
+"""The ways in which a content block can carry a picture, resolved to where its data is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from langchain_vlmguard.content.images import (
+    ImageLimits,
+    decode_base64,
+    holds_picture,
+    may_be_picture,
+    parts_of,
+    picture_bytes,
+)
+from langchain_vlmguard.errors import UnreadableContentError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+Encoded = str | bytes | Image.Image
+"""Base64 text, bytes, or a picture object."""
+
+
+@dataclass(frozen=True)
+class Inline:
+    """A picture whose data came with the message."""
+
+    data: Encoded
+
+
+@dataclass(frozen=True)
+class Address:
+    """A picture that lies elsewhere."""
+
+    url: str
+
+
+@dataclass(frozen=True)
+class Words:
+    """A block that turned out to be text."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A block that holds other blocks."""
+
+    blocks: list[Any]
+
+
+Spelled = Inline | Address | Words | Parts
+
+_WORD = re.compile(r"[a-z][a-z0-9_-]{0,39}")
+_MIME = re.compile(r"[a-z]+/[a-z0-9.+-]{1,60}")
+
+PICTURES = frozenset({"image", "image_url", "input_image", "computer_screenshot", "image_generation_call"})
+"""Block types that are pictures whatever type of data they declare."""
+
+FILES = frozenset({"file", "input_file", "media", "resource", "inline_data", "document"})
+"""Block types that are pictures when what they hold is one."""
+
+NESTED = frozenset({"tool_result", "list"})
+"""Block types whose content is blocks again."""
+
+_CONTAINERS = ("source", "image", "file", "resource", "inline_data", "inlineData", "document")
+_ENCODED = ("base64", "data", "bytes", "blob", "result")
+_ADDRESSES = ("url", "image_url", "imageUrl", "file_data", "image")
+_POINTERS = ("file_id", "fileId", "path", "file_uri", "fileUri", "fileData", "s3Location", "file_name", "image_file")
+_MIME_KEYS = ("mime_type", "mimeType", "media_type", "mediaType")
+_UNTYPED = {"inline_data": "inline_data", "inlineData": "inline_data", "image": "image", "document": "document"}
+"""Blocks of Google and Bedrock have no type; a single key says what they are."""
+
+_DEEPEST = 4
+
+
+def kind_of(block: object) -> str:
+    """Name a block's type; what strangers write there is repeated only where it is a plain word."""
+    if isinstance(block, list | tuple):
+        return "list"
+    if not isinstance(block, Mapping):
+        return type(block).__name__
+    if "type" not in block:
+        found = [name for key, name in _UNTYPED.items() if key in block]
+        return found[0] if len(found) == 1 else "unknown"
+    kind = block["type"]
+    return kind if isinstance(kind, str) and _WORD.fullmatch(kind) else "unknown"
+
+
+def resolve(block: Any) -> Spelled | None:
+    """Say where a block's picture is, or what else it holds; `None` for a block that has no picture by its type.
+
+    Raises:
+        UnreadableContentError: The block is of a picture's type and its picture cannot be had, or is there more than once.
+    """
+    kind = kind_of(block)
+    if kind in NESTED:
+        return Parts(_nested(block))
+    if kind == "text-plain" or (kind == "resource" and "text" in _held(block)):
+        return Words(_plain_text(_held(block)))
+    if kind not in PICTURES | FILES:
+        return None
+    if kind in FILES:
+        _check_declared(block, kind)
+    found = list(_candidates(block, 0))
+    if len(found) > 1:
+        msg = "the block carries its picture more than once: which one a model sees is anybody's guess"
+        raise UnreadableContentError(msg)
+    if not found:
+        msg = "it holds no picture data: send base64 or a data URI"
+        raise UnreadableContentError(msg)
+    return found[0]()
+
+
+def picture_data(data: Encoded, limits: ImageLimits) -> bytes:
+    """Return the bytes of a picture that came with a message.
+
+    Raises:
+        UnreadableContentError: They cannot be had, or are over a limit.
+    """
+    if isinstance(data, Image.Image):
+        return picture_bytes(data, limits)
+    return data if isinstance(data, bytes) else decode_base64(data, limits)
+
+
+def loose_pictures(value: object, *, most_parts: int = 200_000) -> Iterator[Spelled]:
+    """Yield every picture in a value that is no message content, such as a tool's artifact.
+
+    Raises:
+        UnreadableContentError: Something looks like a picture and cannot be read, or the value is too large to search.
+    """
+    waiting: list[object] = [value]
+    for _ in range(most_parts):
+        if not waiting:
+            return
+        one = waiting.pop()
+        if isinstance(one, Mapping) and kind_of(one) in PICTURES | FILES and holds_picture(one):
+            found = resolve(one)
+            yield from (found,) if isinstance(found, Inline | Address) else ()
+        elif isinstance(one, Mapping) and may_be_picture(one) and "type" not in one:
+            found = resolve({**one, "type": "file"})
+            yield from (found,) if isinstance(found, Inline | Address) else ()
+        elif may_be_picture(one):
+            yield _encoded(one)()
+        else:
+            waiting += parts_of(one)
+    if waiting:
+        msg = "it is too large to be searched for pictures"
+        raise UnreadableContentError(msg)
+
+
+def _held(block: Any) -> Mapping[str, Any]:
+    inner = block.get("resource")
+    return inner if isinstance(inner, Mapping) else block
+
+
+def _nested(block: Any) -> list[Any]:
+    content = block.get("content", []) if isinstance(block, Mapping) else list(block)
+    if isinstance(content, str):
+        return [content]
+    if not isinstance(content, list | tuple):
+        msg = "its content is neither text nor a list of blocks"
+        raise UnreadableContentError(msg)
+    return list(content)
+
+
+def _plain_text(block: Mapping[str, Any]) -> str:
+    others = {key: value for key, value in block.items() if key != "text"}
+    if not isinstance(block.get("text"), str) or any(key in others for key in (*_ENCODED, "url", "file_id")):
+        msg = "only plain text that came as text is read: send its words"
+        raise UnreadableContentError(msg)
+    return str(block["text"])
+
+
+def _check_declared(block: Mapping[str, Any], kind: str) -> None:
+    """Refuse files of another declared type; one that declares nothing is told by its content."""
+    for holder in (block, *(block.get(key) for key in _CONTAINERS)):
+        if not isinstance(holder, Mapping):
+            continue
+        declared = [str(holder[key]).lower() for key in _MIME_KEYS if holder.get(key)]
+        declared += [_uri_type(holder.get(key)) for key in _ADDRESSES if _is_data_uri(holder.get(key))]
+        for mime in declared:
+            if not mime.startswith("image/"):
+                shown = mime if _MIME.fullmatch(mime) else "another type"
+                msg = f"blocks of type {kind!r} are read only when they hold a picture, not {shown}"
+                raise UnreadableContentError(msg)
+
+
+def _candidates(block: Mapping[str, Any], depth: int) -> Iterator[Callable[[], Spelled]]:
+    """Yield a resolver for every place in a block where picture data, or a pointer to it, stands."""
+    if depth > _DEEPEST:
+        msg = "its parts are nested too deep"
+        raise UnreadableContentError(msg)
+    for key, value in block.items():
+        if value is None:
+            continue
+        if key in _CONTAINERS and isinstance(value, Mapping):
+            yield from _candidates(value, depth + 1)
+        elif key in ("image_url", "imageUrl") and isinstance(value, Mapping):
+            yield _address(value.get("url"))
+        elif key in _ENCODED or (key == "source" and isinstance(value, str | bytes)):
+            yield _encoded(value)
+        elif key in _ADDRESSES:
+            yield _address(value)
+        elif key in _POINTERS and not _is_name_beside(key, block):
+            yield _pointer(str(key))
+        elif holds_picture(value):
+            yield _unknown_place
+
+
+def _unknown_place() -> Spelled:
+    msg = "its picture stands where no model looks for one: send base64 or a data URI"
+    raise UnreadableContentError(msg)
+
+
+def _is_name_beside(key: str, block: Mapping[str, Any]) -> bool:
+    return key == "file_name" and any(other in block for other in (*_ENCODED, *_ADDRESSES))
+
+
+def _encoded(value: Any) -> Callable[[], Spelled]:
+    def read() -> Spelled:
+        if isinstance(value, bytearray | memoryview):
+            return Inline(bytes(value))
+        if isinstance(value, bytes | Image.Image):
+            return Inline(value)
+        if not isinstance(value, str):
+            msg = "its picture data is not text"
+            raise UnreadableContentError(msg)
+        return _from_uri(value) if _is_data_uri(value) else Inline(value)
+
+    return read
+
+
+def _address(value: Any) -> Callable[[], Spelled]:
+    def read() -> Spelled:
+        if not isinstance(value, str):
+            if isinstance(value, bytes | bytearray | memoryview | Image.Image):
+                return _encoded(value)()
+            msg = "its address is not text"
+            raise UnreadableContentError(msg)
+        if _is_data_uri(value):
+            return _from_uri(value)
+        if may_be_picture(value):
+            return Inline(value)
+        return Address(value.strip())
+
+    return read
+
+
+def _pointer(key: str) -> Callable[[], Spelled]:
+    def read() -> Spelled:
+        msg = f"its {key!r} points to something that was not sent: send base64 or a data URI"
+        raise UnreadableContentError(msg)
+
+    return read
+
+
+def _is_data_uri(value: object) -> bool:
+    return isinstance(value, str) and value[:200].lstrip()[:5].lower() == "data:"
+
+
+def _uri_type(uri: Any) -> str:
+    return str(uri).lstrip()[5:].partition(",")[0].partition(";")[0].strip().lower() or "text/plain"
+
+
+def _from_uri(uri: str) -> Inline:
+    head, comma, data = uri.partition(",")
+    if not comma or not head.rstrip().lower().endswith(";base64"):
+        msg = "its data URI is not in base64"
+        raise UnreadableContentError(msg)
+    return Inline(data)
