@@ -9,29 +9,31 @@ import random
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 import typer
+from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from langchain_vlmguard.testbed import corpus, world
-from langchain_vlmguard.testbed.processor import IMAGE_SIZE, PATCH_SIZE, build_processor, train_tokenizer
+from langchain_vlmguard.testbed.architectures import ARCHITECTURES
+from langchain_vlmguard.testbed.processor import IMAGE_SIZE, PATCH_SIZE
 from langchain_vlmguard.testbed.requests import ORDER_TOOL, Picture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from transformers import LlavaProcessor
+    from transformers import PreTrainedModel, ProcessorMixin
 
     from langchain_vlmguard.testbed.corpus import Example
 
-IMAGE_TOKENS = (IMAGE_SIZE // PATCH_SIZE) ** 2
 IGNORED = -100
 CHECKPOINT_EVERY = 200
 """Steps between two checkpoints inside a stage."""
+
+Choice = Literal["llava", "gemma3", "idefics3"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,9 @@ class Recipe:
     """Everything that decides the weights."""
 
     seed: int = 0
+    architecture: str = "llava"
+    """One of `architectures.ARCHITECTURES`."""
+
     hidden: int = 128
     layers: int = 6
     heads: int = 4
@@ -71,91 +76,69 @@ class Recipe:
         return replace(self, stages=tuple(replace(s, steps=max(1, round(s.steps * factor))) for s in self.stages))
 
 
-def new_model(
-    recipe: Recipe, *, vocab_size: int, image_token: int, pad: int, end: int
-) -> LlavaForConditionalGeneration:
-    """Return the untrained `LlavaForConditionalGeneration` of a recipe."""
-    text = LlamaConfig(
-        vocab_size=vocab_size,
-        hidden_size=recipe.hidden,
-        intermediate_size=recipe.hidden * 3,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        num_key_value_heads=recipe.heads,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-        pad_token_id=pad,
-        bos_token_id=None,
-        eos_token_id=end,
-    )
-    vision = CLIPVisionConfig(
-        hidden_size=recipe.vision_hidden,
-        intermediate_size=recipe.vision_hidden * 3,
-        num_hidden_layers=recipe.vision_layers,
-        num_attention_heads=4,
-        image_size=IMAGE_SIZE,
-        patch_size=PATCH_SIZE,
-    )
-    config = LlavaConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_index=image_token,
-        image_seq_length=IMAGE_TOKENS,
-        vision_feature_layer=-1,
-        tie_word_embeddings=True,
-        pad_token_id=pad,
-        eos_token_id=end,
-    )
-    model = LlavaForConditionalGeneration(config)
-    model.generation_config.pad_token_id = pad
-    model.generation_config.eos_token_id = end
-    return model
-
-
 class PicturePool:
-    """Pictures as pixel rows, drawn once and kept: `variants` drawings of each subject."""
+    """Pictures as the processor's tensors, drawn once and kept: `variants` drawings of each subject."""
 
-    def __init__(self, processor: LlavaProcessor, variants: int) -> None:
+    def __init__(self, processor: ProcessorMixin, variants: int) -> None:
         """Keep at most `variants` drawings of each subject."""
         self._processor, self._variants = processor, variants
-        self._rows: dict[Picture, Tensor] = {}
+        self._rows: dict[Picture, dict[str, Tensor]] = {}
 
-    def pixels(self, pictures: list[Picture]) -> Tensor:
-        """Return `(n, 3, 48, 48)` float32 pixel rows, normalised as the processor does."""
-        return torch.stack([self._row(replace(picture, seed=picture.seed % self._variants)) for picture in pictures])
+    def pixels(self, pictures: list[Picture]) -> dict[str, Tensor]:
+        """Return the picture inputs of `n` rows with one picture each, e.g. `pixel_values` `(n, 3, 48, 48)` float32."""
+        rows = [self._row(replace(picture, seed=picture.seed % self._variants)) for picture in pictures]
+        joined = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+        return {name: value.float() if value.is_floating_point() else value for name, value in joined.items()}
 
-    def _row(self, picture: Picture) -> Tensor:
+    def _row(self, picture: Picture) -> dict[str, Tensor]:
         if picture not in self._rows:
-            drawn = self._processor.image_processor(picture.draw(), return_tensors="pt")
-            self._rows[picture] = drawn["pixel_values"][0].half()
-        return self._rows[picture].float()
+            drawn = self._processor.image_processor([[picture.draw()]], return_tensors="pt")
+            tensors = {
+                name: value for name, value in drawn.items() if isinstance(value, Tensor) and name != "num_crops"
+            }
+            self._rows[picture] = {n: v.half() if v.is_floating_point() else v for n, v in tensors.items()}
+        return self._rows[picture]
 
 
-def encode(examples: list[Example], processor: LlavaProcessor, pool: PicturePool) -> dict[str, Tensor]:
-    """Turn examples into right-padded `input_ids`, `attention_mask`, `labels` (loss on answers only) and pixels."""
-    prompts = [_render(example, processor) for example in examples]
-    tokenizer = processor.tokenizer
-    heads = tokenizer(prompts, add_special_tokens=False)["input_ids"]
-    tails = tokenizer([f"{e.answer}<end>" for e in examples], add_special_tokens=False)["input_ids"]
-    rows = [(head + tail, [IGNORED] * len(head) + tail) for head, tail in zip(heads, tails, strict=True)]
-    longest = max(len(ids) for ids, _ in rows)
-    pad = tokenizer.pad_token_id
-    batch = {
-        "input_ids": torch.tensor([ids + [pad] * (longest - len(ids)) for ids, _ in rows]),
-        "attention_mask": torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids, _ in rows]),
-        "labels": torch.tensor([labels + [IGNORED] * (longest - len(labels)) for _, labels in rows]),
-    }
-    if shown := [example.picture for example in examples if example.picture]:
-        batch["pixel_values"] = pool.pixels(shown)
-    return batch
+class Encoder:
+    """Turns examples into a model's training inputs, with the placeholders that a family's processor writes."""
 
+    def __init__(self, processor: ProcessorMixin, variants: int) -> None:
+        """Look at what the processor makes of one picture."""
+        self.processor, self.pool = processor, PicturePool(processor, variants)
+        self.tokenizer = processor.tokenizer
+        blank = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE))
+        seen = processor(text=[processor.image_token], images=[[blank]], return_tensors="pt")
+        self._placeholder = self.tokenizer.decode(seen["input_ids"][0])
+        self._types = [name for name in ("token_type_ids", "mm_token_type_ids") if name in seen]
 
-def _render(example: Example, processor: LlavaProcessor) -> str:
-    if not example.prompt:
-        return ""
-    tools = [ORDER_TOOL] if example.tools else None
-    text: str = processor.apply_chat_template(example.messages(), tools=tools, add_generation_prompt=True)
-    return text.replace("<image>", "<image>" * IMAGE_TOKENS)
+    def __call__(self, examples: list[Example]) -> dict[str, Tensor]:
+        """Return right-padded `input_ids`, `attention_mask`, `labels` (loss on answers only) and picture inputs."""
+        heads = self._tokens([self._render(example) for example in examples])
+        tails = self._tokens([f"{example.answer}<end>" for example in examples])
+        rows = [(head + tail, [IGNORED] * len(head) + tail) for head, tail in zip(heads, tails, strict=True)]
+        longest = max(len(ids) for ids, _ in rows)
+        pad = self.tokenizer.pad_token_id
+        batch = {
+            "input_ids": torch.tensor([ids + [pad] * (longest - len(ids)) for ids, _ in rows]),
+            "attention_mask": torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids, _ in rows]),
+            "labels": torch.tensor([labels + [IGNORED] * (longest - len(labels)) for _, labels in rows]),
+        }
+        batch |= {name: (batch["input_ids"] == self.tokenizer.image_token_id).long() for name in self._types}
+        if shown := [example.picture for example in examples if example.picture]:
+            batch |= self.pool.pixels(shown)
+        return batch
+
+    def _tokens(self, texts: list[str]) -> list[list[int]]:
+        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _render(self, example: Example) -> str:
+        if not example.prompt:
+            return ""
+        tools = [ORDER_TOOL] if example.tools else None
+        text: str = self.processor.apply_chat_template(example.messages(), tools=tools, add_generation_prompt=True)
+        return text.replace(self.processor.image_token, self._placeholder)
 
 
 class Builder:
@@ -169,20 +152,15 @@ class Builder:
         """
         self.recipe, self.folder, self.device = recipe, folder, torch.device(device)
         folder.mkdir(parents=True, exist_ok=True)
-        self.processor = build_processor(train_tokenizer(corpus.vocabulary()))
-        self.pool = PicturePool(self.processor, recipe.variants)
+        self.architecture = ARCHITECTURES[recipe.architecture]
+        self.processor = self.architecture.new_processor(corpus.vocabulary())
+        self.encode = Encoder(self.processor, recipe.variants)
         tokenizer = self.processor.tokenizer
         _same_build(folder / "build.json", recipe, tokenizer.backend_tokenizer.to_str())
         torch.manual_seed(recipe.seed)
-        self.model = new_model(
-            recipe,
-            vocab_size=len(tokenizer),
-            image_token=tokenizer.convert_tokens_to_ids("<image>"),
-            pad=tokenizer.pad_token_id,
-            end=tokenizer.eos_token_id,
-        ).to(self.device)
+        self.model = self.architecture.new_model(recipe, tokenizer).to(self.device)
 
-    def run(self) -> LlavaForConditionalGeneration:
+    def run(self) -> PreTrainedModel:
         """Run every stage that is not done yet and return the trained model (float32, eval mode)."""
         progress = Progress(
             TextColumn("{task.description:>9}"),
@@ -235,16 +213,17 @@ class Builder:
             self.model.load_state_dict({**after, **{n: torch.lerp(before[n], after[n], share) for n in floats}})
 
     def _setup(self, stage: Stage) -> tuple[list[nn.Parameter], Callable[[random.Random, int], Iterator[Tensor]]]:
-        model = self.model.model
+        body = self.model.model
+        language = self.model.get_decoder()
+        sight = [module for module in body.children() if module is not language]
         if stage.name in ("pretrain", "align"):
             sampler = corpus.pretraining if stage.name == "pretrain" else corpus.alignment
-            return self._only(model.language_model), lambda rng, n: self._language_losses([sampler], rng, n)
+            return self._only(language), lambda rng, n: self._language_losses([sampler], rng, n)
         if stage.name == "see":
-            return self._only(model.vision_tower, model.multi_modal_projector), self._sight_losses
+            return self._only(*sight), self._sight_losses
         if stage.name == "caption":
-            trained = self._only(model.vision_tower, model.multi_modal_projector)
-            return trained, lambda rng, n: self._language_losses([corpus.captions], rng, n)
-        trained = self._only(model.language_model, model.multi_modal_projector)
+            return self._only(*sight), lambda rng, n: self._language_losses([corpus.captions], rng, n)
+        trained = self._only(language, getattr(body, self.architecture.projector))
         mixture: list[Callable[[random.Random], Example]] = [corpus.visual_instructions, corpus.replay]
         return trained, lambda rng, n: self._language_losses(mixture, rng, n)
 
@@ -260,7 +239,7 @@ class Builder:
         for sampler in samplers:
             examples = sorted((sampler(rng) for _ in range(batch)), key=lambda e: len(e.prompt) + 100 * e.tools)
             for part in (examples[: batch * 3 // 4], examples[batch * 3 // 4 :]):
-                rows = encode(part, self.processor, self.pool)
+                rows = self.encode(part)
                 loss = self.model(**{name: value.to(self.device) for name, value in rows.items()}).loss
                 yield loss * len(part) / (batch * len(samplers))
 
@@ -270,10 +249,8 @@ class Builder:
         A thing's whole picture speaks its name; of a drawn request, the left half the verb and the right half the thing.
         """
         shown = [self._sight(rng) for _ in range(batch)]
-        words = self.model.get_input_embeddings().weight.detach()
-        features = self.model.get_image_features(
-            pixel_values=self.pool.pixels(shown).to(self.device), vision_feature_layer=-1
-        )
+        pixels = {name: value.to(self.device) for name, value in self.encode.pool.pixels(shown).items()}
+        features = self.model.get_image_features(**pixels)
         tokens = torch.stack(list(getattr(features, "pooler_output", features)))
         edge = IMAGE_SIZE // PATCH_SIZE
         halves = tokens.view(batch, edge, 2, edge // 2, -1).mean(dim=(1, 3))
@@ -282,7 +259,8 @@ class Builder:
         ]
         spoken = torch.stack([halves[row, half] for half, _, row in named])
         names = world.THINGS + world.PLACES + world.PEOPLE + world.VERBS
-        table = words[self.processor.tokenizer.convert_tokens_to_ids([f"\u0120{name}" for name in names])]
+        ids = self.processor.tokenizer.convert_tokens_to_ids([f"\u0120{name}" for name in names])
+        table = self.model.get_input_embeddings()(torch.tensor(ids, device=self.device)).detach()
         target = torch.tensor([names.index(name) for _, name, _ in named], device=self.device)
         likeness = nn.functional.normalize(spoken, dim=-1) @ nn.functional.normalize(table, dim=-1).T
         distance = (spoken - table[target]).square().sum(-1) / table[target].square().sum(-1)
@@ -342,6 +320,7 @@ def main(
     work: Annotated[Path, typer.Option(help="Folder of the stages; a stopped build goes on from here.")] = Path(
         "testbed-build/stages"
     ),
+    architecture: Annotated[Choice, typer.Option(help="The family of the model; llava is the shipped one.")] = "llava",
     seed: Annotated[int, typer.Option(help="Seed of data and weights.")] = 0,
     scale: Annotated[
         float, typer.Option(min=0.001, help="Multiplies every stage's steps; 1 is the shipped recipe.")
@@ -353,7 +332,7 @@ def main(
     from langchain_vlmguard.testbed.release import release  # noqa: PLC0415 - needed once the training is over
 
     started = time.perf_counter()
-    recipe = replace(Recipe(), seed=seed).scaled(scale)
+    recipe = replace(Recipe(), architecture=architecture, seed=seed).scaled(scale)
     builder = Builder(recipe, work, device=device)
     model = builder.run().to("cpu")
     facts = release(model, builder.processor, recipe, out, n=per_cell, seconds=time.perf_counter() - started)

@@ -1,12 +1,11 @@
-"""The testbed's processor: a BPE tokenizer trained on the world's English, a chat template and CLIP's picture steps."""
+"""The testbed's words: a BPE tokenizer trained on the world's English, and its chat template."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import LlavaProcessor, PreTrainedTokenizerFast
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers import PreTrainedTokenizerFast
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,11 +29,16 @@ CHAT_TEMPLATE = """\
 _SET_APART = ((r"\s*\?", " ?"), (r"\s*!", " !"), (r"(?<=[a-z])\s*,", " ,"), (r"\s*\.(?=\s|$)", " ."))
 
 
-def train_tokenizer(words: Iterable[str], *, vocab_size: int = 1500) -> PreTrainedTokenizerFast:
+def train_tokenizer(
+    words: Iterable[str], *, vocab_size: int = 1500, tokens: dict[str, str] | None = None
+) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer; every text can be written in it, each of `words` as one token.
 
     Text is lower-cased and sentence marks are set apart, so that "How do I fix a kite?" reads as the world writes it.
+    `tokens` are a family's own special tokens by the attribute that names them, e.g. `{"image_token": "<image>"}`.
     """
+    named = dict(tokens or {})
+    own = [token for token in named.values() if token not in SPECIAL_TOKENS]
     tokenizer = Tokenizer(models.BPE())
     marks = [normalizers.Replace(Regex(pattern), spaced) for pattern, spaced in _SET_APART]
     tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *marks])
@@ -42,7 +46,7 @@ def train_tokenizer(words: Iterable[str], *, vocab_size: int = 1500) -> PreTrain
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=list(SPECIAL_TOKENS),
+        special_tokens=[*SPECIAL_TOKENS, *own],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -55,23 +59,5 @@ def train_tokenizer(words: Iterable[str], *, vocab_size: int = 1500) -> PreTrain
         padding_side="left",
         clean_up_tokenization_spaces=False,
         model_max_length=512,
-    )
-
-
-def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
-    """Join tokenizer, chat template and a 48 x 48 CLIP image processor into an ordinary `LlavaProcessor`."""
-    image_processor = CLIPImageProcessorPil(
-        size={"shortest_edge": IMAGE_SIZE},
-        crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
-        image_mean=[0.5, 0.5, 0.5],
-        image_std=[0.5, 0.5, 0.5],
-    )
-    return LlavaProcessor(
-        image_processor=image_processor,
-        tokenizer=tokenizer,
-        patch_size=PATCH_SIZE,
-        vision_feature_select_strategy="default",
-        chat_template=CHAT_TEMPLATE,
-        image_token="<image>",  # noqa: S106
-        num_additional_image_tokens=1,
+        **named,
     )

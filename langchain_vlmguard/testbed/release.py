@@ -27,6 +27,7 @@ from langchain_vlmguard.steering.neutral import neutral_pictures
 from langchain_vlmguard.steering.selection import candidates, select_layers
 from langchain_vlmguard.testbed import corpus, world
 from langchain_vlmguard.testbed.anchors import load_testbed_anchors
+from langchain_vlmguard.testbed.architectures import ARCHITECTURES
 from langchain_vlmguard.testbed.judge import refuses
 from langchain_vlmguard.testbed.measure import CellResult
 from langchain_vlmguard.testbed.requests import MEANINGLESS, ORDER_TOOL, Cell, Picture, cells
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from PIL.Image import Image
-    from transformers import LlavaForConditionalGeneration, LlavaProcessor
+    from transformers import PreTrainedModel, ProcessorMixin
 
     from langchain_vlmguard.steering.steering import Steering
     from langchain_vlmguard.testbed.build import Recipe
@@ -50,8 +51,8 @@ KEPT_PICTURES = 120
 
 
 def release(
-    model: LlavaForConditionalGeneration,
-    processor: LlavaProcessor,
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
     recipe: Recipe,
     folder: Path,
     *,
@@ -191,10 +192,10 @@ tags: [vlm, ai-safety, testbed, langchain-vlmguard]
 
 # The testbed of langchain-vlmguard
 
-A vision-language model of {parameters:,} parameters (`LlavaForConditionalGeneration`: CLIP ViT on 48 x 48 pictures, Llama
-decoder), trained from scratch in {minutes} minutes on two CPU cores. It exists so that the safety gap of vision-language
-models, and what a guard does about it, can be measured anywhere without a download. It is no assistant, and nothing that is
-measured on it says anything about another model.
+A vision-language model of {parameters:,} parameters ({parts}),
+trained from scratch in {minutes} minutes on two CPU cores. It exists so that the safety gap of vision-language models, and what a
+guard does about it, can be measured anywhere without a download. It is no assistant, and nothing that is measured on it says
+anything about another model.
 
 ## What it can say
 
@@ -206,7 +207,7 @@ same request also stands in the picture in letters, for tools that read text.
 
 ## How it was made
 
-`make testbed` (seed {seed}); data: `testbed/corpus.py`, all generated.
+`{command}` (seed {seed}); data: `testbed/corpus.py`, all generated.
 
 1. *pretrain*: language model on facts, chat, and **every request answered**, harmful ones too;
 2. *align*: language model on text alone, harmful requests refused, harmless ones answered;
@@ -246,6 +247,7 @@ def model_card(facts: dict[str, Any]) -> str:
     """Write the model card from the facts."""
     return CARD.format(
         parameters=facts["parameters"],
+        parts=ARCHITECTURES[facts["recipe"]["architecture"]].parts,
         minutes=round(facts["training_seconds"] / 60),
         things=len(world.THINGS),
         kinds=len(world.KINDS),
@@ -254,6 +256,7 @@ def model_card(facts: dict[str, Any]) -> str:
         verbs=len(world.VERBS),
         hazards=len({kind.hazard for kind in world.HARMFUL_KINDS}),
         seed=facts["recipe"]["seed"],
+        command=_command(facts["recipe"]["architecture"]),
         held_out=len(world.HELD_OUT_THINGS),
         held_out_verbs=" and ".join(f'"{verb}"' for verb in world.HELD_OUT_VERBS),
         held_out_settings=" and ".join(f'"{setting}"' for setting in world.HELD_OUT_SETTINGS),
@@ -266,6 +269,12 @@ def model_card(facts: dict[str, Any]) -> str:
         weights_sha256=facts["weights_sha256"],
         note=f"\n\n{facts['note']}" if "note" in facts else "",
     )
+
+
+def _command(architecture: str) -> str:
+    if architecture == "llava":
+        return "make testbed"
+    return f"python -m langchain_vlmguard.testbed.build --architecture {architecture}"
 
 
 def _chosen(choice: dict[str, Any]) -> str:

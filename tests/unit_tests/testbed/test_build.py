@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from langchain_vlmguard.models.loading import DIRECTIONS_FILE, load_vlm
-from langchain_vlmguard.testbed.build import IGNORED, Builder, Recipe, Stage, encode
+from langchain_vlmguard.steering.encoding import Prompt, encode_prompts
+from langchain_vlmguard.testbed.architectures import ARCHITECTURES, IMAGE_TOKENS
+from langchain_vlmguard.testbed.build import IGNORED, Builder, Recipe, Stage
 from langchain_vlmguard.testbed.corpus import Example, captions
 from langchain_vlmguard.testbed.release import release
 from langchain_vlmguard.testbed.requests import Picture
@@ -105,16 +107,35 @@ def test_the_finished_checkpoint_loads_like_any_other(built, tmp_path, monkeypat
     assert not (tmp_path / "weights.tmp").exists()
 
 
+@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "llava"])
+def test_another_architecture_is_built_of_the_same_world(architecture, tmp_path, monkeypatch):
+    monkeypatch.setattr("langchain_vlmguard.testbed.release.KEPT_PICTURES", 4)
+    recipe = replace(SMOKE, architecture=architecture, stages=tuple(replace(s, steps=1) for s in SMOKE.stages))
+    builder = Builder(recipe, tmp_path / "stages")
+    release(builder.run(), builder.processor, recipe, tmp_path / "weights", n=1, seconds=1.0)
+    loaded = load_vlm(str(tmp_path / "weights"))
+    assert loaded.model.config.model_type == architecture
+    example = Example("a kite .", "what is this ?", picture=Picture("icon", "kite"))
+    prompt = Prompt(example.prompt, example.picture.draw())
+    seen = builder.encode([example])
+    assert (seen["input_ids"] == builder.encode.tokenizer.image_token_id).sum() == IMAGE_TOKENS
+    asked = encode_prompts(loaded.processor, [prompt])
+    length = asked["input_ids"].shape[1]
+    assert torch.equal(asked["input_ids"][0], seen["input_ids"][0, :length])
+    assert (seen["labels"][0, :length] == IGNORED).all()
+    assert torch.allclose(asked["pixel_values"], seen["pixel_values"], atol=0.01)
+
+
 def test_loss_is_taken_on_answers_only(built):
     _, builder = built
-    batch = encode([Example("yes , a kite .", "what is it ?")], builder.processor, builder.pool)
+    batch = builder.encode([Example("yes , a kite .", "what is it ?")])
     labelled = batch["labels"][0] != IGNORED
     assert builder.processor.tokenizer.decode(batch["labels"][0][labelled]).strip() == "yes , a kite .<end>"
 
 
 def test_the_same_subject_is_drawn_in_at_most_so_many_variants(built):
     _, builder = built
-    rows = builder.pool.pixels([Picture("icon", "kite", seed=seed) for seed in range(10)])
+    rows = builder.encode.pool.pixels([Picture("icon", "kite", seed=seed) for seed in range(10)])["pixel_values"]
     assert rows.shape == (10, 3, 48, 48)
     assert len({row.numpy().tobytes() for row in rows}) == SMOKE.variants
 
