@@ -20,6 +20,7 @@ from langgraph.graph.message import add_messages
 from langgraph.runtime import get_runtime
 from langgraph.types import interrupt
 
+from langchain_vlmguard.content.fetch import PictureFetcher
 from langchain_vlmguard.content.images import ImageLimits
 from langchain_vlmguard.content.messages import ReadLimits, Turn, blocks_of, read_turn
 from langchain_vlmguard.errors import RewriteError
@@ -67,7 +68,11 @@ class GuardContext(TypedDict, total=False):
 
 
 def create_vlm_guard(
-    model: Runnable[Any, Any], rewriter: Runnable[Any, Rewrite] | None = None, *, policy: GuardPolicy | None = None
+    model: Runnable[Any, Any],
+    rewriter: Runnable[Any, Rewrite] | None = None,
+    *,
+    policy: GuardPolicy | None = None,
+    fetcher: PictureFetcher | None = None,
 ) -> StateGraph[VLMGuardState, GuardContext, GuardInput, GuardOutput]:
     """Build the guard graph around a chat model.
 
@@ -75,6 +80,7 @@ def create_vlm_guard(
         model: The model that answers: a steered VLM, or any other chat model (with tools bound, if it has some).
         rewriter: Reasons over each turn and rewrites its prompt; without one, prompts go to the model as they are.
         policy: Thresholds and actions; `context={"policy": ...}` replaces it for one run.
+        fetcher: How pictures are fetched by address, where the policy lists `image_hosts`: seconds, redirects, authorities.
 
     Returns:
         The graph, not compiled: the caller picks checkpointer, cache and store. Review needs a checkpointer.
@@ -94,7 +100,7 @@ def create_vlm_guard(
         if not isinstance(given, Runnable) and (given is not None or name == "model"):
             msg = f"the {name} must be a LangChain Runnable such as a chat model, not {type(given).__name__}"
             raise TypeError(msg)
-    nodes = _Nodes(model, rewriter, policy or GuardPolicy())
+    nodes = _Nodes(model, rewriter, policy or GuardPolicy(), fetcher or PictureFetcher())
     graph = StateGraph(VLMGuardState, context_schema=GuardContext, input_schema=GuardInput, output_schema=GuardOutput)
     graph.add_node("inspect", nodes.inspect)
     graph.add_node("rewrite", RunnableLambda(nodes.rewrite, afunc=nodes.arewrite))
@@ -110,7 +116,7 @@ def create_vlm_guard(
     return graph
 
 
-def _limits(policy: GuardPolicy) -> ReadLimits:
+def _limits(policy: GuardPolicy, fetcher: PictureFetcher) -> ReadLimits:
     image = ImageLimits(
         max_bytes=policy.max_image_bytes,
         max_pixels=policy.max_pixels,
@@ -119,7 +125,13 @@ def _limits(policy: GuardPolicy) -> ReadLimits:
         frames=policy.frames,
         heif=policy.heif,
     )
-    return ReadLimits(image, max_images=policy.max_images, max_text_chars=policy.max_text_chars)
+    return ReadLimits(
+        image,
+        max_images=policy.max_images,
+        max_text_chars=policy.max_text_chars,
+        hosts=policy.image_hosts,
+        fetcher=fetcher,
+    )
 
 
 def _next_step(state: VLMGuardState) -> Literal["answer", "refuse", "review"]:
@@ -137,6 +149,7 @@ class _Nodes:
     model: Runnable[Any, Any]
     rewriter: Runnable[Any, Rewrite] | None
     default_policy: GuardPolicy
+    fetcher: PictureFetcher
 
     @property
     def policy(self) -> GuardPolicy:
@@ -155,7 +168,7 @@ class _Nodes:
             draft["reason"] = f"A part of the request could not be read: {first.where}, {first.reason}."
         elif not any(isinstance(message, HumanMessage | ToolMessage) for message in turn.current):
             draft["action"], draft["reason"] = "refuse", "There is no new message since the last answer."
-        return {"draft": _timed(draft, "inspect", started), "verdict": {}}
+        return {"draft": _timed(draft, "inspect", started), "verdict": {}, **_kept(state, turn)}
 
     def rewrite(self, state: VLMGuardState) -> dict[str, Any]:
         """Ask the rewriter, where there is one and the turn is still open."""
@@ -209,7 +222,7 @@ class _Nodes:
 
     def _turn(self, state: VLMGuardState) -> Turn:
         policy = self.policy
-        return read_turn(state["messages"], _limits(policy))
+        return read_turn(state["messages"], _limits(policy, self.fetcher))
 
     def _rewriting(self, state: VLMGuardState) -> _RewriteCall | None:
         if self.rewriter is None or self.policy.rewrite == "never" or state["draft"]["action"] != "allow":
@@ -391,6 +404,12 @@ def _without_streams(callbacks: Any) -> Any:
 
 def _feeds_stream(handler: object) -> bool:
     return hasattr(handler, "tap_output_iter")
+
+
+def _kept(state: VLMGuardState, turn: Turn) -> dict[str, Any]:
+    """Return what keeps fetched pictures in the state: an address may lead to another picture the next time."""
+    changed = [state["messages"][at].model_copy(update={"content": content}) for at, content in turn.fetched.items()]
+    return {"messages": changed} if changed else {}
 
 
 def _timed(draft: dict[str, Any], stage: str, started: float) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from langchain_vlmguard.verdict import Action, HazardId, Risk, Severity
 
@@ -15,6 +15,14 @@ if TYPE_CHECKING:
 
 SEVEREST: tuple[Action, ...] = ("allow", "rewrite", "review", "refuse")
 """Actions from the mildest to the severest."""
+
+ImageHost = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(:[0-9]{1,5})?$", to_lower=True, max_length=253
+    ),
+]
+"""A host's name, with `*.` for its subdomains and with a port where it is not 443."""
 
 
 class GuardPolicy(BaseModel):
@@ -51,6 +59,10 @@ class GuardPolicy(BaseModel):
 
     rewrite: Literal["always", "never"] = "always"
     """Whether a rewriter that is there is used."""
+
+    image_hosts: frozenset[ImageHost] = frozenset()
+    """Hosts from which pictures are fetched by address, over https: `"img.example.com"`, `"*.example.com"` for subdomains,
+    `"img.example.com:8443"` for another port. Addresses are refused when it is empty."""
 
     max_images: int = Field(default=8, ge=0)
     max_image_bytes: int = Field(default=10_000_000, gt=0)
@@ -93,8 +105,8 @@ class GuardPolicy(BaseModel):
     def hash(self) -> str:
         """First 16 hex digits of the SHA-256 of the policy's canonical JSON."""
         plain = self.model_dump(mode="json")
-        if plain["enabled_hazards"] is not None:
-            plain["enabled_hazards"] = sorted(plain["enabled_hazards"])
+        for name in ("enabled_hazards", "image_hosts"):
+            plain[name] = None if plain[name] is None else sorted(plain[name])
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
     @property

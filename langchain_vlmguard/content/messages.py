@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
+from langchain_vlmguard.content.fetch import PictureFetcher
 from langchain_vlmguard.content.images import CheckedPicture, ImageLimits, check_frames, holds_picture, was_checked
 from langchain_vlmguard.content.spellings import (
     Address,
@@ -61,6 +62,11 @@ class ReadLimits:
     max_blocks: int = 2_000
     """Parts of the whole conversation."""
 
+    hosts: frozenset[str] = frozenset()
+    """Hosts from which pictures are fetched by address; none when empty."""
+
+    fetcher: PictureFetcher = field(default_factory=PictureFetcher)
+
 
 @dataclass(frozen=True)
 class TurnPicture:
@@ -93,6 +99,9 @@ class Turn:
     unjudged: tuple[Unjudged, ...]
     """The turn's parts that could not be read."""
 
+    fetched: Mapping[int, Any] = field(default_factory=dict)
+    """Content of messages, by index, with fetched pictures in place of their addresses and everything else as it came."""
+
     @property
     def current(self) -> list[BaseMessage]:
         """The turn's own messages, without what came before."""
@@ -119,7 +128,9 @@ def read_turn(messages: Sequence[BaseMessage], limits: ReadLimits | None = None)
     Parts of the current turn that cannot be read are `unjudged`. In earlier turns they were decided on before; a placeholder
     stands in for them, so that one bad picture does not end a conversation. Of earlier turns' pictures the newest
     `max_images` stay. Artifacts of tools are for the program, not for the model: their pictures are read as the turn's and
-    the artifact is left out. Blocks inside tool results stand in their message one after the other.
+    the artifact is left out. Blocks inside tool results stand in their message one after the other. Addresses are fetched
+    where the limits list their host, in the current turn's content alone; keep what was fetched (`Turn.fetched`), since the
+    address may lead to something else the next time.
 
     Args:
         messages: The conversation, oldest first.
@@ -129,7 +140,8 @@ def read_turn(messages: Sequence[BaseMessage], limits: ReadLimits | None = None)
     start = turn_start(messages)
     reader = _Reader(limits, _newest_pictures(messages[:start], limits.max_images))
     safe = [reader.message(index, message, current=index >= start) for index, message in enumerate(messages)]
-    return Turn(safe, start, tuple(reader.pictures), tuple(reader.unjudged))
+    fetched = {index: _with_fetched(messages[index].content, (index,), reader.fetched) for index, *_ in reader.fetched}
+    return Turn(safe, start, tuple(reader.pictures), tuple(reader.unjudged), fetched)
 
 
 def read_for_model(messages: Sequence[BaseMessage], limits: ReadLimits | None = None) -> list[BaseMessage]:
@@ -211,6 +223,8 @@ class _Reader:
         self.kept = kept
         self.pictures: list[TurnPicture] = []
         self.unjudged: list[Unjudged] = []
+        self.fetched: dict[tuple[int, ...], list[dict[str, Any]]] = {}
+        self._by_url: dict[str, bytes] = {}
         self._letters = 0
         self._blocks = 0
 
@@ -327,24 +341,30 @@ class _Reader:
             raise _too_many(self.limits)
         if place.current and len(self.pictures) >= self.limits.max_images:
             raise _too_many(self.limits)
-        pictures = check_frames(self._data(found), self.limits.image)
+        pictures = check_frames(self._data(place, found), self.limits.image)
         if not place.current:
             return pictures
         if len(self.pictures) + len(pictures) > self.limits.max_images:
             raise _too_many(self.limits)
         block = place.path[0] if place.path else None
         self.pictures += [TurnPicture(place.message, block, picture, place.where) for picture in pictures]
+        if isinstance(found, Address):
+            self.fetched[(place.message, *place.path)] = [picture.block() for picture in pictures]
         return pictures
 
-    def _data(self, found: Spelled) -> bytes:
+    def _data(self, place: _Place, found: Spelled) -> bytes:
         if isinstance(found, Inline):
             return picture_data(found.data, self.limits.image)
-        scheme = found.url.partition("://")[0].lower() if isinstance(found, Address) and "://" in found.url else ""
-        if scheme in ("http", "https"):
-            msg = "it is an address, and addresses are not fetched: send base64 or a data URI"
-        else:
+        url = found.url if isinstance(found, Address) else ""
+        if not url.lower().startswith(("http://", "https://")):
             msg = "it is an address or a path, and only base64 and data URIs are read: local files never are"
-        raise UnreadableContentError(msg)
+            raise UnreadableContentError(msg)
+        if not place.current or place.beside:
+            msg = "it is an address, and addresses are fetched only for the current turn's content: send base64"
+            raise UnreadableContentError(msg)
+        if url not in self._by_url:
+            self._by_url[url] = self.limits.fetcher.fetch(url, self.limits.hosts, self.limits.image.max_bytes)
+        return self._by_url[url]
 
 
 def _too_many(limits: ReadLimits) -> UnreadableContentError:
@@ -393,6 +413,21 @@ def _picture_paths(blocks: Sequence[Any], inside: tuple[int, ...]) -> Iterator[t
             yield from _picture_paths(found.blocks, (*inside, at))
         elif isinstance(found, Inline | Address):
             yield (*inside, at)
+
+
+def _with_fetched(content: Any, place: tuple[int, ...], fetched: Mapping[tuple[int, ...], list[Any]]) -> list[Any]:
+    """Return content with fetched pictures in place of their addresses, blocks in blocks included."""
+    changed: list[Any] = []
+    for at, block in enumerate(content):
+        path = (*place, at)
+        if path in fetched:
+            changed += fetched[path]
+        elif any(other[: len(path)] == path for other in fetched):
+            inner = _with_fetched(block["content"] if isinstance(block, dict) else block, path, fetched)
+            changed.append({**block, "content": inner} if isinstance(block, dict) else inner)
+        else:
+            changed.append(block)
+    return changed
 
 
 def _only_text_and_pictures(message: BaseMessage) -> BaseMessage:
