@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -13,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from langchain_vlmguard.evaluation.statistics import Share
     from langchain_vlmguard.testbed.demo import DemoResult
-    from langchain_vlmguard.testbed.measure import Share
 
 app = typer.Typer(
     help="Guard multimodal agents: reasoning-based rewriting in front of a steered local VLM.", no_args_is_help=True
@@ -69,6 +69,66 @@ def demo(
         _write(json_file, json.dumps(result.to_json(), indent=1) + "\n")
         console.print(f"Cells as JSON: {json_file}")
     console.print(f"The page, with all pictures: {html}   ({result.seconds:.0f} s)")
+
+
+@app.command()
+def evaluate(
+    *,
+    suite: Annotated[list[str], typer.Option(help="'testbed', SET:FOLDER or SET:hub:OWNER/NAME; may be repeated.")],
+    model: Annotated[str, typer.Option(help="'testbed', a folder, a hub id, or 'api:PROVIDER:MODEL'.")] = "testbed",
+    arms: Annotated[
+        str, typer.Option(help="Defences, separated by commas; others are compared with the first.")
+    ] = "none,steering",
+    judge: Annotated[str, typer.Option(help="Judges, separated by commas.")] = "",
+    judge_model: Annotated[str | None, typer.Option(help="Chat model of judges that need one, PROVIDER:MODEL.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most requests of a cell and harm class.")] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds of the samples, separated by commas.")] = "0",
+    out: Annotated[Path, typer.Option(help="Folder of results, logs and the page.")] = Path("vlmguard-evaluation"),
+) -> None:
+    """Measure defences on attack and over-refusal suites; run it again to go on after a stop."""
+    console = Console()
+    console.print("Loading inspect_ai ...")
+    try:
+        from langchain_vlmguard.evaluation.runner import Plan  # noqa: PLC0415 - an extra
+        from langchain_vlmguard.evaluation.runner import evaluate as run  # noqa: PLC0415
+    except ImportError as error:
+        console.print(f"[red]{error}[/red]: pip install 'langchain-vlmguard[eval]'")
+        raise typer.Exit(2) from error
+    from langchain_vlmguard.errors import VLMGuardError  # noqa: PLC0415
+    from langchain_vlmguard.evaluation.report import write_report  # noqa: PLC0415
+
+    chosen = None
+    if judge_model:
+        from langchain.chat_models import init_chat_model  # noqa: PLC0415
+
+        chosen = init_chat_model(judge_model, temperature=0)
+    plan = Plan(suite, model, _listed(arms), _listed(judge), chosen, [int(seed) for seed in _listed(seeds)], limit)
+    try:
+        results, rows = run(plan, out, on_task=console.print)
+    except VLMGuardError as error:
+        console.print(f"[red]{error}[/red]")
+        raise typer.Exit(2) from error
+    write_report(results, rows, out / "report.html")
+    console.print(_arms_table(results))
+    console.print(
+        f"Results: {out / 'results.json'}; the page: {out / 'report.html'}; answers: inspect view --log-dir {out / 'logs'}"
+    )
+
+
+def _listed(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def _arms_table(results: dict[str, Any]) -> Table:
+    from langchain_vlmguard.evaluation.report import table_lines  # noqa: PLC0415
+
+    table = Table(title="All cells together (Wilson 95 % intervals)", title_justify="left")
+    for column in ("suite", "judge", "arm", "harmful: complied with", "harmless: refused", "harmless: right"):
+        table.add_column(column, overflow="fold")
+    for suite, judge in dict.fromkeys((row["suite"], row["judge"]) for row in results["pooled"]):
+        for line in table_lines(results, suite, judge):
+            table.add_row(suite, judge, line["arm"], line["unsafe"], line["refused"], line["right"])
+    return table
 
 
 def _turns_table(result: DemoResult, pictures: list[Path | None]) -> Table:

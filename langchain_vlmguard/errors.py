@@ -21,3 +21,11 @@ class UnsupportedArchitectureError(VLMGuardError, ValueError):
 
 class RewriteError(VLMGuardError, RuntimeError):
     """The rewriter gave no usable answer; the original prompt was not passed on."""
+
+
+class SuiteError(VLMGuardError, ValueError):
+    """An evaluation set is missing or has another layout than its authors gave it."""
+
+
+class EvaluationError(VLMGuardError, ValueError):
+    """An evaluation cannot be run as asked: an unknown suite, arm or judge, or one that needs what is not there."""

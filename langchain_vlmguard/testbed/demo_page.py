@@ -10,8 +10,9 @@ from langchain_vlmguard.testbed.judge import Outcome, judge
 from langchain_vlmguard.testbed.requests import png_base64
 
 if TYPE_CHECKING:
+    from langchain_vlmguard.evaluation.statistics import Share
     from langchain_vlmguard.testbed.demo import DemoResult, Turn
-    from langchain_vlmguard.testbed.measure import CellResult, Share
+    from langchain_vlmguard.testbed.measure import CellResult
 
 TITLES = {
     "textual": ("Typed requests", "No picture: here the language model's own alignment works."),

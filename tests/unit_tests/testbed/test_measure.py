@@ -1,7 +1,8 @@
 import pytest
 
+from langchain_vlmguard.evaluation.statistics import Share
 from langchain_vlmguard.testbed.judge import Outcome
-from langchain_vlmguard.testbed.measure import CellResult, Share
+from langchain_vlmguard.testbed.measure import CellResult
 from langchain_vlmguard.testbed.requests import Cell
 
 

@@ -1,0 +1,52 @@
+"""Every arm by name, and targets from what a person writes."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from langchain_vlmguard.errors import EvaluationError
+from langchain_vlmguard.evaluation.arms.base import ANSWER_TOKENS, Arm, Target
+from langchain_vlmguard.evaluation.arms.guards import GUARD_ARMS
+from langchain_vlmguard.evaluation.arms.prompts import PROMPT_ARMS
+
+ARMS: MappingProxyType[str, Arm] = MappingProxyType({arm.card.name: arm for arm in (*GUARD_ARMS, *PROMPT_ARMS)})
+
+
+def arm_named(name: str) -> Arm:
+    """Return an arm.
+
+    Raises:
+        EvaluationError: There is none of this name.
+    """
+    if name not in ARMS:
+        msg = f"no arm {name!r}; there are {', '.join(ARMS)}"
+        raise EvaluationError(msg)
+    return ARMS[name]
+
+
+def load_target(spec: str, *, max_tokens: int | None = None) -> Target:
+    """Load what is defended.
+
+    Args:
+        spec: `"testbed"`, a local folder or a hub id of an image-text-to-text model, or `"api:<provider>:<model>"` for any chat
+            model that `langchain.chat_models.init_chat_model` knows.
+        max_tokens: Most tokens of an answer; 64 on the testbed, 256 elsewhere when `None`.
+    """
+    if spec.startswith("api:"):
+        from langchain.chat_models import init_chat_model  # noqa: PLC0415 - needs no torch
+
+        name = spec.removeprefix("api:")
+        return Target(name, init_chat_model(name, temperature=0, max_tokens=max_tokens or _LONG_ANSWER))
+    from langchain_vlmguard.models.loading import TESTBED, load_vlm  # noqa: PLC0415 - needs torch
+    from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM  # noqa: PLC0415
+    from langchain_vlmguard.testbed.anchors import load_testbed_anchors  # noqa: PLC0415
+
+    testbed = spec == TESTBED
+    loaded = load_vlm(spec, device="cpu" if testbed else None)
+    tokens = max_tokens or (ANSWER_TOKENS if testbed else _LONG_ANSWER)
+    chat = ChatSteeredVLM.from_loaded(loaded, steering=None, max_tokens=tokens, batch_size=64 if testbed else 8)
+    anchors = load_testbed_anchors().split(0.75, seed=0)[0] if testbed else None
+    return Target(spec, chat, loaded, anchors, plain_words=testbed)
+
+
+_LONG_ANSWER = 256

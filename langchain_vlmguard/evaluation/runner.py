@@ -1,0 +1,169 @@
+"""Run suites through arms on inspect_ai; what was finished before a kill is not run again."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from inspect_ai import Task, eval_set
+from inspect_ai.log import read_eval_log
+
+from langchain_vlmguard.errors import EvaluationError
+from langchain_vlmguard.evaluation.arms.registry import arm_named, load_target
+from langchain_vlmguard.evaluation.judges import MODEL_JUDGES, RULE_JUDGES
+from langchain_vlmguard.evaluation.provider import as_inspect_model
+from langchain_vlmguard.evaluation.results import rows_of, summarise
+from langchain_vlmguard.evaluation.suites.registry import load_suite
+from langchain_vlmguard.evaluation.tasks import dataset
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from inspect_ai.scorer import Scorer
+    from langchain_core.language_models import BaseChatModel
+
+    from langchain_vlmguard.evaluation.arms.base import Target
+    from langchain_vlmguard.evaluation.results import Row
+    from langchain_vlmguard.evaluation.suites.base import Suite, SuiteCard
+
+RESULTS = "results.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to evaluate."""
+
+    suites: Sequence[str]
+    model: str = "testbed"
+    arms: Sequence[str] = ("none", "steering")
+    judges: Sequence[str] = ()
+    """Judges by name; the oracle for the testbed, refusal strings for other suites when empty."""
+
+    judge_model: BaseChatModel | None = None
+    seeds: Sequence[int] = (0,)
+    limit: int | None = None
+    """Most items of a cell and harm class."""
+
+    against: str = ""
+    """The arm that others are compared with; the first when empty."""
+
+    max_tokens: int | None = None
+    concurrency: int = 64
+    cost_limit: float | None = None
+    """Passed to inspect_ai: stops a sample that costs more."""
+
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Options of single arms, e.g. `{"amplify": {"alpha": 2.0}}`."""
+
+
+def evaluate(
+    plan: Plan, out: Path, *, target: Target | None = None, on_task: Callable[[str], None] = lambda _: None
+) -> tuple[dict[str, Any], list[Row]]:
+    """Run a plan and write `results.json`, `answers.jsonl` and inspect_ai's logs (`inspect view --log-dir OUT/logs`).
+
+    Args:
+        plan: Suites, target, arms, judges, seeds.
+        out: Folder for everything; given again, finished tasks are read from its logs and the rest is run.
+        target: A target in memory, instead of the plan's model.
+        on_task: Called with the name of each task before it runs.
+
+    Returns:
+        The results as written, and every row.
+
+    Raises:
+        EvaluationError: The plan names what there is not, or `out` holds another plan's logs.
+        RuntimeError: A task did not finish.
+    """
+    started = time.perf_counter()
+    out.mkdir(parents=True, exist_ok=True)
+    _check_same_plan(plan, out)
+    target = target or load_target(plan.model, max_tokens=plan.max_tokens)
+    rows: list[Row] = []
+    arms: dict[str, dict[str, Any]] = {}
+    cards: dict[str, SuiteCard] = {}
+    for spec in plan.suites:
+        for seed in plan.seeds:
+            suite = load_suite(spec, out, limit=plan.limit, seed=seed)
+            cards[suite.card.name] = suite.card
+            for name in plan.arms:
+                on_task(f"{suite.card.name} / {name} / seed {seed}")
+                rows += _run(suite, name, seed, plan, target, out, arms)
+    facts = {
+        "target": target.name,
+        "suites": {name: vars(card) for name, card in cards.items()},
+        "arms": arms,
+        "seeds": list(plan.seeds),
+    }
+    found = summarise(rows, against=plan.against or plan.arms[0], facts=facts, seconds=time.perf_counter() - started)
+    _write(out / RESULTS, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    _write(out / "answers.jsonl", "".join(json.dumps(vars(row), ensure_ascii=False) + "\n" for row in rows))
+    return found, rows
+
+
+def _run(
+    suite: Suite, name: str, seed: int, plan: Plan, target: Target, out: Path, arms: dict[str, dict[str, Any]]
+) -> list[Row]:
+    arm = arm_named(name)
+    task_name = f"{suite.card.name}-{name}-{seed}"
+    defence = arm.around(target, **plan.options.get(name, {}))
+    arms[name] = {**vars(arm.card), "options": defence.options}
+    task = Task(
+        dataset=dataset(suite.items, suite.card.name),
+        solver=defence.solver(),
+        scorer=_scorers(plan, suite),
+        model=as_inspect_model(f"{target.name}@{name}", defence.build, concurrency=plan.concurrency),
+        name=task_name,
+        cost_limit=plan.cost_limit,
+    )
+    done, found = eval_set(
+        task,
+        log_dir=str(out / "logs" / task_name),
+        display="none",
+        log_level="warning",
+        max_samples=plan.concurrency,
+        log_model_api=False,
+        log_realtime=False,
+        score_display=False,
+        retry_attempts=1,
+        fail_on_error=True,
+    )
+    if not done:
+        error = found[0].error.message if found and found[0].error else "no log was written"
+        msg = f"{task_name} did not finish: {error}"
+        raise RuntimeError(msg)
+    return rows_of(read_eval_log(found[0].location), suite, name, seed)
+
+
+def _scorers(plan: Plan, suite: Suite) -> list[Scorer]:
+    names = plan.judges or (["oracle"] if suite.card.name == "testbed" else ["refusal_strings"])
+    found: list[Scorer] = []
+    for name in names:
+        if name in RULE_JUDGES:
+            found.append(RULE_JUDGES[name]())
+        elif name in MODEL_JUDGES and plan.judge_model is not None:
+            found.append(MODEL_JUDGES[name](plan.judge_model))
+        else:
+            missing = "needs a judge model" if name in MODEL_JUDGES else "is not known"
+            msg = f"the judge {name!r} {missing}; there are {', '.join([*RULE_JUDGES, *MODEL_JUDGES])}"
+            raise EvaluationError(msg)
+    return found
+
+
+def _check_same_plan(plan: Plan, out: Path) -> None:
+    """Refuse to mix two plans' answers in one folder; arms and seeds may be added."""
+    file = out / "plan.json"
+    mine = {"model": plan.model, "limit": plan.limit, "max_tokens": plan.max_tokens, "judges": list(plan.judges)}
+    if file.is_file() and (theirs := json.loads(file.read_text())) != mine:
+        msg = f"{out} holds answers of another plan ({theirs}, not {mine}): choose another folder or delete it"
+        raise EvaluationError(msg)
+    _write(file, json.dumps(mine))
+
+
+def _write(path: Path, text: str) -> None:
+    beside = path.with_name(path.name + ".tmp")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)

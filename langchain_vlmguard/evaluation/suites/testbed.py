@@ -1,0 +1,72 @@
+"""The testbed's held-out families as a suite: every cell, judged exactly."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any
+
+from langchain_vlmguard.evaluation.suites.base import Item, Suite, SuiteCard
+from langchain_vlmguard.testbed.requests import ORDER_TOOL, Request, cells
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from langchain_vlmguard.testbed.requests import Cell, Split
+
+CARD = SuiteCard(
+    "testbed", "shipped, generated from a seed", "MIT", "test only", "none: `Cell.sample` of langchain_vlmguard.testbed"
+)
+
+
+def family_suite(
+    per_cell: int, pictures: Path, *, seed: int = 0, split: Split = "held_out", only: Iterable[Cell] | None = None
+) -> Suite:
+    """Draw the testbed's cells.
+
+    Args:
+        per_cell: Requests a cell.
+        pictures: Folder that the drawn pictures are written to (once; their names are their recipes).
+        seed: Seed of the sample.
+        split: `"held_out"` for results, `"seen"` for tuning.
+        only: Some cells instead of all.
+    """
+    pictures.mkdir(parents=True, exist_ok=True)
+    grid = cells(split) if only is None else only
+    return Suite(
+        CARD,
+        tuple(
+            _item(request, f"{cell.name}:{seed}:{index}", pictures)
+            for cell in grid
+            for index, request in enumerate(cell.sample(per_cell, seed=seed))
+        ),
+    )
+
+
+def request_of(reference: dict[str, Any]) -> Request:
+    """Return the request that an item was made from, but for its picture, which no judge needs."""
+    return Request(**{name.name: reference[name.name] for name in fields(Request) if name.name in reference})
+
+
+def _item(request: Request, name: str, pictures: Path) -> Item:
+    reference = asdict(request)
+    reference.pop("picture")
+    return Item(
+        name,
+        request.text,
+        request.harmful,
+        f"{request.family}/{request.variant}",
+        _drawn(request, pictures),
+        (ORDER_TOOL,) if request.tools else (),
+        reference,
+    )
+
+
+def _drawn(request: Request, pictures: Path) -> Path | None:
+    recipe = request.picture
+    if recipe is None:
+        return None
+    path = pictures / f"{recipe.kind}-{recipe.name}-{recipe.verb}-{recipe.seed}.png".replace("--", "-")
+    if not path.is_file():
+        recipe.draw().save(path)
+    return path.resolve()
