@@ -29,6 +29,7 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
+from langchain_vlmguard.models.processors import pictures_only
 from langchain_vlmguard.steering.architectures import locate_decoder
 from langchain_vlmguard.steering.directions import DirectionsCard, SafetyDirections, config_hash, weights_hash
 from langchain_vlmguard.steering.gates import ClassStats
@@ -150,31 +151,6 @@ def byte_tokenizer(named):
     )
 
 
-class PicturesOnly:
-    """Mix-in for processors that also want a video processor, which transformers only has with torchvision."""
-
-    def check_argument_for_proper_class(self, argument_name, argument):
-        if argument_name == "video_processor" and argument is None:
-            return None
-        return super().check_argument_for_proper_class(argument_name, argument)
-
-
-class QwenPictures(PicturesOnly, Qwen2VLProcessor):
-    """`Qwen2VLProcessor` without video."""
-
-
-class Qwen25Pictures(PicturesOnly, Qwen2_5_VLProcessor):
-    """`Qwen2_5_VLProcessor` without video."""
-
-
-class Qwen3Pictures(PicturesOnly, Qwen3VLProcessor):
-    """`Qwen3VLProcessor` without video."""
-
-
-class InternPictures(PicturesOnly, InternVLProcessor):
-    """`InternVLProcessor` without video."""
-
-
 def assemble(processor, model_type, *, text, vision, picture=None, **config):
     """Finish a family: chat template for the processor, config and seeded weights for the model.
 
@@ -240,19 +216,21 @@ def tiny_llava_next():
 
 def tiny_qwen2_vl():
     """Multimodal rotary positions; 4 tokens a picture."""
-    return _qwen(QwenPictures, "qwen2_vl", vision={"embed_dim": 32, "hidden_size": 32, "mlp_ratio": 2})
+    return _qwen(Qwen2VLProcessor, "qwen2_vl", vision={"embed_dim": 32, "hidden_size": 32, "mlp_ratio": 2})
 
 
 def tiny_qwen2_5_vl():
     """As Qwen2-VL, with windows in the vision encoder."""
     vision = {"hidden_size": 32, "out_hidden_size": 32, "intermediate_size": 64, "window_size": 2 * PATCH}
-    return _qwen(Qwen25Pictures, "qwen2_5_vl", vision={**vision, "fullatt_block_indexes": [1]})
+    return _qwen(Qwen2_5_VLProcessor, "qwen2_5_vl", vision={**vision, "fullatt_block_indexes": [1]})
 
 
 def tiny_qwen3_vl():
     """As Qwen2-VL, with vision features added deep in the decoder."""
     vision = {"hidden_size": 32, "out_hidden_size": 32, "intermediate_size": 64, "num_position_embeddings": 16}
-    return _qwen(Qwen3Pictures, "qwen3_vl", vision={**vision, "deepstack_visual_indexes": [0]}, mrope_interleaved=True)
+    return _qwen(
+        Qwen3VLProcessor, "qwen3_vl", vision={**vision, "deepstack_visual_indexes": [0]}, mrope_interleaved=True
+    )
 
 
 def _qwen(processor_class, model_type, *, vision, **rope):
@@ -262,7 +240,7 @@ def _qwen(processor_class, model_type, *, vision, **rope):
     pixels = {"shortest_edge": SIDE * SIDE, "longest_edge": SIDE * SIDE}
     rope_parameters = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3], **rope}
     return assemble(
-        processor_class(Qwen2VLImageProcessorPil(size=pixels, patch_size=PATCH), tokenizer, None),
+        pictures_only(processor_class)(Qwen2VLImageProcessorPil(size=pixels, patch_size=PATCH), tokenizer, None),
         model_type,
         text={"rope_parameters": rope_parameters},
         vision={"depth": 2, "num_heads": 2, "patch_size": PATCH, "spatial_merge_size": 2, **vision},
@@ -333,7 +311,7 @@ def tiny_internvl():
     """InternViT and Qwen2; 4 tokens a picture between tokens of its own."""
     names = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
     tokenizer = byte_tokenizer({**names, "video_token": "<video>"})
-    processor = InternPictures(
+    processor = pictures_only(InternVLProcessor)(
         GotOcr2ImageProcessorPil(size=SQUARE, max_patches=1), tokenizer, None, image_seq_length=4
     )
     vision = {**SMALL_VISION, "image_size": [SIDE, SIDE], "patch_size": [PATCH, PATCH]}

@@ -69,7 +69,9 @@ def load_vlm(model: str, *, device: str | None = None, dtype: str = "auto", **op
         OSError: There is no such checkpoint.
     """
     import torch  # noqa: PLC0415 - importing the package must stay light
-    from transformers import AutoModelForImageTextToText, AutoProcessor  # noqa: PLC0415
+    from transformers import AutoModelForImageTextToText  # noqa: PLC0415
+
+    from langchain_vlmguard.models.processors import load_processor  # noqa: PLC0415
 
     path = checkpoint_path(model)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -78,8 +80,7 @@ def load_vlm(model: str, *, device: str | None = None, dtype: str = "auto", **op
     vlm = AutoModelForImageTextToText.from_pretrained(path, dtype=chosen, **options)
     if "device_map" not in options:
         vlm = vlm.to(device)
-    processor = AutoProcessor.from_pretrained(path, backend="pil", **shared)
-    return LoadedVLM(model, vlm.eval(), processor, _directions_beside(path, vlm))
+    return LoadedVLM(model, vlm.eval(), load_processor(path, **shared), _directions_beside(path, vlm))
 
 
 def _directions_beside(path: str, model: PreTrainedModel) -> SafetyDirections | None:

@@ -11,14 +11,19 @@ from transformers import (
     AutoModelForImageTextToText,
     Gemma3Processor,
     Idefics3Processor,
+    InternVLProcessor,
     LlavaProcessor,
     PreTrainedModel,
     ProcessorMixin,
+    Qwen2VLProcessor,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from langchain_vlmguard.models.processors import pictures_only
 from langchain_vlmguard.testbed.processor import CHAT_TEMPLATE, IMAGE_SIZE, PATCH_SIZE, train_tokenizer
 
 if TYPE_CHECKING:
@@ -55,13 +60,20 @@ class Architecture:
     tokens: dict[str, str] = field(default_factory=lambda: {"image_token": "<image>"})
     """The family's special tokens beside those of the world, by the tokenizer's attribute."""
 
+    picture: str = ""
+    """What stands for a picture in a rendered prompt, where that is more than the processor's image token."""
+
     options: Callable[[PreTrainedTokenizerFast], dict[str, Any]] = lambda _tokenizer: {}
     """What the family's configuration needs besides its text and vision parts."""
+
+    text: Callable[[Recipe], dict[str, Any]] = lambda _recipe: {}
+    vision: Callable[[Recipe], dict[str, Any]] = lambda _recipe: {}
+    """What the family's text and vision configurations need besides the sizes that all share."""
 
     def new_processor(self, words: Iterable[str]) -> ProcessorMixin:
         """Train the tokenizer on the world's words and put the family's processor around it."""
         processor = self.processor(train_tokenizer(words, tokens=self.tokens))
-        processor.chat_template = CHAT_TEMPLATE.replace("<image>", processor.image_token)
+        processor.chat_template = CHAT_TEMPLATE.replace("<image>", self.picture or processor.image_token)
         return processor
 
     def new_model(self, recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
@@ -80,6 +92,7 @@ class Architecture:
             "tie_word_embeddings": True,
             "bos_token_id": None,
             **special,
+            **self.text(recipe),
         }
         vision = {
             "model_type": self.vision_type,
@@ -89,6 +102,7 @@ class Architecture:
             "num_attention_heads": 4,
             "image_size": IMAGE_SIZE,
             "patch_size": PATCH_SIZE,
+            **self.vision(recipe),
         }
         options = {"tie_word_embeddings": True, **special, **self.options(tokenizer)}
         config = AutoConfig.for_model(self.model_type, text_config=text, vision_config=vision, **options)
@@ -131,6 +145,23 @@ def _idefics3(tokenizer: PreTrainedTokenizerFast) -> ProcessorMixin:
     return Idefics3Processor(pictures, tokenizer, image_seq_len=IMAGE_TOKENS)
 
 
+def _qwen2_vl(tokenizer: PreTrainedTokenizerFast) -> ProcessorMixin:
+    size = {"shortest_edge": IMAGE_SIZE**2, "longest_edge": IMAGE_SIZE**2}
+    pictures = Qwen2VLImageProcessorPil(size=size, patch_size=PATCH_SIZE, merge_size=1, **_PIXELS)
+    return pictures_only(Qwen2VLProcessor)(pictures, tokenizer, None)
+
+
+def _multimodal_rope(recipe: Recipe) -> dict[str, Any]:
+    eighth = recipe.hidden // recipe.heads // 16
+    sections = [2 * eighth, 3 * eighth, 3 * eighth]
+    return {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": sections}}
+
+
+def _internvl(tokenizer: PreTrainedTokenizerFast) -> ProcessorMixin:
+    pictures = GotOcr2ImageProcessorPil(size=_SQUARE, max_patches=1, **_PIXELS)
+    return pictures_only(InternVLProcessor)(pictures, tokenizer, None, image_seq_length=IMAGE_TOKENS)
+
+
 _IMAGE = {"image_token": "<image>"}
 
 LLAVA = Architecture(
@@ -169,6 +200,59 @@ ARCHITECTURES = {
         "connector",
         tokens={**_IMAGE, "fake_image_token": "<fake_token_around_image>", "global_image_token": "<global-img>"},
         options=lambda tokenizer: {"scale_factor": 1, "image_token_id": tokenizer.image_token_id},
+    ),
+    "qwen2_vl": Architecture(
+        "qwen2_vl",
+        "`Qwen2VLForConditionalGeneration`: its ViT on 48 x 48 pictures, Qwen2 decoder",
+        _qwen2_vl,
+        "qwen2_vl_text",
+        "qwen2_vl_vision",
+        "visual.merger",
+        tokens={
+            **_IMAGE,
+            "video_token": "<video>",
+            "vision_bos_token": "<vision_start>",
+            "vision_eos_token": "<vision_end>",
+        },
+        picture="<vision_start><image><vision_end>",
+        options=lambda tokenizer: {
+            "image_token_id": tokenizer.image_token_id,
+            "video_token_id": tokenizer.video_token_id,
+            "vision_start_token_id": tokenizer.vision_bos_token_id,
+            "vision_end_token_id": tokenizer.vision_eos_token_id,
+        },
+        text=_multimodal_rope,
+        vision=lambda recipe: {
+            "embed_dim": recipe.vision_hidden,
+            "hidden_size": recipe.hidden,
+            "depth": recipe.vision_layers,
+            "num_heads": 4,
+            "mlp_ratio": 3,
+            "spatial_merge_size": 1,
+        },
+    ),
+    "internvl": Architecture(
+        "internvl",
+        "`InternVLForConditionalGeneration`: InternViT on 48 x 48 pictures, Qwen2 decoder",
+        _internvl,
+        "qwen2",
+        "internvl_vision",
+        "multi_modal_projector",
+        tokens={
+            "context_image_token": "<image>",
+            "start_image_token": "<img>",
+            "end_image_token": "</img>",
+            "video_token": "<video>",
+        },
+        options=lambda tokenizer: {
+            "image_token_id": tokenizer.context_image_token_id,
+            "image_seq_length": IMAGE_TOKENS,
+            "downsample_ratio": 1.0,
+        },
+        vision=lambda _recipe: {
+            "image_size": [IMAGE_SIZE, IMAGE_SIZE],
+            "patch_size": [PATCH_SIZE, PATCH_SIZE],
+        },
     ),
 }
 """By the name that `python -m langchain_vlmguard.testbed.build --architecture` takes."""

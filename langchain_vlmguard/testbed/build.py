@@ -33,7 +33,7 @@ IGNORED = -100
 CHECKPOINT_EVERY = 200
 """Steps between two checkpoints inside a stage."""
 
-Choice = Literal["llava", "gemma3", "idefics3"]
+Choice = Literal["llava", "gemma3", "idefics3", "internvl", "qwen2_vl"]
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,7 @@ class Encoder:
         self.tokenizer = processor.tokenizer
         blank = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE))
         seen = processor(text=[processor.image_token], images=[[blank]], return_tensors="pt")
+        self._image_token = self.tokenizer.convert_tokens_to_ids("<image>")
         self._placeholder = self.tokenizer.decode(seen["input_ids"][0])
         self._types = [name for name in ("token_type_ids", "mm_token_type_ids") if name in seen]
 
@@ -124,7 +125,7 @@ class Encoder:
             "attention_mask": torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids, _ in rows]),
             "labels": torch.tensor([labels + [IGNORED] * (longest - len(labels)) for _, labels in rows]),
         }
-        batch |= {name: (batch["input_ids"] == self.tokenizer.image_token_id).long() for name in self._types}
+        batch |= {name: (batch["input_ids"] == self._image_token).long() for name in self._types}
         if shown := [example.picture for example in examples if example.picture]:
             batch |= self.pool.pixels(shown)
         return batch
@@ -223,7 +224,7 @@ class Builder:
             return self._only(*sight), self._sight_losses
         if stage.name == "caption":
             return self._only(*sight), lambda rng, n: self._language_losses([corpus.captions], rng, n)
-        trained = self._only(language, getattr(body, self.architecture.projector))
+        trained = self._only(language, body.get_submodule(self.architecture.projector))
         mixture: list[Callable[[random.Random], Example]] = [corpus.visual_instructions, corpus.replay]
         return trained, lambda rng, n: self._language_losses(mixture, rng, n)
 

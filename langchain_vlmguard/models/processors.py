@@ -1,0 +1,57 @@
+"""Load a checkpoint's processor on the PIL backend, also where its video half cannot be had."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from transformers import AutoConfig, AutoProcessor, ProcessorMixin
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def load_processor(path: str, **shared: Any) -> ProcessorMixin:
+    """Load the processor that belongs to a checkpoint.
+
+    Families that also read video (Qwen-VL, InternVL, LLaVA-OneVision) want torchvision for it. The guard shows no video, so
+    without torchvision their processors are loaded with pictures and text alone.
+
+    Args:
+        path: A folder or a hub id.
+        shared: Passed to `from_pretrained`, e.g. `revision`.
+
+    Raises:
+        OSError: There is no such checkpoint, or it has no processor.
+    """
+    try:
+        processor: ProcessorMixin = AutoProcessor.from_pretrained(path, backend="pil", **shared)
+    except (ImportError, OSError, ValueError) as error:
+        if "video processor" not in str(error).lower():
+            raise
+        processor = pictures_only(_processor_class(path, **shared)).from_pretrained(path, backend="pil", **shared)
+    return processor
+
+
+def pictures_only(family: type[ProcessorMixin]) -> type[ProcessorMixin]:
+    """Return the family's processor class under its own name, without its video processor."""
+
+    def get_attributes(_cls: type[ProcessorMixin]) -> Sequence[str]:
+        return [name for name in family.get_attributes() if name != "video_processor"]
+
+    body = {"get_attributes": classmethod(get_attributes), "__module__": family.__module__, "video_processor": None}
+    return type(family.__name__, (family,), body)
+
+
+def _processor_class(path: str, **shared: Any) -> type[ProcessorMixin]:
+    config, _ = ProcessorMixin.get_processor_dict(path, **shared)
+    name = config.get("processor_class") or _usual_processor(path, **shared)
+    family: type[ProcessorMixin] = getattr(importlib.import_module("transformers"), name)
+    return family
+
+
+def _usual_processor(path: str, **shared: Any) -> str:
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES  # noqa: PLC0415 - rarely needed
+
+    name: str = PROCESSOR_MAPPING_NAMES[AutoConfig.from_pretrained(path, **shared).model_type]
+    return name
