@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypedDict, cast
 
 from langchain_core.callbacks import UsageMetadataCallbackHandler
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
@@ -100,7 +100,7 @@ def create_vlm_guard(
         if not isinstance(given, Runnable) and (given is not None or name == "model"):
             msg = f"the {name} must be a LangChain Runnable such as a chat model, not {type(given).__name__}"
             raise TypeError(msg)
-    nodes = _Nodes(model, rewriter, policy or GuardPolicy(), fetcher or PictureFetcher())
+    nodes = GuardNodes(model, rewriter, policy or GuardPolicy(), fetcher or PictureFetcher())
     graph = StateGraph(VLMGuardState, context_schema=GuardContext, input_schema=GuardInput, output_schema=GuardOutput)
     graph.add_node("inspect", nodes.inspect)
     graph.add_node("rewrite", RunnableLambda(nodes.rewrite, afunc=nodes.arewrite))
@@ -145,7 +145,9 @@ def _after_answer(state: VLMGuardState) -> str:
 
 
 @dataclass(frozen=True)
-class _Nodes:
+class GuardNodes:
+    """The steps of the guard; the graph runs them as nodes, the other faces call them."""
+
     model: Runnable[Any, Any]
     rewriter: Runnable[Any, Rewrite] | None
     default_policy: GuardPolicy
@@ -153,6 +155,7 @@ class _Nodes:
 
     @property
     def policy(self) -> GuardPolicy:
+        """The policy of this run: the context's, or the default."""
         context: Any = get_runtime(GuardContext).context
         given = context.get("policy") if isinstance(context, Mapping) else getattr(context, "policy", None)
         return self.default_policy if given is None else GuardPolicy.model_validate(given)
@@ -192,33 +195,33 @@ class _Nodes:
         """Ask the model, with the rewritten prompt where there is one."""
         call = _Call("answer")
         with call:
-            call.result = _Answer.of(self.model.invoke(self._for_model(state), call.config))
+            call.result = Answer.of(self.model.invoke(self.for_model(state), call.config))
         return self._answered(state, call)
 
     async def aanswer(self, state: VLMGuardState) -> dict[str, Any]:
         """Ask the model without blocking the event loop."""
         call = _Call("answer")
         with call:
-            messages = await asyncio.to_thread(self._for_model, state)
-            call.result = _Answer.of(await self.model.ainvoke(messages, call.config))
+            messages = await asyncio.to_thread(self.for_model, state)
+            call.result = Answer.of(await self.model.ainvoke(messages, call.config))
         return self._answered(state, call)
 
     def refuse(self, state: VLMGuardState) -> dict[str, Any]:
         """Say why, in general terms, and offer the safe way."""
-        verdict = self._verdict(state["draft"])
-        message = AIMessage(_refusal(verdict, self.policy), response_metadata=_metadata(verdict))
+        verdict = self.verdict(state["draft"])
+        message = AIMessage(refusal_text(verdict, self.policy), response_metadata=_metadata(verdict))
         return {"messages": [message], "verdict": verdict.to_state(), "draft": {}}
 
     def review(self, state: VLMGuardState) -> dict[str, Any]:
         """Stop and ask a person; go on with what they decide."""
         draft = state["draft"]
         asked: dict[str, Any] = {
-            "verdict": self._verdict(draft).to_state(),
+            "verdict": self.verdict(draft).to_state(),
             "options": ["approve", "edit", "reject"],
         }
         if draft.get("rewritten_prompt"):
             asked["proposed_prompt"] = draft["rewritten_prompt"]
-        return {"draft": {**draft, **_decided(interrupt(asked), draft.get("rewritten_prompt"))}}
+        return {"draft": {**draft, **decided(interrupt(asked), draft.get("rewritten_prompt"))}}
 
     def _turn(self, state: VLMGuardState) -> Turn:
         policy = self.policy
@@ -246,7 +249,8 @@ class _Nodes:
             }
         return {"draft": draft}
 
-    def _for_model(self, state: VLMGuardState) -> list[BaseMessage]:
+    def for_model(self, state: VLMGuardState) -> list[BaseMessage]:
+        """Return the conversation as the model gets it: checked pictures, and the rewritten prompt where there is one."""
         turn, draft = self._turn(state), state["draft"]
         return _with_prompt(turn, draft["rewritten_prompt"]) if draft["action"] == "rewrite" else turn.messages
 
@@ -254,23 +258,41 @@ class _Nodes:
         draft = call.into(state["draft"], self.policy)
         if call.failure is not None:
             return {"draft": draft}
-        answer: _Answer = call.result
-        draft |= {"steering": answer.steering, "provenance": answer.provenance}
+        draft = self.heard(draft, call.result)
+        if draft.get("answer") == "withheld":
+            return {"draft": draft}
+        verdict = self.verdict({**draft, "answer": "released"})
+        return {"messages": [with_verdict(call.result.message, verdict)], "verdict": verdict.to_state(), "draft": {}}
+
+    def heard(self, draft: dict[str, Any], answer: Answer) -> dict[str, Any]:
+        """Enter what the model said into the draft; an open gate may withhold it."""
+        draft = {**draft, "answer": "none", "steering": answer.steering, "provenance": answer.provenance}
         if self._gate_objects(draft):
             draft |= {"action": self.policy.on_gate_open, "answer": "withheld"}
             draft["reason"] = "The model's own states mark this request as harmful."
-            return {"draft": draft}
-        verdict = self._verdict({**draft, "answer": "released"})
-        metadata = {**answer.message.response_metadata, **_metadata(verdict)}
-        released = answer.message.model_copy(update={"response_metadata": metadata})
-        return {"messages": [released], "verdict": verdict.to_state(), "draft": {}}
+        return draft
+
+    def check(self, messages: Sequence[BaseMessage]) -> dict[str, Any]:
+        """Inspect and rewrite a conversation outside the graph, for faces that are none; returns the draft."""
+        state = cast("VLMGuardState", {"messages": list(messages)})
+        state["draft"] = self.inspect(state)["draft"]
+        draft: dict[str, Any] = self.rewrite(state).get("draft", state["draft"])
+        return draft
+
+    async def acheck(self, messages: Sequence[BaseMessage]) -> dict[str, Any]:
+        """Inspect and rewrite without blocking the event loop."""
+        state = cast("VLMGuardState", {"messages": list(messages)})
+        state["draft"] = (await asyncio.to_thread(self.inspect, state))["draft"]
+        draft: dict[str, Any] = (await self.arewrite(state)).get("draft", state["draft"])
+        return draft
 
     def _gate_objects(self, draft: dict[str, Any]) -> bool:
         trace = draft["steering"]
         watching = self.policy.on_gate_open != "keep" and not draft.get("reviewed")
         return bool(watching and trace and trace["open"] and self.policy.severity(trace["risk"]) == "unsafe")
 
-    def _verdict(self, draft: dict[str, Any]) -> SafetyVerdict:
+    def verdict(self, draft: dict[str, Any]) -> SafetyVerdict:
+        """Make the verdict of a draft."""
         policy = self.policy
         trace = SteeringTrace.model_validate(draft["steering"]) if draft.get("steering") else None
         risk = max(draft.get("risk", 0.0), trace.risk if trace else 0.0)
@@ -321,7 +343,7 @@ class _Call:
         """
         around = ensure_config()
         return merge_configs(
-            {**around, "callbacks": _without_streams(around.get("callbacks"))},
+            {**around, "callbacks": without_streams(around.get("callbacks"))},
             {"tags": ["nostream"], "callbacks": [self.usage]},
         )
 
@@ -358,7 +380,7 @@ class _RewriteCall(_Call):
 
 
 @dataclass(frozen=True)
-class _Answer:
+class Answer:
     """What the model said, with the metadata that verdicts use checked."""
 
     message: AIMessage
@@ -367,6 +389,12 @@ class _Answer:
 
     @classmethod
     def of(cls, message: Any) -> Self:
+        """Read an answer.
+
+        Raises:
+            TypeError: It is no AI message.
+            ValidationError: Its steering trace is none.
+        """
         if not isinstance(message, AIMessage):
             msg = f"the model returned {type(message).__name__} where an AIMessage was expected: use a chat model"
             raise TypeError(msg)
@@ -391,7 +419,7 @@ def _checked_rewrite(result: Any, messages: Sequence[BaseMessage]) -> Rewrite:
     return rewrite
 
 
-def _without_streams(callbacks: Any) -> Any:
+def without_streams(callbacks: Any) -> Any:
     """Return callbacks without the handlers that feed streams; tracers and other callbacks stay."""
     if callbacks is None or isinstance(callbacks, list):
         return [handler for handler in callbacks or [] if not _feeds_stream(handler)]
@@ -416,7 +444,7 @@ def _timed(draft: dict[str, Any], stage: str, started: float) -> dict[str, Any]:
     return {**draft, "timings": {**draft.get("timings", {}), stage: round(time.perf_counter() - started, 4)}}
 
 
-def _decided(decision: Any, proposed: str | None) -> dict[str, Any]:
+def decided(decision: Any, proposed: str | None) -> dict[str, Any]:
     """Translate what a person answered; anything that is not one of the three options refuses.
 
     Approving a turn whose rewriting the policy wanted reviewed approves the rewritten prompt.
@@ -455,11 +483,17 @@ def _plain(content: list[dict[str, Any]]) -> str | list[str | dict[str, Any]]:
     return content[0]["text"] if len(content) == 1 and content[0]["type"] == "text" else [*content]
 
 
-def _refusal(verdict: SafetyVerdict, policy: GuardPolicy) -> str:
+def refusal_text(verdict: SafetyVerdict, policy: GuardPolicy) -> str:
+    """Say why, in general terms, and offer the safe way."""
     titles = list(dict.fromkeys(title_of(hazard.id) for hazard in verdict.hazards if policy.counts(hazard.id)))
     about = f" ({', '.join(titles)})" if titles else ""
     words = policy.refusal.format(about=about, safe_way=policy.safe_way)
     return f"{words} {verdict.reason}".strip() if verdict.unjudged or verdict.failure or verdict.reviewed else words
+
+
+def with_verdict(message: AIMessage, verdict: SafetyVerdict) -> AIMessage:
+    """Return the message with the verdict in its response metadata."""
+    return message.model_copy(update={"response_metadata": {**message.response_metadata, **_metadata(verdict)}})
 
 
 def _metadata(verdict: SafetyVerdict) -> dict[str, Any]:
