@@ -5,11 +5,15 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from langchain_vlmguard.errors import EvaluationError
+from langchain_vlmguard.evaluation.arms.activations import CAPTION_ARMS, PEER_ARMS, READING_ARMS
 from langchain_vlmguard.evaluation.arms.base import ANSWER_TOKENS, Arm, Target
 from langchain_vlmguard.evaluation.arms.guards import GUARD_ARMS
 from langchain_vlmguard.evaluation.arms.prompts import PROMPT_ARMS
 
-ARMS: MappingProxyType[str, Arm] = MappingProxyType({arm.card.name: arm for arm in (*GUARD_ARMS, *PROMPT_ARMS)})
+ARMS: MappingProxyType[str, Arm] = MappingProxyType(
+    {arm.card.name: arm for arm in (*GUARD_ARMS, *PROMPT_ARMS, *CAPTION_ARMS, *READING_ARMS, *PEER_ARMS)}
+)
+"""Every arm."""
 
 
 def arm_named(name: str) -> Arm:
