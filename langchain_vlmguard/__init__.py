@@ -10,12 +10,14 @@ from langchain_vlmguard._version import __version__
 if TYPE_CHECKING:
     from langchain_vlmguard.errors import (
         DirectionsMismatchError,
+        GuardViolationError,
         RewriteError,
         UnreadableContentError,
         UnsupportedArchitectureError,
         VLMGuardError,
     )
     from langchain_vlmguard.guard import GuardContext, VLMGuardState, create_vlm_guard
+    from langchain_vlmguard.middleware import VLMGuardMiddleware
     from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
     from langchain_vlmguard.policy import GuardPolicy
     from langchain_vlmguard.rewriting.rewriter import ReasoningRewriter, Rewrite
@@ -30,6 +32,7 @@ _HOMES = {
     "DirectionsMismatchError": "errors",
     "GuardContext": "guard",
     "GuardPolicy": "policy",
+    "GuardViolationError": "errors",
     "Hazard": "verdict",
     "ReasoningRewriter": "rewriting.rewriter",
     "Rewrite": "rewriting.rewriter",
@@ -40,6 +43,7 @@ _HOMES = {
     "UnreadableContentError": "errors",
     "UnsupportedArchitectureError": "errors",
     "VLMGuardError": "errors",
+    "VLMGuardMiddleware": "middleware",
     "VLMGuardState": "guard",
     "create_vlm_guard": "guard",
     "load_testbed": "testbed",
@@ -51,6 +55,7 @@ __all__ = [
     "DirectionsMismatchError",
     "GuardContext",
     "GuardPolicy",
+    "GuardViolationError",
     "Hazard",
     "ReasoningRewriter",
     "Rewrite",
@@ -61,6 +66,7 @@ __all__ = [
     "UnreadableContentError",
     "UnsupportedArchitectureError",
     "VLMGuardError",
+    "VLMGuardMiddleware",
     "VLMGuardState",
     "__version__",
     "create_vlm_guard",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class VLMGuardError(Exception):
     """Base of every error of this package."""
@@ -29,3 +31,15 @@ class SuiteError(VLMGuardError, ValueError):
 
 class EvaluationError(VLMGuardError, ValueError):
     """An evaluation cannot be run as asked: an unknown suite, arm or judge, or one that needs what is not there."""
+
+
+class GuardViolationError(VLMGuardError, RuntimeError):
+    """The guard stopped an agent and was asked to raise; the verdict says why."""
+
+    def __init__(self, stage: str, verdict: dict[str, Any]) -> None:
+        """Carry the stage (`input`, `output`, `tool_args`, `tool_result`) and the verdict as a plain dict."""
+        super().__init__(
+            f"the guard decided {verdict['action']!r} at stage {stage!r}: {verdict['reason'] or 'see the verdict'}"
+        )
+        self.stage = stage
+        self.verdict = verdict

@@ -272,19 +272,20 @@ class GuardNodes:
             draft["reason"] = "The model's own states mark this request as harmful."
         return draft
 
-    def check(self, messages: Sequence[BaseMessage]) -> dict[str, Any]:
-        """Inspect and rewrite a conversation outside the graph, for faces that are none; returns the draft."""
-        state = cast("VLMGuardState", {"messages": list(messages)})
-        state["draft"] = self.inspect(state)["draft"]
-        draft: dict[str, Any] = self.rewrite(state).get("draft", state["draft"])
-        return draft
+    def read(self, messages: Sequence[BaseMessage]) -> VLMGuardState:
+        """Inspect a conversation outside the graph, for faces that are none; fetched pictures are in the state returned."""
+        state = cast("VLMGuardState", {"messages": list(messages), "draft": {}, "verdict": {}})
+        found = self.inspect(state)
+        kept = cast("Any", add_messages(cast("Any", state["messages"]), found.get("messages", [])))
+        return {**state, "messages": kept, "draft": found["draft"]}
 
-    async def acheck(self, messages: Sequence[BaseMessage]) -> dict[str, Any]:
-        """Inspect and rewrite without blocking the event loop."""
-        state = cast("VLMGuardState", {"messages": list(messages)})
-        state["draft"] = (await asyncio.to_thread(self.inspect, state))["draft"]
-        draft: dict[str, Any] = (await self.arewrite(state)).get("draft", state["draft"])
-        return draft
+    def judge(self, state: VLMGuardState) -> VLMGuardState:
+        """Ask the rewriter about a conversation that was read, where there is one and the turn is still open."""
+        return cast("VLMGuardState", {**state, **self.rewrite(state)})
+
+    async def ajudge(self, state: VLMGuardState) -> VLMGuardState:
+        """Ask the rewriter without blocking the event loop."""
+        return cast("VLMGuardState", {**state, **await self.arewrite(state)})
 
     def _gate_objects(self, draft: dict[str, Any]) -> bool:
         trace = draft["steering"]
@@ -307,6 +308,7 @@ class GuardNodes:
             steering=trace,
             answer=draft.get("answer", "none"),
             reviewed=draft.get("reviewed"),
+            enforced=draft.get("enforced", True),
             failure=draft.get("failure"),
             reason=draft.get("reason", ""),
             provenance=self._provenance(draft),

@@ -126,6 +126,9 @@ class SafetyVerdict(_Record):
     reviewed: Literal["approve", "edit", "reject"] | None = None
     """What a person decided, where one was asked."""
 
+    enforced: bool = True
+    """Off where a guard only monitors: the verdict then says what would have been done."""
+
     failure: GuardFailure | None = None
     reason: str = ""
     """One sentence for people: why this action."""
@@ -139,13 +142,13 @@ class SafetyVerdict(_Record):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.action in ("refuse", "review") and self.answer == "released":
+        if self.enforced and self.action in ("refuse", "review") and self.answer == "released":
             msg = f"a verdict with action {self.action!r} cannot release the model's answer"
             raise ValueError(msg)
         if (self.action == "rewrite") != (self.rewritten_prompt is not None):
             msg = "a rewritten prompt goes with action 'rewrite', and with no other"
             raise ValueError(msg)
-        if self.unjudged and self.answer == "released" and self.reviewed is None:
+        if self.enforced and self.unjudged and self.answer == "released" and self.reviewed is None:
             msg = "an answer cannot be released while parts of the turn are unjudged and nobody reviewed them"
             raise ValueError(msg)
         return self

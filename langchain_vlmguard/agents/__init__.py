@@ -1,0 +1,1 @@
+"""What stands behind the faces for agents: checks, held parts, review and publication of verdicts."""

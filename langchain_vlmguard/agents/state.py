@@ -1,0 +1,62 @@
+"""The state that a guarded agent keeps: verdicts for everybody, notes for the guard alone."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NotRequired
+
+from langchain.agents.middleware.types import AgentState, OmitFromInput, PrivateStateAttr
+from typing_extensions import TypedDict
+
+Stage = Literal["input", "output", "tool_args", "tool_result"]
+"""What was checked."""
+
+MOST_RECORDS = 64
+MOST_NOTES = 512
+
+GUARD_KEYS = frozenset({"verdict", "verdicts", "vlmguard"})
+"""State that the guard alone writes."""
+
+
+class CheckRecord(TypedDict):
+    """One check and its verdict."""
+
+    stage: Stage
+    guard: str
+    """Name of the middleware that checked."""
+
+    tool: str | None
+    call_id: str | None
+    verdict: dict[str, Any]
+
+
+def newest(_old: Any, new: Any) -> Any:
+    """Keep what was written last."""
+    return new
+
+
+def last_records(old: list[CheckRecord] | None, new: list[CheckRecord]) -> list[CheckRecord]:
+    """Append, and keep the newest `MOST_RECORDS`."""
+    return [*(old or []), *new][-MOST_RECORDS:]
+
+
+def merge_notes(old: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
+    """Merge by key, newest last; a note of `None` removes one. The newest `MOST_NOTES` stay.
+
+    A note that is gone makes the guard check again, never skip a check.
+    """
+    kept = {key: value for key, value in (old or {}).items() if key not in new}
+    merged = {**kept, **{key: value for key, value in new.items() if value is not None}}
+    return dict(list(merged.items())[-MOST_NOTES:])
+
+
+class VLMGuardAgentState(AgentState[Any]):
+    """Keys that `VLMGuardMiddleware` adds to an agent's state; callers cannot pass them in."""
+
+    verdict: NotRequired[Annotated[dict[str, Any], OmitFromInput, newest]]
+    """Verdict of the last model call's turn, as a plain dict."""
+
+    verdicts: NotRequired[Annotated[list[CheckRecord], OmitFromInput, last_records]]
+    """The newest checks, oldest first."""
+
+    vlmguard: NotRequired[Annotated[dict[str, Any], PrivateStateAttr, merge_notes]]
+    """The guard's own notes: what was judged, and what is held for review."""
