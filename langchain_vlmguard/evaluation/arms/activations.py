@@ -8,6 +8,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from langchain_vlmguard.evaluation.arms import fitting
+from langchain_vlmguard.evaluation.arms.adversarial import fit_astra_here
 from langchain_vlmguard.evaluation.arms.base import Arm, ArmCard, Defence, with_tools
 from langchain_vlmguard.evaluation.arms.captions import (
     CAPTION_PROMPT,
@@ -189,6 +190,14 @@ _PEERS = {
         "h* = h + min(alpha relu(h v - c_neutral), |T_harmful - T_harmless|) v; first token only",
         "secondary",
         "Only a description was at hand: the recipe is the paper's, the formula is ours.",
+    ),
+    "astra": _Peer(
+        fit_astra_here,
+        "ASTRA (arXiv 2411.16721)",
+        "h* = h - alpha max(cos(h - h0, v), 0) v",
+        "recalled",
+        "v is the mean change that attacked pictures cause (PGD on anchors, plain target), not the paper's attribution of single "
+        "visual tokens.",
     ),
     "cast": _Peer(
         fitting.fit_cast,

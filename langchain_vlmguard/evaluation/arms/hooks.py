@@ -112,6 +112,14 @@ class PeerCall:
 
         return steer
 
+    def keep(self, rows: list[int]) -> None:
+        """Go on with some of the rows alone, after the prefill."""
+        self._seen = {layer: seen.rows(rows) for layer, seen in self._seen.items()}
+
+    def absorb(self, other: PeerCall) -> None:
+        """Take over the rows of another call of the same steering, after both prefills."""
+        self._seen = {layer: seen.with_rows(other._seen[layer]) for layer, seen in self._seen.items()}
+
     def trace(self) -> list[None]:
         """Return no trace: peers have no gate of our kind to report."""
         rows = len(next(iter(self._seen.values())).pictured)

@@ -31,6 +31,15 @@ class Seen:
     query: Tensor | None = None
     """Of the text that stands for the input without its picture, `(rows, hidden)`."""
 
+    def rows(self, kept: list[int]) -> Seen:
+        """Return some of the rows."""
+        return Seen(self.state[kept], self.pictured[kept], None if self.query is None else self.query[kept])
+
+    def with_rows(self, other: Seen) -> Seen:
+        """Return these rows and another's."""
+        query = None if self.query is None or other.query is None else torch.cat((self.query, other.query))
+        return Seen(torch.cat((self.state, other.state)), torch.cat((self.pictured, other.pictured)), query)
+
 
 @dataclass(frozen=True, eq=False)
 class PeerEdit:

@@ -8,10 +8,12 @@ from langchain_core.messages import HumanMessage
 from langchain_vlmguard.errors import EvaluationError
 from langchain_vlmguard.evaluation.arms import fitting
 from langchain_vlmguard.evaluation.arms.activations import layers_at, peer_steering
+from langchain_vlmguard.evaluation.arms.adversarial import _attacked_states, fit_astra_here
 from langchain_vlmguard.evaluation.arms.base import Target
 from langchain_vlmguard.evaluation.arms.captions import CaptionedVLM
 from langchain_vlmguard.evaluation.arms.guards import steered_chat
-from langchain_vlmguard.evaluation.arms.peers import CMRM, PeerEdit
+from langchain_vlmguard.evaluation.arms.hooks import PeerCall, PeerSteering
+from langchain_vlmguard.evaluation.arms.peers import CMRM, PeerEdit, Seen
 from langchain_vlmguard.evaluation.arms.prompts import ADASHIELD_S, GOAL_PRIORITY, SELF_REMINDER, wrapped
 from langchain_vlmguard.evaluation.arms.registry import ARMS, arm_named, load_target
 from langchain_vlmguard.evaluation.runner import Plan, evaluate
@@ -19,7 +21,7 @@ from langchain_vlmguard.testbed.requests import Cell
 from tests.chat_models import ScriptedModel
 from tests.unit_tests.evaluation.test_suites import vlguard, xstest
 
-PEERS = ("inferaligner", "cmrm", "shiftdc", "mars_style", "cast", "nullsteer")
+PEERS = ("inferaligner", "cmrm", "shiftdc", "mars_style", "astra", "cast", "nullsteer")
 READINGS = ("project_out", "amplify", "transplant", "fulfil", "restore")
 
 
@@ -58,13 +60,14 @@ def test_strength_zero_is_the_plain_model(name, target):
     plain = [answer.text for answer in target.chat.batch(asked())]
     assert [a.text for a in arm_named(name).around(target, alpha=0.0).build([]).batch(asked())] == plain
     changed = arm_named(name).around(target, alpha=30.0, depths=(0.6,)).build([]).batch(asked())
-    assert [answer.text for answer in changed] != plain
+    if name != "astra":  # it moves only what points to attacked pictures
+        assert [answer.text for answer in changed] != plain
 
 
 def test_text_alone_is_nothing_to_edits_of_the_pictures_shift(target):
     messages = [[request.message()] for request in Cell("textual", "text", harmful=True).sample(3)]
     plain = [answer.text for answer in target.chat.batch(messages)]
-    for name in ("cmrm", "shiftdc"):
+    for name in ("cmrm", "shiftdc", "astra"):
         assert [a.text for a in arm_named(name).around(target, alpha=30.0).build([]).batch(messages)] == plain
 
 
@@ -105,6 +108,18 @@ def test_different_settings_never_share_a_batch(target):
     assert one.identity != other.identity
 
 
+def test_rows_may_leave_and_join_a_call_after_its_prefill():
+    steering = PeerSteering(CMRM(torch.ones(1, 2)), (0,), directions=None)
+    calls = [
+        PeerCall(steering, {0: Seen(torch.zeros(2, 2), torch.tensor(shown))}) for shown in ([True, False], [True, True])
+    ]
+    calls[0].keep([1])
+    calls[0].absorb(calls[1])
+    edited = calls[0]._edited(torch.zeros(3, 1, 2), 0)
+    assert edited[:, 0, 0].tolist() == [0, -1, -1]
+    assert calls[0].trace() == [None] * 3
+
+
 def test_layers_are_shares_of_the_depth(target):
     assert layers_at(target, (0.0, 0.4, 0.6, 1.0)) == (0, 2, 3, 5)
 
@@ -125,6 +140,16 @@ def test_peers_are_fitted_on_the_anchors(target, states):
     nothing = fitting.fit_nullsteer(target, 1.0)
     change = states.harmless[:, 3] @ nothing.matrix[3].T
     assert change.norm() < 0.5 * (states.shown_harmful[:, 3] @ nothing.matrix[3].T).norm()
+
+
+def test_astra_points_from_clean_pictures_to_attacked_ones(target):
+    fitted = fit_astra_here(target, 1.0)
+    attacked, clean = (states.mean(0)[5] for states in _attacked_states(target))
+    assert torch.allclose(attacked - clean, fitted.v[5], atol=1e-3)
+    assert (attacked - fitted.h0[5]) @ fitted.v[5] > (clean - fitted.h0[5]) @ fitted.v[5]
+    hidden = (fitted.h0[5] + fitted.v[5])[None, None]
+    edited = fitted.edit(hidden, 5, Seen(hidden[:, 0], torch.tensor([True])))
+    assert torch.allclose(edited[0, 0], fitted.h0[5], atol=1e-3)
 
 
 def test_a_caption_stands_in_the_pictures_place(target):

@@ -1,0 +1,241 @@
+"""What a white-box attack minimises: the loss of a complying answer under a defence, the defence's gate included.
+
+The defence is run as it runs in generation, but with gradients: the clean prefill that gates read, the strength they give, and
+the edit at the last prompt token (and at the answer's tokens, where the defence edits decode steps too).
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from langchain_vlmguard.evaluation.arms.hooks import PeerSteering
+from langchain_vlmguard.evaluation.arms.peers import Seen
+from langchain_vlmguard.steering.architectures import layer_output, locate_decoder, replace_layer_output
+from langchain_vlmguard.steering.interventions import LayerEdit
+from langchain_vlmguard.steering.steering import Steering
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    Defence = Steering | PeerSteering | None
+    Edit = Callable[[Tensor, int], Tensor]
+
+_IGNORED = -100
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Prompts, left-padded, and the answers an attacker wants, right-padded."""
+
+    inputs: dict[str, Tensor]
+    """The encoded prompts; entries that the attack varies require gradients."""
+
+    answers: Tensor
+    """`(rows, tokens)` int64, padded with -100."""
+
+    pictured: Tensor
+    """`(rows,)` bool."""
+
+    text_inputs: dict[str, Tensor] | None = None
+    """The prompts without their pictures, for defences that read them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Loss:
+    """The attack's loss of each row, `(rows,)`; what an attacker minimises is their sum."""
+
+    answer: Tensor
+    """Mean cross-entropy of the wanted answer."""
+
+    gate: Tensor
+    """How far the gate is open, in spreads beyond its threshold; 0 where it is closed or there is none."""
+
+    said: Tensor
+    """Whether the defended model would say the wanted answer, token by token, `(rows,)` bool."""
+
+    @property
+    def total(self) -> Tensor:
+        """Answer and gate, equally weighted."""
+        return self.answer + self.gate
+
+
+def attack_loss(model: PreTrainedModel, batch: Batch, defence: Any = None, *, refuse_at: float | None = None) -> Loss:
+    """Return the loss of the wanted answers under a defence, with gradients.
+
+    Args:
+        model: The model, in eval mode.
+        batch: Prompts and wanted answers.
+        defence: What the attacker knows to be in place.
+        refuse_at: Gate risk from which the guard withholds the answer (`GuardPolicy.unsafe_at` with `on_gate_open`), if it does.
+
+    Raises:
+        TypeError: The defence is of a kind that cannot be differentiated here.
+    """
+    if defence is None:
+        answer, said = _answer_loss(model, batch, None)
+        return Loss(answer, torch.zeros_like(answer), said)
+    if isinstance(defence, PeerSteering):
+        return _peer_loss(model, batch, defence)
+    if isinstance(defence, Steering):
+        return _steered_loss(model, batch, defence, refuse_at)
+    msg = f"no gradients through a {type(defence).__name__}: give a Steering or a PeerSteering"
+    raise TypeError(msg)
+
+
+def _steered_loss(model: PreTrainedModel, batch: Batch, steering: Steering, refuse_at: float | None) -> Loss:
+    layers = tuple(sorted({*steering.layers, steering.read_layer}))
+    clean = _states(model, batch.inputs, layers)
+    queries = _states(model, batch.text_inputs, layers) if steering.needs_text_query and batch.text_inputs else clean
+    strength, gate = _gate(
+        steering, clean[steering.read_layer], queries[steering.read_layer], batch.pictured, refuse_at
+    )
+    prompt = batch.inputs["attention_mask"].shape[1]
+
+    def edit(hidden: Tensor, layer: int) -> Tensor:
+        last = hidden.shape[1] if steering.decode else prompt
+        tokens = hidden[:, prompt - 1 : last]
+        reference = (
+            queries[layer] @ steering.directions.vectors[layer].T if steering.intervention.needs_text_query else None
+        )
+        edited = steering.intervention.edit(
+            tokens.flatten(0, 1).float(),
+            _layer_edit(steering, layer, strength, batch.pictured, reference, tokens.shape[1]),
+        )
+        return torch.cat((hidden[:, : prompt - 1], edited.view_as(tokens), hidden[:, last:]), dim=1)
+
+    answer, said = _answer_loss(model, batch, (steering.layers, edit))
+    return Loss(answer, gate, said)
+
+
+def _gate(
+    steering: Steering, state: Tensor, query: Tensor, pictured: Tensor, refuse_at: float | None
+) -> tuple[Tensor, Tensor]:
+    """Return strength and openness; the wider of the readings where the gate reads both."""
+    at, direction = steering.read_layer, steering.directions.vectors[steering.read_layer][0]
+    text, shown = steering.directions.text[at], steering.directions.picture[at]
+    readings = []
+    if steering.reads != "query" or not pictured.any():
+        coordinate = state @ direction
+        both = [_read(steering, coordinate, stats, refuse_at) for stats in (shown, text)]
+        readings.append([torch.where(pictured, one, other) for one, other in zip(*both, strict=True)])
+    if steering.reads != "input" and pictured.any():
+        readings.append(list(_read(steering, query @ direction, text, refuse_at)))
+    strength, openness = (torch.stack(kind).amax(0) for kind in zip(*readings, strict=True))
+    return strength, openness
+
+
+def _read(steering: Steering, coordinate: Tensor, stats: Any, refuse_at: float | None) -> tuple[Tensor, Tensor]:
+    threshold = steering.gate.threshold(stats)
+    openness = ((coordinate - threshold) / stats.spread[0]).relu()
+    if not torch.isfinite(threshold):
+        openness = torch.zeros_like(coordinate)
+    if refuse_at is not None:
+        bound = torch.logit(torch.tensor(refuse_at)) * stats.spread[0] / stats.separability[0] + stats.midpoint[0]
+        openness = openness + ((coordinate - bound) / stats.spread[0]).relu()
+    return steering.gate.strength(coordinate, stats), openness
+
+
+def _layer_edit(
+    steering: Steering, layer: int, strength: Tensor, pictured: Tensor, reference: Tensor | None, tokens: int
+) -> LayerEdit:
+    directions = steering.directions
+    return LayerEdit(
+        vectors=directions.vectors[layer],
+        strength=strength.repeat_interleave(tokens),
+        pictured=pictured.repeat_interleave(tokens),
+        text=directions.text[layer],
+        picture=directions.picture[layer],
+        reference=None if reference is None else reference.repeat_interleave(tokens, 0),
+    )
+
+
+def _peer_loss(model: PreTrainedModel, batch: Batch, peer: PeerSteering) -> Loss:
+    clean = _states(model, batch.inputs, peer.layers)
+    queries = _states(model, batch.text_inputs, peer.layers) if peer.needs_text_query and batch.text_inputs else {}
+    prompt = batch.inputs["attention_mask"].shape[1]
+
+    def edit(hidden: Tensor, layer: int) -> Tensor:
+        first = 0 if peer.edit.positions == "all" else prompt - 1
+        last = hidden.shape[1] if peer.edit.decode else prompt
+        seen = Seen(clean[layer], batch.pictured, queries.get(layer))
+        edited = peer.edit.edit(hidden[:, first:last].float(), layer, seen)
+        return torch.cat((hidden[:, :first], edited, hidden[:, last:]), dim=1)
+
+    answer, said = _answer_loss(model, batch, (peer.layers, edit))
+    return Loss(answer, torch.zeros_like(answer), said)
+
+
+def _answer_loss(
+    model: PreTrainedModel, batch: Batch, steered: tuple[Sequence[int], Edit] | None
+) -> tuple[Tensor, Tensor]:
+    """Return the mean cross-entropy of each row's answer, teacher-forced, and whether each of its tokens is the likeliest."""
+    shown = batch.answers.clamp(min=0)
+    whole = _with_answers(model, batch.inputs, shown, (batch.answers != _IGNORED).long())
+    with _edited(model, steered):
+        logits = model(**whole, use_cache=False).logits
+    predicted = logits[:, -shown.shape[1] - 1 : -1].float()
+    losses = cross_entropy(predicted.transpose(1, 2), batch.answers, ignore_index=_IGNORED, reduction="none")
+    wanted = batch.answers != _IGNORED
+    said = ((predicted.argmax(-1) == batch.answers) | ~wanted).all(1)
+    return losses.sum(1) / wanted.sum(1), said
+
+
+def _with_answers(model: PreTrainedModel, inputs: dict[str, Tensor], shown: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """Return the inputs with answers behind the prompts and positions that padding does not move."""
+    whole = dict(inputs)
+    attention = torch.cat((inputs["attention_mask"], mask), dim=1)
+    whole["attention_mask"] = attention
+    whole["position_ids"] = (attention.cumsum(-1) - 1).clamp(min=0)
+    if "inputs_embeds" in inputs:
+        whole["inputs_embeds"] = torch.cat((inputs["inputs_embeds"], model.get_input_embeddings()(shown)), dim=1)
+    else:
+        whole["input_ids"] = torch.cat((inputs["input_ids"], shown), dim=1)
+    return whole
+
+
+def _states(model: PreTrainedModel, inputs: dict[str, Tensor], layers: Sequence[int]) -> dict[int, Tensor]:
+    """Return each layer's state at the last prompt token, with gradients."""
+    states: dict[int, Tensor] = {}
+
+    def keep(layer: int) -> Any:
+        def hook(_module: object, _inputs: object, output: object) -> None:
+            states[layer] = layer_output(output)[:, -1].float()
+
+        return hook
+
+    decoder = locate_decoder(model)
+    handles = [decoder.layers[layer].register_forward_hook(keep(layer)) for layer in layers]
+    mask = inputs["attention_mask"]
+    try:
+        model(**inputs, position_ids=(mask.cumsum(-1) - 1).clamp(min=0), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return states
+
+
+@contextmanager
+def _edited(model: PreTrainedModel, steered: tuple[Sequence[int], Edit] | None) -> Iterator[None]:
+    layers, edit = steered or ((), lambda hidden, _: hidden)
+
+    def at(layer: int) -> Any:
+        def hook(_module: object, _inputs: object, output: Any) -> Any:
+            return replace_layer_output(output, edit(layer_output(output), layer))
+
+        return hook
+
+    decoder = locate_decoder(model)
+    handles = [decoder.layers[layer].register_forward_hook(at(layer)) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
