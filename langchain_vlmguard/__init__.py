@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         VLMGuardError,
     )
     from langchain_vlmguard.guard import GuardContext, VLMGuardState, create_vlm_guard
+    from langchain_vlmguard.guarded_model import GuardedChatModel
     from langchain_vlmguard.middleware import VLMGuardMiddleware
     from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
     from langchain_vlmguard.policy import GuardPolicy
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from langchain_vlmguard.steering.selection import select_layers
     from langchain_vlmguard.steering.steering import Steering
     from langchain_vlmguard.testbed import load_testbed
+    from langchain_vlmguard.tools import current_verdict, requires_verdict
     from langchain_vlmguard.verdict import Hazard, SafetyVerdict
 
 _HOMES = {
@@ -33,6 +35,7 @@ _HOMES = {
     "GuardContext": "guard",
     "GuardPolicy": "policy",
     "GuardViolationError": "errors",
+    "GuardedChatModel": "guarded_model",
     "Hazard": "verdict",
     "ReasoningRewriter": "rewriting.rewriter",
     "Rewrite": "rewriting.rewriter",
@@ -46,7 +49,9 @@ _HOMES = {
     "VLMGuardMiddleware": "middleware",
     "VLMGuardState": "guard",
     "create_vlm_guard": "guard",
+    "current_verdict": "tools",
     "load_testbed": "testbed",
+    "requires_verdict": "tools",
     "select_layers": "steering.selection",
 }
 
@@ -56,6 +61,7 @@ __all__ = [
     "GuardContext",
     "GuardPolicy",
     "GuardViolationError",
+    "GuardedChatModel",
     "Hazard",
     "ReasoningRewriter",
     "Rewrite",
@@ -70,7 +76,9 @@ __all__ = [
     "VLMGuardState",
     "__version__",
     "create_vlm_guard",
+    "current_verdict",
     "load_testbed",
+    "requires_verdict",
     "select_layers",
 ]
 

@@ -156,7 +156,7 @@ class GuardNodes:
     @property
     def policy(self) -> GuardPolicy:
         """The policy of this run: the context's, or the default."""
-        context: Any = get_runtime(GuardContext).context
+        context = _context()
         given = context.get("policy") if isinstance(context, Mapping) else getattr(context, "policy", None)
         return self.default_policy if given is None else GuardPolicy.model_validate(given)
 
@@ -434,6 +434,14 @@ def without_streams(callbacks: Any) -> Any:
 
 def _feeds_stream(handler: object) -> bool:
     return hasattr(handler, "tap_output_iter")
+
+
+def _context() -> Any:
+    """Return the context of the graph run around this call, `None` outside of any."""
+    try:
+        return getattr(get_runtime(GuardContext), "context", None)
+    except RuntimeError:
+        return None
 
 
 def _kept(state: VLMGuardState, turn: Turn) -> dict[str, Any]:

@@ -30,26 +30,28 @@ def publish(writer: Callable[[Any], None], records: list[CheckRecord]) -> None:
         writer({"type": EVENT, **record})
 
 
-def muted(call: Callable[[], T]) -> T:
+def muted(call: Callable[[], T], callbacks: Any = None) -> T:
     """Run a call whose tokens reach no stream; tracers and other callbacks stay."""
-    with set_config_context(_muted_config()) as context:
+    with set_config_context(muted_config(callbacks)) as context:
         return context.run(call)
 
 
-async def amuted(call: Callable[[], Awaitable[T]]) -> T:
+async def amuted(call: Callable[[], Awaitable[T]], callbacks: Any = None) -> T:
     """Run an awaitable call whose tokens reach no stream."""
 
     async def run() -> T:
         return await call()
 
-    with set_config_context(_muted_config()) as context:
+    with set_config_context(muted_config(callbacks)) as context:
         return await asyncio.create_task(run(), context=context)
 
 
-def _muted_config() -> RunnableConfig:
+def muted_config(callbacks: Any = None) -> RunnableConfig:
+    """Return the config around this call, with other callbacks if some are given, without what feeds streams."""
     around = ensure_config()
     tags = [*(around.get("tags") or []), "nostream"]
-    return {**around, "callbacks": without_streams(around.get("callbacks")), "tags": tags}
+    chosen = around.get("callbacks") if callbacks is None else callbacks
+    return {**around, "callbacks": without_streams(chosen), "tags": tags}
 
 
 class VerdictTransformer(StreamTransformer):
