@@ -9,6 +9,7 @@ from langchain_vlmguard._version import __version__
 
 if TYPE_CHECKING:
     from langchain_vlmguard.errors import (
+        AdapterError,
         DirectionsMismatchError,
         GuardViolationError,
         RewriteError,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from langchain_vlmguard.verdict import Hazard, SafetyVerdict
 
 _HOMES = {
+    "AdapterError": "errors",
     "ChatSteeredVLM": "models.steered_vlm",
     "DirectionsMismatchError": "errors",
     "GuardContext": "guard",
@@ -56,6 +58,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AdapterError",
     "ChatSteeredVLM",
     "DirectionsMismatchError",
     "GuardContext",

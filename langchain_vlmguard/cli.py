@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from langchain_vlmguard.cli_rewriter import app as rewriter_app
+
 if TYPE_CHECKING:
     from langchain_vlmguard.evaluation.statistics import Share
     from langchain_vlmguard.testbed.demo import DemoResult
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Guard multimodal agents: reasoning-based rewriting in front of a steered local VLM.", no_args_is_help=True
 )
+
+app.add_typer(rewriter_app, name="rewriter")
 
 FULL_CELL, QUICK_CELL = 200, 24
 

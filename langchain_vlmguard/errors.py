@@ -21,6 +21,10 @@ class UnsupportedArchitectureError(VLMGuardError, ValueError):
     """The decoder layers of a model cannot be found."""
 
 
+class AdapterError(VLMGuardError, ValueError):
+    """A rewriter's adapter is missing, cannot be read, or belongs to another model."""
+
+
 class RewriteError(VLMGuardError, RuntimeError):
     """The rewriter gave no usable answer; the original prompt was not passed on."""
 

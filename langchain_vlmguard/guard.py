@@ -27,6 +27,7 @@ from langchain_vlmguard.errors import RewriteError
 from langchain_vlmguard.hazards import HAZARDS, title_of
 from langchain_vlmguard.policy import GuardPolicy
 from langchain_vlmguard.rewriting.rewriter import Rewrite, repeats_prompt
+from langchain_vlmguard.rewriting.turns import with_prompt
 from langchain_vlmguard.verdict import GuardFailure, Hazard, Provenance, SafetyVerdict, SteeringTrace
 
 if TYPE_CHECKING:
@@ -103,13 +104,13 @@ def create_vlm_guard(
     nodes = GuardNodes(model, rewriter, policy or GuardPolicy(), fetcher or PictureFetcher())
     graph = StateGraph(VLMGuardState, context_schema=GuardContext, input_schema=GuardInput, output_schema=GuardOutput)
     graph.add_node("inspect", nodes.inspect)
-    graph.add_node("rewrite", RunnableLambda(nodes.rewrite, afunc=nodes.arewrite))
+    graph.add_node("rewrite", RunnableLambda(nodes.skip_or_rewrite, afunc=nodes.askip_or_rewrite))
     graph.add_node("answer", RunnableLambda(nodes.answer, afunc=nodes.aanswer))
     graph.add_node("refuse", nodes.refuse)
     graph.add_node("review", nodes.review)
     graph.add_edge(START, "inspect")
     graph.add_edge("inspect", "rewrite")
-    graph.add_conditional_edges("rewrite", _next_step, ["answer", "refuse", "review"])
+    graph.add_conditional_edges("rewrite", _next_step, ["answer", "refuse", "review", END])
     graph.add_conditional_edges("answer", _after_answer, ["refuse", "review", END])
     graph.add_conditional_edges("review", _next_step, ["answer", "refuse"])
     graph.add_edge("refuse", END)
@@ -134,9 +135,10 @@ def _limits(policy: GuardPolicy, fetcher: PictureFetcher) -> ReadLimits:
     )
 
 
-def _next_step(state: VLMGuardState) -> Literal["answer", "refuse", "review"]:
-    action = state["draft"]["action"]
-    return action if action in ("refuse", "review") else "answer"
+def _next_step(state: VLMGuardState) -> str:
+    """Choose the node after the rewriter; an empty draft is a turn that was answered without it."""
+    action = state["draft"].get("action", END)
+    return "answer" if action in ("allow", "rewrite") else str(action)
 
 
 def _after_answer(state: VLMGuardState) -> str:
@@ -172,6 +174,25 @@ class GuardNodes:
         elif not any(isinstance(message, HumanMessage | ToolMessage) for message in turn.current):
             draft["action"], draft["reason"] = "refuse", "There is no new message since the last answer."
         return {"draft": _timed(draft, "inspect", started), "verdict": {}, **_kept(state, turn)}
+
+    def skip_or_rewrite(self, state: VLMGuardState) -> dict[str, Any]:
+        """Answer at once where an adaptive policy and a closed gate allow it, otherwise ask the rewriter."""
+        call = self._probing(state)
+        if call is None:
+            return self.rewrite(state)
+        with call:
+            call.result = Answer.of(self.model.invoke(self.for_model(state), call.config, until_gate=True))
+        return self._skipped(state, call) or self.rewrite(_after_probe(state, call))
+
+    async def askip_or_rewrite(self, state: VLMGuardState) -> dict[str, Any]:
+        """Answer at once or ask the rewriter, without blocking the event loop."""
+        call = await asyncio.to_thread(self._probing, state)
+        if call is None:
+            return await self.arewrite(state)
+        with call:
+            messages = await asyncio.to_thread(self.for_model, state)
+            call.result = Answer.of(await self.model.ainvoke(messages, call.config, until_gate=True))
+        return self._skipped(state, call) or await self.arewrite(_after_probe(state, call))
 
     def rewrite(self, state: VLMGuardState) -> dict[str, Any]:
         """Ask the rewriter, where there is one and the turn is still open."""
@@ -232,6 +253,25 @@ class GuardNodes:
             return None
         return _RewriteCall("rewrite", rewriter=self.rewriter, messages=self._turn(state).messages)
 
+    def _probing(self, state: VLMGuardState) -> _Call | None:
+        """Return the call that tries the gate first, or `None` where the rewriter is asked anyway or never.
+
+        A gate that reads the text alone says nothing about pictures: they skip the rewriter only if the policy says so.
+        """
+        gate, draft = _gate_of(self.model), state["draft"]
+        open_turn = self.rewriter is not None and self.policy.rewrite == "adaptive" and draft["action"] == "allow"
+        if not open_turn or gate is None or draft.get("security") or draft.get("evidence"):
+            return None
+        blind = gate.reads == "query" and self.policy.adaptive_pictures == "rewrite"
+        return None if blind and _shows_pictures(self._turn(state).messages) else _Call("answer")
+
+    def _skipped(self, state: VLMGuardState, call: _Call) -> dict[str, Any] | None:
+        """Release the answer of a turn whose gate is clearly closed."""
+        trace = call.result.steering if call.failure is None else None
+        if trace is None or trace["open"] or self.policy.severity(trace["risk"]) != "safe":
+            return None
+        return self._answered(cast("VLMGuardState", {**state, "draft": {**state["draft"], "skipped": True}}), call)
+
     def _rewritten(self, state: VLMGuardState, call: _Call) -> dict[str, Any]:
         draft = call.into(state["draft"], self.policy)
         if call.failure is None:
@@ -252,7 +292,10 @@ class GuardNodes:
     def for_model(self, state: VLMGuardState) -> list[BaseMessage]:
         """Return the conversation as the model gets it: checked pictures, and the rewritten prompt where there is one."""
         turn, draft = self._turn(state), state["draft"]
-        return _with_prompt(turn, draft["rewritten_prompt"]) if draft["action"] == "rewrite" else turn.messages
+        if draft["action"] != "rewrite":
+            return turn.messages
+        keep = self.policy.rewritten_pictures == "keep"
+        return with_prompt(turn.messages, turn.start, draft["rewritten_prompt"], keep_pictures=keep)
 
     def _answered(self, state: VLMGuardState, call: _Call) -> dict[str, Any]:
         draft = call.into(state["draft"], self.policy)
@@ -319,11 +362,29 @@ class GuardNodes:
     def _provenance(self, draft: dict[str, Any]) -> Provenance:
         policy = self.policy
         return Provenance(
-            rewriter=getattr(self.rewriter, "identity", None) if self.rewriter else None,
+            rewriter=None if draft.get("skipped") else getattr(self.rewriter, "identity", None),
             policy=policy.hash,
             thresholds=policy.thresholds,
             **draft.get("provenance", {}),
         )
+
+
+def _gate_of(model: Any) -> Any:
+    """Return the steering of a model that can stop where its gate opens, tools bound or not; `None` for any other."""
+    while hasattr(model, "bound"):
+        model = model.bound
+    return getattr(model, "active_steering", None)
+
+
+def _shows_pictures(messages: Sequence[BaseMessage]) -> bool:
+    return any(block["type"] == "image" for message in messages for block in blocks_of(message))
+
+
+def _after_probe(state: VLMGuardState, call: _Call) -> VLMGuardState:
+    """Return the state with the tokens of a call whose answer was not used."""
+    used = {**call.into(state["draft"], GuardPolicy()), **{k: v for k, v in state["draft"].items() if k != "usage"}}
+    used.pop("failure", None)
+    return cast("VLMGuardState", {**state, "draft": used})
 
 
 @dataclass
@@ -471,26 +532,6 @@ def decided(decision: Any, proposed: str | None) -> dict[str, Any]:
         return {"action": "refuse", "reviewed": "reject", "reason": "A person rejected this turn."}
     reason = "The review ended without a usable decision: answer approve, reject, or edit with a prompt."
     return {"action": "refuse", "reason": reason}
-
-
-def _with_prompt(turn: Turn, prompt: str) -> list[BaseMessage]:
-    """Put the prompt in place of all that people wrote in the turn; their pictures stay."""
-    people = [turn.start + at for at, message in enumerate(turn.current) if isinstance(message, HumanMessage)]
-    if not people:
-        msg = "the turn holds no human message whose prompt could be rewritten"
-        raise RewriteError(msg)
-    changed = {index: [b for b in blocks_of(turn.messages[index]) if b["type"] == "image"] for index in people}
-    changed[people[-1]].append({"type": "text", "text": prompt})
-    return [
-        message.model_copy(update={"content": _plain(changed[index])}) if index in changed else message
-        for index, message in enumerate(turn.messages)
-        if changed.get(index, True)
-    ]
-
-
-def _plain(content: list[dict[str, Any]]) -> str | list[str | dict[str, Any]]:
-    """Return content that is a single text as a string, which every model takes."""
-    return content[0]["text"] if len(content) == 1 and content[0]["type"] == "text" else [*content]
 
 
 def refusal_text(verdict: SafetyVerdict, policy: GuardPolicy) -> str:

@@ -57,8 +57,17 @@ class GuardPolicy(BaseModel):
     on_unreadable: Literal["refuse", "review"] = "refuse"
     """When a part of the turn cannot be read."""
 
-    rewrite: Literal["always", "never"] = "always"
-    """Whether a rewriter that is there is used."""
+    rewrite: Literal["always", "adaptive", "never"] = "always"
+    """Whether a rewriter that is there is used. `adaptive`: a turn whose steering gate stays clearly closed and whose parts the
+    gate has all read is answered from that same prefill, without the rewriter; a model without a gate makes it `always`."""
+
+    adaptive_pictures: Literal["rewrite", "skip"] = "rewrite"
+    """With `adaptive`, whether a turn with pictures may skip the rewriter on the word of a gate that read its text alone.
+    `skip` is faster and blind to harm that only the picture shows."""
+
+    rewritten_pictures: Literal["keep", "drop"] = "keep"
+    """Whether the turn's pictures are shown to the model beside a rewritten prompt. `drop` takes away the picture's pull, where
+    the new prompt can stand alone; what a prompt that goes on unchanged shows is never dropped."""
 
     image_hosts: frozenset[ImageHost] = frozenset()
     """Hosts from which pictures are fetched by address, over https: `"img.example.com"`, `"*.example.com"` for subdomains,

@@ -29,6 +29,8 @@ class Settings:
     top_p: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    until_gate: bool = False
+    """End a row after its first token where the steering gate opens: its caller wants another prompt answered then."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def _generate(
     inputs = _encode(loaded, rows)
     with loaded.lock, torch.inference_mode(), _seeded(settings.seed):
         with _steered(loaded, rows, inputs, steering) as call:
-            whole = model.generate(**inputs, **_options(loaded, settings), **extra)
+            whole = model.generate(**inputs, **_options(loaded, settings), **_until_gate(call, settings), **extra)
         traces = call.trace() if call else [None] * len(rows)
     prompt = inputs["input_ids"].shape[1]
     read = inputs["attention_mask"].sum(dim=1).tolist()
@@ -163,6 +165,14 @@ def _options(loaded: LoadedVLM, settings: Settings) -> dict[str, Any]:
     if settings.stop:
         options |= {"stop_strings": list(settings.stop), "tokenizer": loaded.processor.tokenizer}
     return options
+
+
+def _until_gate(call: SteeredCall | None, settings: Settings) -> dict[str, Any]:
+    if call is None or not settings.until_gate:
+        return {}
+    from langchain_vlmguard.models.streaming import OpenGateCriteria  # noqa: PLC0415 - needs torch
+
+    return {"stopping_criteria": [OpenGateCriteria(call)]}
 
 
 def _generated(

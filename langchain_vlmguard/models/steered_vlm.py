@@ -218,6 +218,7 @@ class ChatSteeredVLM(BaseChatModel):
             top_p=kwargs.get("top_p", self.top_p),
             seed=kwargs.get("seed", self.seed),
             stop=tuple(stop or self.stop or ()),
+            until_gate=bool(kwargs.get("until_gate")),
         )
 
     def _message(self, generated: Generated) -> AIMessage:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
+    from langchain_vlmguard.steering.steering import SteeredCall
+
 
 class QueueStreamer(TextStreamer):  # type: ignore[misc]
     """Puts pieces of text on a queue as soon as they cannot change any more.
@@ -60,6 +62,20 @@ class CancelCriteria(StoppingCriteria):  # type: ignore[misc]
     def __call__(self, input_ids: torch.LongTensor, *_: Any, **__: Any) -> torch.BoolTensor:
         """Return one flag a row."""
         return torch.full((input_ids.shape[0],), self._cancelled.is_set(), device=input_ids.device)  # type: ignore[return-value]
+
+
+class OpenGateCriteria(StoppingCriteria):  # type: ignore[misc]
+    """Stops the rows whose steering gate is open, as soon as the prefill has read it."""
+
+    def __init__(self, call: SteeredCall) -> None:
+        """Watch a steered call."""
+        self._call = call
+
+    def __call__(self, input_ids: torch.LongTensor, *_: Any, **__: Any) -> torch.BoolTensor:
+        """Return one flag a row."""
+        reading = self._call.reading
+        assert reading is not None  # noqa: S101 - the prefill has run
+        return (reading.strength > 0).to(input_ids.device)  # type: ignore[return-value]
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -1,74 +1,43 @@
-"""The reasoning rewriter: threats, then intent, then a prompt that an unchanged model can answer safely and usefully."""
+"""The reasoning rewriter: threats, then intent, then a prompt that an unchanged model can answer safely."""
 
 from __future__ import annotations
 
 import asyncio
-import re
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
 
+from langchain_core.callbacks import adispatch_custom_event, dispatch_custom_event
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.runnables.config import merge_configs
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from langchain_vlmguard.content.messages import is_read, read_turn, turn_start
 from langchain_vlmguard.errors import RewriteError, UnreadableContentError
+from langchain_vlmguard.rewriting.forms import DelimitedForm, Form, form_of, parse_delimited
 from langchain_vlmguard.rewriting.prompts import rewriter_messages
-from langchain_vlmguard.verdict import Action, Channel, HazardId, Risk
+from langchain_vlmguard.rewriting.report import Rewrite, RiskReport, Threat
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from langchain_core.language_models import BaseChatModel
+
+    from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
+
+__all__ = ["ReasoningRewriter", "Rewrite", "RiskReport", "Threat", "parse_delimited", "repeats_prompt"]
 
 INTERNAL: RunnableConfig = {"tags": ["nostream"], "run_name": "vlmguard_rewriter"}
 """Keeps the rewriter's own tokens out of the caller's streams."""
 
+EVENT = "vlmguard_rewriter"
+"""Name of the custom events that carry the reasoning, one a stage: `{"stage": "threats" | "intent" | "prompt", ...}`."""
 
-_LONGEST_RATIONALE = 500
-
-
-def _cut(text: Any) -> Any:
-    return text[:_LONGEST_RATIONALE] if isinstance(text, str) else text
-
-
-class Threat(BaseModel):
-    """One way in which the turn could do harm."""
-
-    model_config = ConfigDict(frozen=True)
-
-    channel: Channel
-    hazard: HazardId
-    rationale: Annotated[str, BeforeValidator(_cut)] = ""
-    """Cut after 500 characters: a wordy reason is no reason to fail."""
-
-
-class RiskReport(BaseModel):
-    """The rewriter's reasoning: what could do harm, and what the person really wants."""
-
-    model_config = ConfigDict(frozen=True)
-
-    threats: list[Threat] = Field(description="What could do harm, by channel. Empty when nothing could.")
-    intent: str = Field(description="What the person most likely wants.")
-    legitimate_part: str = Field(default="", description="The part of it that is legitimate.")
-
-
-class Rewrite(RiskReport):
-    """The risk report and what follows from it, in the order in which the rewriter reasons."""
-
-    action: Action
-    risk: Risk = Field(description="From 0, none, to 1, certain and severe.")
-    rewritten_prompt: str | None = Field(default=None, description="The new prompt; only with action 'rewrite'.")
-
-    @model_validator(mode="after")
-    def _prompt_goes_with_rewrite(self) -> Self:
-        if self.action == "rewrite" and not (self.rewritten_prompt or "").strip():
-            msg = "action 'rewrite' needs a rewritten prompt"
-            raise ValueError(msg)
-        if self.action != "rewrite" and (self.rewritten_prompt or "").strip():
-            msg = f"a rewritten prompt cannot go with action {self.action!r}"
-            raise ValueError(msg)
-        return self
+_RESAMPLED = {"temperature": 0.7, "seed": 1}
+"""How a local model tries again: greedy decoding would say the same."""
 
 
 class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
@@ -91,11 +60,19 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
         system_prompt: str | None = None,
         max_retries: int = 1,
         structured: bool | None = None,
+        timeout: float | None = None,
+        form: Form | None = None,
+        retry_options: dict[str, Any] | None = None,
+        name: str | None = None,
     ) -> None:
-        """Use `from_model`; `structured` forces or forbids the model's structured output."""
+        """Use `from_model` or `from_adapter`."""
         self.model = model
         self.system_prompt = system_prompt
         self.max_retries = max_retries
+        self.timeout = timeout
+        self.form = form or DelimitedForm()
+        self._retry_options = retry_options or {}
+        self._named = name
         self._structured = _structured_model(model) if structured is not False else None
         if structured and self._structured is None:
             msg = f"{type(model).__name__} has no structured output: leave `structured` out to use delimited text"
@@ -109,6 +86,7 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
         system_prompt: str | None = None,
         max_retries: int = 1,
         structured: bool | None = None,
+        timeout: float | None = None,
     ) -> Self:
         """Make a rewriter from any LangChain chat model.
 
@@ -117,14 +95,68 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
         Args:
             model: The chat model; it should read pictures if the agent does.
             system_prompt: Another instruction; `{hazards}` and `{boundary}` are filled in.
-            max_retries: How often an unusable answer is asked for again.
+            max_retries: How often an unusable or late answer is asked for again.
             structured: `True` insists on structured output, `False` does without.
+            timeout: Seconds that one attempt may take; without one, it is the model's own.
         """
-        return cls(model, system_prompt=system_prompt, max_retries=max_retries, structured=structured)
+        return cls(model, system_prompt=system_prompt, max_retries=max_retries, structured=structured, timeout=timeout)
+
+    @classmethod
+    def from_adapter(
+        cls,
+        steered_vlm: ChatSteeredVLM,
+        adapter: str | Path = "testbed",
+        *,
+        max_retries: int = 1,
+        timeout: float | None = None,
+        check_weights: bool = True,
+    ) -> Self:
+        """Make a rewriter from the VLM that answers and a LoRA adapter on it.
+
+        The weights are in memory once. The adapter acts on the rewriting call alone: a concurrent answer of the same model is
+        never touched by it, and the rewriting call is never steered.
+
+        Args:
+            steered_vlm: The model that answers; its weights are shared.
+            adapter: A folder that `vlmguard rewriter train` (or peft) wrote, or `"testbed"` for the shipped one.
+            max_retries: How often an unusable or late answer is asked for again, then sampled instead of greedy.
+            timeout: Seconds that one attempt may take.
+            check_weights: Insist on the very weights that the adapter was trained on.
+
+        Raises:
+            AdapterError: The adapter is missing, cannot be read, or does not fit the model.
+
+        ??? example "One set of weights, two roles"
+
+            ```python
+            model = ChatSteeredVLM.from_pretrained("testbed")
+            rewriter = ReasoningRewriter.from_adapter(model)
+            guard = create_vlm_guard(model, rewriter).compile()
+            ```
+        """
+        from langchain_vlmguard.rewriting.adapter import RewriterAdapter  # noqa: PLC0415 - needs torch
+
+        loaded = RewriterAdapter.load(adapter)
+        loaded.check(steered_vlm.loaded.model, weights=check_weights)
+        model = steered_vlm.from_loaded(
+            steered_vlm.loaded, steering=loaded, max_tokens=loaded.max_tokens, batch_size=steered_vlm.batch_size
+        )
+        return cls(
+            model,
+            system_prompt=loaded.system_prompt,
+            max_retries=max_retries,
+            structured=False,
+            timeout=timeout,
+            form=form_of(loaded.form, loaded.words),
+            retry_options=_RESAMPLED,
+            name=f"{steered_vlm.model}+lora:{loaded.identity}",
+        )
 
     @property
     def identity(self) -> str:
         """What a verdict calls this rewriter."""
+        if self._named is not None:
+            return self._named
         name = getattr(self.model, "model_name", None) or getattr(self.model, "model", None)
         return f"{type(self.model).__name__}:{name}" if isinstance(name, str) else type(self.model).__name__
 
@@ -167,40 +199,90 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
 
     def _rewrite(self, asked: list[BaseMessage], config: RunnableConfig, kwargs: dict[str, Any]) -> Rewrite:
         messages, config, problem = _readable(asked), merge_configs(ensure_config(config), INTERNAL), None
-        for _ in range(self.max_retries + 1):
-            answer = self._runnable.invoke(self._prompt(messages, problem), config, **kwargs)
+        for attempt in range(self.max_retries + 1):
+            prompt, options = self._prompt(messages, problem), self._options(attempt, kwargs)
+            try:
+                answer = _in_time(partial(self._runnable.invoke, prompt, config, **options), self.timeout)
+            except TimeoutError:
+                problem = self._late
+                continue
             parsed, problem = self._parse(answer, messages)
             if parsed:
+                _report_stages(parsed, config)
                 return parsed
         raise _unusable(problem, self.max_retries)
 
     async def _arewrite(self, asked: list[BaseMessage], config: RunnableConfig, kwargs: dict[str, Any]) -> Rewrite:
         messages = await asyncio.to_thread(_readable, asked)
         config, problem = merge_configs(ensure_config(config), INTERNAL), None
-        for _ in range(self.max_retries + 1):
-            answer = await self._runnable.ainvoke(self._prompt(messages, problem), config, **kwargs)
+        for attempt in range(self.max_retries + 1):
+            prompt, options = self._prompt(messages, problem), self._options(attempt, kwargs)
+            try:
+                answer = await asyncio.wait_for(self._runnable.ainvoke(prompt, config, **options), self.timeout)
+            except TimeoutError:
+                problem = self._late
+                continue
             parsed, problem = self._parse(answer, messages)
             if parsed:
+                await _areport_stages(parsed, config)
                 return parsed
         raise _unusable(problem, self.max_retries)
+
+    @property
+    def _late(self) -> str:
+        return f"it did not come within {self.timeout} s"
 
     @property
     def _runnable(self) -> Runnable[Any, Any]:
         return self._structured or self.model
 
+    def _options(self, attempt: int, kwargs: dict[str, Any]) -> dict[str, Any]:
+        return {**kwargs, **self._retry_options} if attempt else kwargs
+
     def _prompt(self, messages: list[BaseMessage], problem: str | None) -> list[BaseMessage]:
-        delimited = self._structured is None
-        return rewriter_messages(messages, system_prompt=self.system_prompt, delimited=delimited, problem=problem)
+        if self._structured is not None:
+            return rewriter_messages(messages, system_prompt=self.system_prompt, problem=problem)
+        return self.form.ask(messages, system_prompt=self.system_prompt, problem=problem)
 
     def _parse(self, answer: Any, messages: list[BaseMessage]) -> tuple[Rewrite | None, str | None]:
         """Return a usable rewrite, or what is wrong with the answer."""
         try:
-            rewrite = _from_structured(answer) if self._structured else parse_delimited(_text(answer))
+            rewrite = _from_structured(answer) if self._structured else self.form.parse(_text(answer))
         except (ValidationError, ValueError) as error:
             return None, _first_line(error)
         if repeats_prompt(rewrite, messages):
             return None, "the rewritten prompt is the original one"
         return rewrite, None
+
+
+def _in_time(call: Callable[[], Any], timeout: float | None) -> Any:
+    """Run a call in this context; past the limit it is left to end by itself and its result is never used."""
+    if timeout is None:
+        return call()
+    pool = ThreadPoolExecutor(1)
+    try:
+        return pool.submit(copy_context().run, call).result(timeout)
+    finally:
+        pool.shutdown(wait=False)
+
+
+def _stages(rewrite: Rewrite) -> list[dict[str, Any]]:
+    plain = rewrite.model_dump(mode="json")
+    return [
+        {"stage": "threats", "threats": plain["threats"]},
+        {"stage": "intent", "intent": plain["intent"], "legitimate_part": plain["legitimate_part"]},
+        {"stage": "prompt", **{key: plain[key] for key in ("action", "risk", "rewritten_prompt")}},
+    ]
+
+
+def _report_stages(rewrite: Rewrite, config: RunnableConfig) -> None:
+    for data in _stages(rewrite):
+        dispatch_custom_event(EVENT, data, config=config)
+
+
+async def _areport_stages(rewrite: Rewrite, config: RunnableConfig) -> None:
+    for data in _stages(rewrite):
+        await adispatch_custom_event(EVENT, data, config=config)
 
 
 def repeats_prompt(rewrite: Rewrite, messages: Sequence[BaseMessage]) -> bool:
@@ -220,41 +302,6 @@ def _readable(messages: list[BaseMessage]) -> list[BaseMessage]:
         msg = f"{part.where} ({part.kind}) cannot be judged: {part.reason}"
         raise UnreadableContentError(msg)
     return turn.messages
-
-
-_TAGS = ("threats", "intent", "legitimate", "action", "risk", "prompt")
-_DELIMITED = re.compile(
-    r"\s*" + r"\s*".join(rf"<{tag}>(?P<{tag}>(?:(?!</?(?:{'|'.join(_TAGS)})>).)*)</{tag}>" for tag in _TAGS) + r"\s*",
-    re.DOTALL,
-)
-
-
-def parse_delimited(text: str) -> Rewrite:
-    """Read the delimited form strictly: every tag once, in order, nothing around them.
-
-    Raises:
-        ValueError: The text has another form, or a field another value than it may have.
-    """
-    found = _DELIMITED.fullmatch(text)
-    if found is None:
-        msg = f"it does not hold exactly the tags {', '.join(_TAGS)}, each once and in this order"
-        raise ValueError(msg)
-    fields = {tag: found[tag].strip() for tag in _TAGS}
-    lines = [line for line in fields["threats"].splitlines() if line.strip()]
-    return Rewrite(
-        threats=[] if [line.strip().casefold() for line in lines] == ["none"] else [_threat(line) for line in lines],
-        intent=fields["intent"],
-        legitimate_part=fields["legitimate"],
-        action=fields["action"],  # type: ignore[arg-type]
-        risk=fields["risk"],  # type: ignore[arg-type]
-        rewritten_prompt=fields["prompt"] or None,
-    )
-
-
-def _threat(line: str) -> Threat:
-    channel, _, rest = line.partition("|")
-    hazard, _, rationale = rest.partition("|")
-    return Threat(channel=channel.strip(), hazard=hazard.strip(), rationale=rationale.strip())  # type: ignore[arg-type]
 
 
 def _structured_model(model: BaseChatModel) -> Runnable[Any, Any] | None:

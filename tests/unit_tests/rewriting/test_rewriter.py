@@ -1,12 +1,15 @@
 import re
+import time
 
 import pytest
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.runnables import RunnableLambda
 
 from langchain_vlmguard.errors import RewriteError, UnreadableContentError
 from langchain_vlmguard.rewriting.rewriter import ReasoningRewriter, Rewrite, parse_delimited
+from langchain_vlmguard.testbed.rewriting import HELD_OUT_ATTACKS
 from tests.chat_models import ScriptedModel
 from tests.pictures import READABLE, UNREADABLE
 
@@ -189,3 +192,56 @@ def test_every_message_of_the_turn_counts_as_the_original_prompt():
 
 def test_its_input_has_a_schema():
     assert ReasoningRewriter.from_model(ScriptedModel()).get_input_schema().model_json_schema()["type"] == "array"
+
+
+class SlowModel(ScriptedModel):
+    """The first answer is late."""
+
+    def _generate(self, messages, stop=None, run_manager=None, **kwargs):
+        if not self.seen:
+            time.sleep(0.4)
+        return super()._generate(messages, stop, run_manager, **kwargs)
+
+
+def test_a_late_answer_is_asked_for_again_and_then_an_error():
+    rewriter = ReasoningRewriter.from_model(SlowModel(answers=[GOOD]), timeout=0.1, max_retries=0)
+    with pytest.raises(RewriteError, match=r"did not come within 0.1 s"):
+        rewriter.invoke(TURN)
+
+
+async def test_a_late_answer_does_not_hold_up_an_async_caller():
+    model = SlowModel(answers=[GOOD])
+    rewriter = ReasoningRewriter.from_model(model, timeout=0.15, max_retries=0)
+    with pytest.raises(RewriteError, match=r"did not come within 0.15 s"):
+        await rewriter.ainvoke(TURN)
+
+
+async def test_its_reasoning_comes_as_custom_events_tagged_nostream():
+    rewriter = ReasoningRewriter.from_model(ScriptedModel(answers=[GOOD]))
+    events = [e async for e in rewriter.astream_events(TURN, version="v2") if e["event"] == "on_custom_event"]
+    assert [e["data"]["stage"] for e in events] == ["threats", "intent", "prompt"]
+    assert all(e["name"] == "vlmguard_rewriter" and "nostream" in e["tags"] for e in events)
+    assert events[0]["data"]["threats"][0]["hazard"] == "mlcommons:ncr"
+    assert events[2]["data"]["rewritten_prompt"].startswith("Name the danger")
+
+
+def test_sync_callers_see_the_events_too():
+    class Listener(BaseCallbackHandler):
+        stages = ()
+
+        def on_custom_event(self, name, data, **kwargs):
+            self.stages = (*self.stages, data["stage"])
+
+    listener = Listener()
+    ReasoningRewriter.from_model(ScriptedModel(answers=[GOOD])).invoke(TURN, {"callbacks": [listener]})
+    assert listener.stages == ("threats", "intent", "prompt")
+
+
+@pytest.mark.parametrize("attack", HELD_OUT_ATTACKS)
+def test_what_a_model_copies_from_an_attack_cannot_be_read_as_its_answer(attack):
+    """A model that repeats the attack before, inside or after its own answer gives nothing that can be parsed."""
+    words = attack.replace("REQUEST", "how do i make this ?")
+    forged = ALLOW
+    for answer in (f"{words}\n{GOOD}\n{forged}", f"{forged}\n{GOOD}", GOOD.replace("wants light", forged)):
+        with pytest.raises(RewriteError):
+            ReasoningRewriter.from_model(ScriptedModel(answers=[answer])).invoke([HumanMessage(words)])

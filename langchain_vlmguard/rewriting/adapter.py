@@ -1,0 +1,210 @@
+"""A LoRA adapter on the model that answers, switched on for single calls and never for another call on the same weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file
+
+from langchain_vlmguard.errors import AdapterError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+TESTBED = "testbed"
+WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+REWRITER_FILE = "rewriter.json"
+"""Beside peft's two files: the written form, the system prompt and the base weights that the adapter was trained with."""
+
+_PREFIX = "base_model.model."
+_UNSUPPORTED = (
+    "use_dora",
+    "use_qalora",
+    "rank_pattern",
+    "alpha_pattern",
+    "modules_to_save",
+    "fan_in_fan_out",
+    "use_bdlora",
+)
+_ACTIVE: ContextVar[_AdaptedCall | None] = ContextVar("vlmguard_adapted_call", default=None)
+
+
+@dataclass(frozen=True)
+class _LowRank:
+    """One layer's update `x ↦ scale · B(Ax)`."""
+
+    down: Tensor
+    """`A`, `(rank, in)`."""
+
+    up: Tensor
+    """`B`, `(out, rank)`."""
+
+    scale: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        down, up = self.down.to(x.device, x.dtype), self.up.to(x.device, x.dtype)
+        return (x @ down.T) @ up.T * self.scale
+
+
+@dataclass(frozen=True, eq=False)
+class RewriterAdapter:
+    """A LoRA adapter (arXiv 2106.09685) in peft's file format, `W' = W + (alpha / r) BA`, read without peft.
+
+    It has the face that a `Steering` shows to the generating code: `identity`, so that calls are batched only with calls of
+    the same kind, and `attach`, which holds for one call of one thread.
+    """
+
+    name: str
+    updates: dict[str, _LowRank]
+    """By the name of the linear layer inside the model."""
+
+    identity: str
+    """Hash of weights and settings."""
+
+    form: str
+    """Name of the written form it was trained on, see `rewriting.forms`."""
+
+    words: dict[str, str]
+    """How a compact form is written."""
+
+    system_prompt: str | None
+    max_tokens: int
+    base_hash: str | None
+    """Hash of the embedding table of the weights it was trained on, `None` when it was not written down."""
+
+    needs_text_query: bool = False
+    reads: str = "input"
+
+    @classmethod
+    def load(cls, folder: str | Path) -> RewriterAdapter:
+        """Read an adapter from a folder, or the shipped one by the name `"testbed"`.
+
+        Raises:
+            AdapterError: A file is missing, or the adapter is of a kind that is not read here.
+        """
+        path = Path(str(files("langchain_vlmguard.testbed") / "rewriter")) if folder == TESTBED else Path(folder)
+        missing = [name for name in (WEIGHTS_FILE, CONFIG_FILE, REWRITER_FILE) if not (path / name).is_file()]
+        if missing:
+            msg = f"{path} holds no rewriter adapter: {', '.join(missing)} missing (`vlmguard rewriter train` writes them)"
+            raise AdapterError(msg)
+        config = json.loads((path / CONFIG_FILE).read_text())
+        settings = json.loads((path / REWRITER_FILE).read_text())
+        digest = hashlib.sha256((path / WEIGHTS_FILE).read_bytes())
+        digest.update(json.dumps([config.get("lora_alpha"), settings], sort_keys=True).encode())
+        return cls(
+            name=str(folder),
+            updates=_updates(load_file(path / WEIGHTS_FILE), _scale(config)),
+            identity=digest.hexdigest()[:16],
+            form=settings["form"],
+            words=settings.get("words") or {},
+            system_prompt=settings.get("system_prompt"),
+            max_tokens=settings["max_tokens"],
+            base_hash=settings.get("base_hash"),
+        )
+
+    def check(self, model: PreTrainedModel, *, weights: bool = True) -> None:
+        """Check that the adapter fits the model; `weights` asks for the very weights it was trained on.
+
+        Raises:
+            AdapterError: A layer is missing or of another size, or the model has other weights than it was trained on.
+        """
+        for name, update in self.updates.items():
+            layer = _layer(model, name)
+            wanted = (update.up.shape[0], update.down.shape[1])
+            if tuple(getattr(layer, "weight", torch.empty(0)).shape) != wanted:
+                msg = f"the adapter {self.name!r} does not fit this model: it has no linear layer {name} of shape {wanted}"
+                raise AdapterError(msg)
+        if weights and self.base_hash is not None and self.base_hash != base_hash(model):
+            msg = (
+                f"the adapter {self.name!r} was trained on other weights than these: train one for this checkpoint with "
+                "`vlmguard rewriter train`"
+            )
+            raise AdapterError(msg)
+
+    @contextmanager
+    def attach(self, model: PreTrainedModel, **_given: Any) -> Iterator[_AdaptedCall]:
+        """Add the updates to what this thread (or task) runs on the model inside the block, and to nothing else."""
+        call = _AdaptedCall(len(_given["pictured"]) if "pictured" in _given else 1)
+        handles = [
+            _layer(model, name).register_forward_hook(_hook(call, update)) for name, update in self.updates.items()
+        ]
+        token = _ACTIVE.set(call)
+        try:
+            yield call
+        finally:
+            _ACTIVE.reset(token)
+            for handle in handles:
+                handle.remove()
+
+
+@dataclass(frozen=True, eq=False)
+class _AdaptedCall:
+    rows: int
+
+    def trace(self) -> list[None]:
+        """Return no steering trace for any row: this call is not steered."""
+        return [None] * self.rows
+
+
+def base_hash(model: PreTrainedModel) -> str:
+    """Return a short hash of a model's embedding table in half precision, to know its weights again."""
+    table: Tensor = model.get_input_embeddings().weight
+    return hashlib.sha256(table.detach().half().cpu().numpy().tobytes()).hexdigest()[:16]
+
+
+def _hook(call: _AdaptedCall, update: _LowRank) -> Callable[..., Tensor | None]:
+    def add(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        return output + update(inputs[0]) if _ACTIVE.get() is call else None
+
+    return add
+
+
+def _layer(model: PreTrainedModel, name: str) -> nn.Module:
+    try:
+        return model.get_submodule(name)  # type: ignore[no-any-return]
+    except AttributeError as error:
+        msg = f"the adapter does not fit this model: there is no layer {name}"
+        raise AdapterError(msg) from error
+
+
+def _scale(config: dict[str, Any]) -> float:
+    """Return alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA (arXiv 2312.03732).
+
+    Raises:
+        AdapterError: The adapter does more than low-rank updates of linear layers.
+    """
+    odd = [name for name in _UNSUPPORTED if config.get(name)]
+    if config.get("peft_type") != "LORA" or odd or config.get("bias", "none") != "none":
+        msg = f"only plain LoRA adapters are read, this one is {config.get('peft_type')} with {', '.join(odd) or 'biases'}"
+        raise AdapterError(msg)
+    rank = config["r"]
+    return float(config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank))
+
+
+def _updates(tensors: dict[str, Tensor], scale: float) -> dict[str, _LowRank]:
+    names = sorted({name.removeprefix(_PREFIX).rpartition(".lora_")[0] for name in tensors})
+    try:
+        return {
+            name: _LowRank(
+                tensors[f"{_PREFIX}{name}.lora_A.weight"].float(),
+                tensors[f"{_PREFIX}{name}.lora_B.weight"].float(),
+                scale,
+            )
+            for name in names
+        }
+    except KeyError as error:
+        msg = f"the adapter's tensors are not named as peft names LoRA's: {error} is missing"
+        raise AdapterError(msg) from error

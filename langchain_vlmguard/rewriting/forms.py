@@ -1,0 +1,235 @@
+"""The written forms of a rewrite: how a model is asked for it, how it is written down to learn from, how it is read."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Protocol
+
+from langchain_vlmguard.content.messages import turn_start
+from langchain_vlmguard.hazards import HAZARDS
+from langchain_vlmguard.rewriting.prompts import rewriter_messages
+from langchain_vlmguard.rewriting.report import Rewrite, Threat
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from langchain_core.messages import BaseMessage
+
+    from langchain_vlmguard.rewriting.stages import CausalReport
+    from langchain_vlmguard.verdict import Channel
+
+
+class Form(Protocol):
+    """How a rewriter's model is asked and answers."""
+
+    @property
+    def name(self) -> str:
+        """The name that an adapter's settings carry."""
+
+    def ask(
+        self, messages: Sequence[BaseMessage], *, system_prompt: str | None = None, problem: str | None = None
+    ) -> list[BaseMessage]:
+        """Return what the model is shown."""
+
+    def write(self, report: CausalReport, rewrite: Rewrite) -> str:
+        """Return the answer that a model of this form should give."""
+
+    def parse(self, text: str) -> Rewrite:
+        """Read an answer strictly.
+
+        Raises:
+            ValueError: The text has another form, or a field another value than it may have.
+        """
+
+
+_TAGS = ("threats", "intent", "legitimate", "action", "risk", "prompt")
+_DELIMITED = re.compile(
+    r"\s*" + r"\s*".join(rf"<{tag}>(?P<{tag}>(?:(?!</?(?:{'|'.join(_TAGS)})>).)*)</{tag}>" for tag in _TAGS) + r"\s*",
+    re.DOTALL,
+)
+
+
+def parse_delimited(text: str) -> Rewrite:
+    """Read the delimited form strictly: every tag once, in order, nothing around them.
+
+    Raises:
+        ValueError: The text has another form, or a field another value than it may have.
+    """
+    found = _DELIMITED.fullmatch(text)
+    if found is None:
+        msg = f"it does not hold exactly the tags {', '.join(_TAGS)}, each once and in this order"
+        raise ValueError(msg)
+    fields = {tag: found[tag].strip() for tag in _TAGS}
+    lines = [line for line in fields["threats"].splitlines() if line.strip()]
+    return Rewrite(
+        threats=[] if [line.strip().casefold() for line in lines] == ["none"] else [_threat(line) for line in lines],
+        intent=fields["intent"],
+        legitimate_part=fields["legitimate"],
+        action=fields["action"],  # type: ignore[arg-type]
+        risk=fields["risk"],  # type: ignore[arg-type]
+        rewritten_prompt=fields["prompt"] or None,
+    )
+
+
+def _threat(line: str) -> Threat:
+    channel, _, rest = line.partition("|")
+    hazard, _, rationale = rest.partition("|")
+    return Threat(channel=channel.strip(), hazard=hazard.strip(), rationale=rationale.strip())  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class DelimitedForm:
+    """Tags, for models that speak English: an API model, or a real checkpoint with an adapter."""
+
+    name: str = "delimited"
+
+    def ask(
+        self, messages: Sequence[BaseMessage], *, system_prompt: str | None = None, problem: str | None = None
+    ) -> list[BaseMessage]:
+        """Return the instruction and the fenced conversation."""
+        return rewriter_messages(messages, system_prompt=system_prompt, delimited=True, problem=problem)
+
+    def write(self, report: CausalReport, rewrite: Rewrite) -> str:  # noqa: ARG002 - the rewrite says it all
+        """Return a rewrite in tags."""
+        threats = [f"{t.channel} | {t.hazard} | {' '.join(t.rationale.split())}" for t in rewrite.threats]
+        fields = (
+            "\n".join(threats) or "none",
+            rewrite.intent,
+            rewrite.legitimate_part,
+            rewrite.action,
+            f"{rewrite.risk:g}",
+            rewrite.rewritten_prompt or "",
+        )
+        return "\n".join(f"<{tag}>{_untagged(text)}</{tag}>" for tag, text in zip(_TAGS, fields, strict=True))
+
+    def parse(self, text: str) -> Rewrite:
+        """Read the tags strictly."""
+        return parse_delimited(text)
+
+
+def _untagged(text: str) -> str:
+    return re.sub(rf"</?({'|'.join(_TAGS)})>", "", text)
+
+
+_KEYS = ("threats", "textual", "visual", "cross_modal", "intent", "legitimate", "action", "risk", "prompt")
+_CHANNELS: tuple[Channel, ...] = ("textual", "visual", "cross_modal")
+_ACTIONS = ("allow", "rewrite", "refuse", "review")
+_RISKS = MappingProxyType({"low": 0.05, "medium": 0.5, "high": 0.95})
+
+
+@dataclass(frozen=True)
+class CompactForm:
+    """Bare words, for a model whose vocabulary is a few hundred words: the testbed.
+
+    `threats textual NOTE ID visual NOTE ID cross_modal NOTE ID intent ... legitimate ... action ... risk ... prompt ...`,
+    where ID is a hazard id or "none". A note says what is there and, after "is", what kind of thing that is; only the kind
+    becomes the threat's rationale. The model is asked with the last turn alone. Nothing fences the turn but the chat
+    template's own control tokens, which no text can write.
+    """
+
+    words: Mapping[str, str] = field(default_factory=dict)
+    """How the model writes keys, actions, risks, hazard ids and "none"; what is missing is written as it is. A tiny model
+    learns to say words that it has said before, and hardly ever others."""
+
+    name: str = "compact"
+
+    def __post_init__(self) -> None:
+        """Check that the words can be told apart.
+
+        Raises:
+            ValueError: Two keys are written alike, or a word is not one word.
+        """
+        keys = [self._word(key) for key in _KEYS]
+        written = [*keys, *self.words.values()]
+        if len(set(keys)) != len(keys) or len(set(self.words.values())) != len(self.words) or any(map(_split, written)):
+            msg = "the words of a compact form must be single words, and all different"
+            raise ValueError(msg)
+
+    def ask(
+        self,
+        messages: Sequence[BaseMessage],
+        *,
+        system_prompt: str | None = None,  # noqa: ARG002 - a form of few words takes no instruction
+        problem: str | None = None,  # noqa: ARG002
+    ) -> list[BaseMessage]:
+        """Return the last turn."""
+        return list(messages[turn_start(messages) :])
+
+    def write(self, report: CausalReport, rewrite: Rewrite) -> str:
+        """Return report and rewrite in bare words."""
+        found = (report.textual, report.visual, report.cross_modal)
+        notes = [" ".join(filter(None, (cause.finding, self._word(cause.hazard or "none")))) for cause in found]
+        none = self._word("none")
+        values = (
+            "",
+            *notes,
+            rewrite.intent or none,
+            rewrite.legitimate_part or none,
+            self._word(rewrite.action),
+            self._word(min(_RISKS, key=lambda word: abs(_RISKS[word] - rewrite.risk))),
+            rewrite.rewritten_prompt or none,
+        )
+        return " ".join(f"{self._word(key)} {value}".strip() for key, value in zip(_KEYS, values, strict=True))
+
+    def parse(self, text: str) -> Rewrite:
+        """Read the words strictly: every key once and in order."""
+        keys = [self._word(key) for key in _KEYS]
+        tokens = text.split()
+        if [token for token in tokens if token in keys] != keys or tokens[0] != keys[0]:
+            msg = f"it does not hold exactly the keys {', '.join(keys)}, each once and in this order"
+            raise ValueError(msg)
+        starts = [*(tokens.index(key) for key in keys), len(tokens)]
+        fields = {key: tokens[starts[at] + 1 : starts[at + 1]] for at, key in enumerate(_KEYS)}
+        if fields["threats"]:
+            msg = "something stands before the first channel"
+            raise ValueError(msg)
+        prompt = " ".join(fields["prompt"])
+        return Rewrite(
+            threats=[threat for channel in _CHANNELS if (threat := self._noted(channel, fields[channel]))],
+            intent=" ".join(fields["intent"]),
+            legitimate_part=" ".join(fields["legitimate"]),
+            action=self._meant(fields["action"], _ACTIONS),  # type: ignore[arg-type]
+            risk=_RISKS[self._meant(fields["risk"], tuple(_RISKS))],
+            rewritten_prompt=None if prompt == self._word("none") else prompt or None,
+        )
+
+    def _word(self, key: str) -> str:
+        return self.words.get(key, key)
+
+    def _meant(self, said: list[str], options: Iterable[str]) -> str:
+        """Return the one of some options that was said.
+
+        Raises:
+            ValueError: None of them was.
+        """
+        known = {self._word(option): option for option in options}
+        if len(said) != 1 or said[0] not in known:
+            msg = f"{' '.join(said) or 'nothing'} stands where one of {', '.join(known)} must"
+            raise ValueError(msg)
+        return known[said[0]]
+
+    def _noted(self, channel: Channel, said: list[str]) -> Threat | None:
+        hazard = self._meant(said[-1:], ("none", *HAZARDS))
+        if hazard == "none":
+            return None
+        return Threat(channel=channel, hazard=hazard, rationale=" ".join(said[:-1]).rpartition(" is ")[2])
+
+
+def _split(word: str) -> bool:
+    return word.split() != [word]
+
+
+def form_of(name: str, words: Mapping[str, str] | None = None) -> Form:
+    """Return the written form that an adapter's settings name.
+
+    Raises:
+        ValueError: There is no such form.
+    """
+    if name == "compact":
+        return CompactForm(words or {})
+    if name == "delimited":
+        return DelimitedForm()
+    msg = f"there is no written form {name!r}: use delimited or compact"
+    raise ValueError(msg)

@@ -1,0 +1,54 @@
+"""What the rewriter writes: the risk report and what follows from it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from langchain_vlmguard.verdict import Action, Channel, HazardId, Risk
+
+_LONGEST_RATIONALE = 500
+
+
+def _cut(text: Any) -> Any:
+    return text[:_LONGEST_RATIONALE] if isinstance(text, str) else text
+
+
+class Threat(BaseModel):
+    """One way in which the turn could do harm."""
+
+    model_config = ConfigDict(frozen=True)
+
+    channel: Channel
+    hazard: HazardId
+    rationale: Annotated[str, BeforeValidator(_cut)] = ""
+    """Cut after 500 characters: a wordy reason is no reason to fail."""
+
+
+class RiskReport(BaseModel):
+    """The rewriter's reasoning: what could do harm, and what the person really wants."""
+
+    model_config = ConfigDict(frozen=True)
+
+    threats: list[Threat] = Field(description="What could do harm, by channel. Empty when nothing could.")
+    intent: str = Field(description="What the person most likely wants.")
+    legitimate_part: str = Field(default="", description="The part of it that is legitimate.")
+
+
+class Rewrite(RiskReport):
+    """The risk report and what follows from it, in the order in which the rewriter reasons."""
+
+    action: Action
+    risk: Risk = Field(description="From 0, none, to 1, certain and severe.")
+    rewritten_prompt: str | None = Field(default=None, description="The new prompt; only with action 'rewrite'.")
+
+    @model_validator(mode="after")
+    def _prompt_goes_with_rewrite(self) -> Self:
+        if self.action == "rewrite" and not (self.rewritten_prompt or "").strip():
+            msg = "action 'rewrite' needs a rewritten prompt"
+            raise ValueError(msg)
+        if self.action != "rewrite" and (self.rewritten_prompt or "").strip():
+            msg = f"a rewritten prompt cannot go with action {self.action!r}"
+            raise ValueError(msg)
+        return self
