@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -22,9 +23,17 @@ TESTBED = "testbed"
 _MODEL = "A chat model: provider:name (LangChain's init_chat_model), local:FOLDER_OR_HUB_ID, or testbed."
 
 Source = Literal["jsonl", "vlguard", "spa-vl", "vlsbench"]
-LeftOut = Literal["hindsight", "textual", "visual", "cross_modal"]
 Pictures = Literal["keep", "drop"]
 FormName = Literal["delimited", "compact"]
+
+
+class LeftOut(StrEnum):
+    """What an ablation may leave out; an enumeration, because typer takes no list of literals."""
+
+    hindsight = "hindsight"
+    textual = "textual"
+    visual = "visual"
+    cross_modal = "cross_modal"
 
 
 @app.command()
@@ -54,7 +63,7 @@ def synthesize(
         def progress(done: int, of: int) -> None:
             bar.update(task, completed=done, total=of)
 
-        left_out = frozenset(without or ())
+        left_out: frozenset[Any] = frozenset(part.value for part in without or ())
         if source == TESTBED:
             from langchain_vlmguard.testbed.synthesis import BATCH, synthesize_testbed  # noqa: PLC0415 - needs torch
 

@@ -46,6 +46,9 @@ class TrainingRecipe:
     words: dict[str, str] = field(default_factory=dict)
     """How a compact form is written, in words that the model has said before."""
 
+    system_prompt: str | None = None
+    """Another instruction for the delimited form; `{hazards}` and `{boundary}` are filled in."""
+
     epochs: float = 2.0
     batch: int = 4
     accumulate: int = 8
@@ -141,6 +144,7 @@ class EncodedExamples(Dataset[dict[str, Any]]):
     def __init__(self, examples: Sequence[Example], processor: ProcessorMixin, recipe: TrainingRecipe) -> None:
         """Encode on demand; small pictures are kept."""
         self.examples, self._processor = list(examples), processor
+        self._system_prompt = recipe.system_prompt
         self._form = form_of(recipe.form, recipe.words)
         self._kept: dict[int, dict[str, Tensor]] = {}
 
@@ -163,7 +167,8 @@ class EncodedExamples(Dataset[dict[str, Any]]):
 
     def _encode(self, example: Example) -> dict[str, Tensor]:
         tokenizer = self._processor.tokenizer
-        chat = to_chat_row(self._form.ask(example.item.messages()), self._processor)
+        asked = self._form.ask(example.item.messages(), system_prompt=self._system_prompt)
+        chat = to_chat_row(asked, self._processor)
         row: dict[str, Tensor] = encode_texts(self._processor, [chat.text], [chat.pictures] if chat.pictures else [])
         answer = tokenizer(self._form.write(example.report, example.rewrite), add_special_tokens=False)["input_ids"]
         tail = torch.tensor([[*answer, tokenizer.eos_token_id]])
@@ -181,8 +186,9 @@ def collate(rows: Sequence[dict[str, Tensor]], pad: int) -> dict[str, Tensor]:
     fillers = {"input_ids": pad, "labels": IGNORED}
     batch: dict[str, Tensor] = {}
     for name in dict.fromkeys(name for row in rows for name in row):
-        given = [row[name] for row in rows if name in row]
-        if rows[0][name].shape == rows[0]["input_ids"].shape:
+        having = [row for row in rows if name in row]
+        given = [row[name] for row in having]
+        if having[0][name].shape == having[0]["input_ids"].shape:
             given = [nn.functional.pad(v, (0, longest - v.shape[1]), value=fillers.get(name, 0)) for v in given]
         batch[name] = torch.cat(given)
     return batch
@@ -294,7 +300,7 @@ def _facts(loaded: LoadedVLM, recipe: TrainingRecipe, data: Path, trained_on: in
     return {
         "form": recipe.form,
         "words": recipe.words,
-        "system_prompt": None,
+        "system_prompt": recipe.system_prompt,
         "max_tokens": recipe.max_tokens,
         "base": loaded.name,
         "base_hash": base_hash(loaded.model),
