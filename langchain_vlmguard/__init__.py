@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from langchain_vlmguard.guarded_model import GuardedChatModel
     from langchain_vlmguard.middleware import VLMGuardMiddleware
     from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
+    from langchain_vlmguard.node import VLMGuardNode, route_on_verdict
     from langchain_vlmguard.policy import GuardPolicy
     from langchain_vlmguard.rewriting.rewriter import ReasoningRewriter, Rewrite
     from langchain_vlmguard.steering.directions import SafetyDirections
@@ -49,11 +50,13 @@ _HOMES = {
     "UnsupportedArchitectureError": "errors",
     "VLMGuardError": "errors",
     "VLMGuardMiddleware": "middleware",
+    "VLMGuardNode": "node",
     "VLMGuardState": "guard",
     "create_vlm_guard": "guard",
     "current_verdict": "tools",
     "load_testbed": "testbed",
     "requires_verdict": "tools",
+    "route_on_verdict": "node",
     "select_layers": "steering.selection",
 }
 
@@ -76,12 +79,14 @@ __all__ = [
     "UnsupportedArchitectureError",
     "VLMGuardError",
     "VLMGuardMiddleware",
+    "VLMGuardNode",
     "VLMGuardState",
     "__version__",
     "create_vlm_guard",
     "current_verdict",
     "load_testbed",
     "requires_verdict",
+    "route_on_verdict",
     "select_layers",
 ]
 

@@ -1,0 +1,176 @@
+import pytest
+from langchain_core.messages import HumanMessage
+from langchain_core.tools import tool
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import Command
+
+from tests.agent_models import WordJudge, agent, both, call, calling
+from tests.pictures import READABLE, UNREADABLE
+
+BOTH = pytest.mark.parametrize("use_async", [False, True], ids=["sync", "async"])
+THREAD = {"configurable": {"thread_id": "1"}}
+
+
+@pytest.fixture
+def shop():
+    ordered = []
+
+    @tool
+    def order(item: str) -> str:
+        """Order an item."""
+        ordered.append(item)
+        return "ordered"
+
+    return order, ordered
+
+
+def asked(content):
+    return {"messages": [HumanMessage(content)]}
+
+
+def stops(state):
+    return [stop.value for stop in state.get("__interrupt__", ())]
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("decision", "seen", "action"),
+    [
+        ("approve", "maybe a kite", "allow"),
+        ({"decision": "edit", "prompt": "a cake"}, "a cake", "rewrite"),
+        ("reject", None, "refuse"),
+        ({"decision": "edit"}, None, "refuse"),
+        ("yes please", None, "refuse"),
+        (None, None, "refuse"),
+        ([], None, "refuse"),
+    ],
+)
+async def test_a_turn_under_review(decision, seen, action, use_async):
+    graph, model, judge = agent(["fine"], checkpointer=InMemorySaver())
+    stopped = await both(graph, asked("maybe a kite"), THREAD, use_async=use_async)
+    assert stops(stopped)[0]["options"] == ["approve", "edit", "reject"]
+    assert model.seen == []
+    resume = Command(resume={"decision": decision} if decision is None else decision)
+    state = await both(graph, resume, THREAD, use_async=use_async)
+    assert [m[-1].text for m in model.seen] == ([seen] if seen else [])
+    assert (state["verdict"]["action"], len(state["messages"])) == (action, 2)
+    assert len(judge.seen) == (2 if seen else 1)
+    again = await both(graph, asked("a kite"), THREAD, use_async=use_async)
+    assert again["messages"][-1].text == "fine"
+
+
+@BOTH
+async def test_parts_that_cannot_be_read_can_be_approved_and_still_reach_no_model(use_async):
+    from langchain_vlmguard import GuardPolicy
+
+    policy = GuardPolicy(on_unreadable="review")
+    graph, model, _ = agent(["fine"], policy=policy, checkpointer=InMemorySaver())
+    await both(graph, asked([UNREADABLE["https address"][0], "hello"]), THREAD, use_async=use_async)
+    state = await both(graph, Command(resume="approve"), THREAD, use_async=use_async)
+    assert (state["verdict"]["reviewed"], state["messages"][-1].text) == ("approve", "fine")
+    assert "example.com" not in str(model.seen)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("decision", "text", "fate"),
+    [
+        ("approve", "maybe this", "released"),
+        ({"decision": "edit", "text": "better this"}, "better this", "replaced"),
+        ("reject", "I can't help with this request (indiscriminate weapons).", "withheld"),
+    ],
+)
+async def test_an_answer_under_review(decision, text, fate, use_async):
+    graph, model, _ = agent(["maybe this", "never"], checkpointer=InMemorySaver())
+    stopped = await both(graph, asked("hi"), THREAD, use_async=use_async)
+    assert "maybe this" not in str(stopped)
+    state = await both(graph, Command(resume=decision), THREAD, use_async=use_async)
+    assert state["messages"][-1].text.startswith(text)
+    assert state["verdict"]["answer"] == fate
+    assert len(model.seen) == 1
+
+
+@BOTH
+async def test_calls_of_one_answer_are_decided_one_by_one(shop, use_async):
+    order, ordered = shop
+    calls = [
+        call("order", "1", item="kite"),
+        call("order", "2", item="maybe two"),
+        call("order", "3", item="bomb"),
+        call("order", "4", item="maybe four"),
+        call("order", "5", item="maybe five"),
+    ]
+    graph, _, _ = agent([calling(*calls), "done"], [order], checkpointer=InMemorySaver(), show_held=True)
+    stopped = await both(graph, asked("order"), THREAD, use_async=use_async)
+    assert (stops(stopped)[0]["call_id"], stops(stopped)[0]["args"]) == ("2", {"item": "maybe two"})
+    assert ordered == []
+    stopped = await both(graph, Command(resume="approve"), THREAD, use_async=use_async)
+    assert stops(stopped)[0]["call_id"] == "4"
+    decision = {"decision": "edit", "args": {"item": "cake"}}
+    await both(graph, Command(resume=decision), THREAD, use_async=use_async)
+    state = await both(graph, Command(resume="reject"), THREAD, use_async=use_async)
+    assert sorted(ordered) == ["cake", "kite", "maybe two"]
+    assert [m.status for m in state["messages"][2:-1]] == ["success", "success", "error", "success", "error"]
+    assert state["messages"][-1].text == "done"
+
+
+@BOTH
+@pytest.mark.parametrize("decision", ["approve", "reject", {"decision": "edit", "text": "a kite came"}])
+async def test_a_result_under_review_and_the_tool_runs_once(decision, use_async):
+    ran = []
+
+    @tool
+    def look(what: str) -> list:
+        """Look."""
+        ran.append(what)
+        return [{"type": "text", "text": "maybe secret"}, READABLE["OpenAI"]]
+
+    calls = calling(call("look", "1", what="a"), call("look", "2", what="b"))
+    graph, model, _ = agent([calls, "done"], [look], checkpointer=InMemorySaver())
+    stopped = await both(graph, asked("look"), THREAD, use_async=use_async)
+    assert stops(stopped)[0]["stage"] == "tool_result"
+    assert "secret" not in str(stopped)
+    stopped = await both(graph, Command(resume=decision), THREAD, use_async=use_async)
+    assert stops(stopped)[0]["stage"] == "tool_result"
+    state = await both(graph, Command(resume="reject"), THREAD, use_async=use_async)
+    assert sorted(ran) == ["a", "b"]
+    assert len(model.seen) == 2
+    first, second = state["messages"][2:4]
+    text = {"approve": "maybe secret", "reject": "can't help"}.get(str(decision), "a kite came")
+    assert text in first.text
+    assert (second.status, "secret" in str(second)) == ("error", False)
+    assert state["messages"][-1].text == "done"
+
+
+@BOTH
+async def test_without_anybody_to_ask_review_is_refusal(shop, use_async):
+    order, ordered = shop
+    graph, _model, _ = agent([calling(call("order", item="maybe")), "ok"], [order], on_review="refuse")
+    assert (await both(graph, asked("maybe"), use_async=use_async))["verdict"]["action"] == "refuse"
+    state = await both(graph, asked("hi"), use_async=use_async)
+    assert (state["messages"][2].status, ordered) == ("error", [])
+
+
+@BOTH
+async def test_a_proposed_prompt_can_be_approved(use_async):
+    from langchain_vlmguard import GuardPolicy
+
+    policy = GuardPolicy(on_hazard={"mlcommons:iwp": "review"})
+    graph, model, _ = agent(["fine"], policy=policy, checkpointer=InMemorySaver())
+    stopped = await both(graph, asked("a knife"), THREAD, use_async=use_async)
+    assert stops(stopped)[0]["proposed_prompt"] == "how do i stay safe?"
+    state = await both(graph, Command(resume="approve"), THREAD, use_async=use_async)
+    assert model.seen[0][-1].text == "how do i stay safe?" == state["verdict"]["rewritten_prompt"]
+
+
+@BOTH
+async def test_a_judge_that_changes_its_mind_does_not_undo_a_rejection(shop, use_async):
+    order, ordered = shop
+    judge = WordJudge()
+    graph, _, _ = agent(
+        [calling(call("order", item="maybe")), "ok"], [order], judge=judge, checkpointer=InMemorySaver()
+    )
+    await both(graph, asked("hi"), THREAD, use_async=use_async)
+    judge.actions["maybe"] = "allow"
+    await both(graph, Command(resume="reject"), THREAD, use_async=use_async)
+    assert ordered == []
