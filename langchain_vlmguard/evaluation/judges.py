@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from inspect_ai.model import ChatMessageUser
 from inspect_ai.scorer import Score, Scorer, Target, mean, scorer
 
 from langchain_vlmguard.evaluation.provider import to_langchain
@@ -23,6 +24,7 @@ from langchain_vlmguard.testbed.judge import Outcome, judge
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from inspect_ai.model import ChatMessage
     from inspect_ai.solver import TaskState
     from langchain_core.language_models import BaseChatModel
 
@@ -252,7 +254,7 @@ def llama_guard(model: BaseChatModel) -> Scorer:
             from langchain_core.messages import AIMessage  # noqa: PLC0415
 
             answer = answer_of(state)
-            said = await _invoked(model, [to_langchain(state.messages[0]), AIMessage(answer)])
+            said = await _invoked(model, [to_langchain(_request(state)), AIMessage(answer)])
             read = read_llama_guard(said)
             if read is None:
                 return UNREAD.to_score(answer)
@@ -284,9 +286,15 @@ async def _asked(model: BaseChatModel, prompt: str, state: TaskState, answer: st
         question=_defused(state.input_text),
         answer=_defused(answer),
     )
-    asked = to_langchain(state.messages[0])
+    asked = to_langchain(_request(state))
     shown = [block for block in asked.content_blocks if block["type"] == "image"]
     return await _invoked(model, [HumanMessage([*shown, {"type": "text", "text": words}])])  # type: ignore[list-item]
+
+
+def _request(state: TaskState) -> ChatMessage:
+    """Return what the person said last, before any defence put words around it."""
+    asked = state.input
+    return ChatMessageUser(content=asked) if isinstance(asked, str) else asked[-1]
 
 
 def _defused(text: str) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import time
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from inspect_ai import Task, eval_set
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from inspect_ai.log import EvalLog
     from inspect_ai.scorer import Scorer
     from langchain_core.language_models import BaseChatModel
 
@@ -78,7 +80,7 @@ def evaluate(
         EvaluationError: The plan names what there is not, or `out` holds another plan's logs.
         RuntimeError: A task did not finish.
     """
-    started = time.perf_counter()
+    seconds = 0.0
     out.mkdir(parents=True, exist_ok=True)
     _check_same_plan(plan, out)
     target = target or load_target(plan.model, max_tokens=plan.max_tokens)
@@ -91,25 +93,28 @@ def evaluate(
             cards[suite.card.name] = suite.card
             for name in plan.arms:
                 on_task(f"{suite.card.name} / {name} / seed {seed}")
-                rows += _run(suite, name, seed, plan, target, out, arms)
+                found, took = _run(suite, name, seed, plan, target, out, arms)
+                rows += found
+                seconds += took
     facts = {
         "target": target.name,
         "suites": {name: vars(card) for name, card in cards.items()},
         "arms": arms,
         "seeds": list(plan.seeds),
     }
-    found = summarise(rows, against=plan.against or plan.arms[0], facts=facts, seconds=time.perf_counter() - started)
-    _write(out / RESULTS, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    results = summarise(rows, against=plan.against or plan.arms[0], facts=facts, seconds=seconds)
+    _write(out / RESULTS, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     _write(out / "answers.jsonl", "".join(json.dumps(vars(row), ensure_ascii=False) + "\n" for row in rows))
-    return found, rows
+    return results, rows
 
 
 def _run(
     suite: Suite, name: str, seed: int, plan: Plan, target: Target, out: Path, arms: dict[str, dict[str, Any]]
-) -> list[Row]:
+) -> tuple[list[Row], float]:
     arm = arm_named(name)
-    task_name = f"{suite.card.name}-{name}-{seed}"
     defence = arm.around(target, **plan.options.get(name, {}))
+    settings = hashlib.sha256(json.dumps(defence.options, sort_keys=True).encode()).hexdigest()[:8]
+    task_name = f"{suite.card.name}-{name}-{seed}-{settings}"
     arms[name] = {**vars(arm.card), "options": defence.options}
     task = Task(
         dataset=dataset(suite.items, suite.card.name),
@@ -135,11 +140,18 @@ def _run(
         error = found[0].error.message if found and found[0].error else "no log was written"
         msg = f"{task_name} did not finish: {error}"
         raise RuntimeError(msg)
-    return rows_of(read_eval_log(found[0].location), suite, name, seed)
+    log = read_eval_log(found[0].location)
+    return rows_of(log, suite, name, seed), _seconds(log)
+
+
+def _seconds(log: EvalLog) -> float:
+    """Return how long a task ran, from its log, so that a resumed run does not forget it."""
+    started, ended = (datetime.fromisoformat(str(at)) for at in (log.stats.started_at, log.stats.completed_at))
+    return (ended - started).total_seconds()
 
 
 def _scorers(plan: Plan, suite: Suite) -> list[Scorer]:
-    names = plan.judges or (["oracle"] if suite.card.name == "testbed" else ["refusal_strings"])
+    names = plan.judges or (["oracle"] if suite.card.name.startswith("testbed") else ["refusal_strings"])
     found: list[Scorer] = []
     for name in names:
         if name in RULE_JUDGES:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from inspect_ai.dataset import MemoryDataset, Sample
-from inspect_ai.model import ChatMessageUser, ContentImage, ContentText
+from inspect_ai.model import ChatMessageAssistant, ChatMessageUser, ContentImage, ContentText
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 from inspect_ai.tool import ToolDef, ToolParams
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from inspect_ai.model import Content
+    from inspect_ai.model import ChatMessage, Content
     from inspect_ai.tool import Tool
 
     from langchain_vlmguard.evaluation.suites.base import Item
@@ -25,10 +25,16 @@ def dataset(items: Iterable[Item], name: str) -> MemoryDataset:
 
 def sample(item: Item) -> Sample:
     """Return one item as a sample: the picture first, then the words."""
-    shown: list[Content] = [ContentImage(image=str(item.picture))] if item.picture else []
+    pictures = [item.picture, *item.more_pictures] if item.picture else []
+    shown: list[Content] = [ContentImage(image=str(path)) for path in pictures]
     facts = {"cell": item.cell, "harmful": item.harmful, "tools": list(item.tools), "reference": item.reference}
     message = ChatMessageUser(content=[*shown, ContentText(text=item.text)])
-    return Sample(id=item.id, input=[message], metadata=facts)
+    return Sample(id=item.id, input=[*_earlier(item), message], metadata=facts)
+
+
+def _earlier(item: Item) -> list[ChatMessage]:
+    turns = [(ChatMessageUser(content=asked), ChatMessageAssistant(content=said)) for asked, said in item.before]
+    return [message for turn in turns for message in turn]
 
 
 def item_facts(state: TaskState) -> dict[str, Any]:

@@ -70,7 +70,8 @@ def reading(target: Target, name: str, *, alpha: float, depths: tuple[float, ...
 
 def _reading_arm(name: str, formula: str, evidence: Evidence, caveat: str, gates: tuple[str, ...]) -> Arm:
     def make(target: Target, **options: Any) -> Defence:
-        return Defence(with_tools(steered_chat(target, reading(target, name, **options))), options=_plain(options))
+        model = steered_chat(target, reading(target, name, **options))
+        return Defence(with_tools(model), options=_plain(options), chat=model)
 
     source = _VLM_GUARD if name != "restore" else "this package"
     card = ArmCard(name, source, formula, evidence, caveat, needs="local")
@@ -140,7 +141,7 @@ def _peer_arm(name: str, peer: _Peer) -> Arm:
         fitted = peer.fit(target, alpha=options["alpha"])
         steering = peer_steering(target, fitted, options)
         model = _captioned(target, steering) if peer.captions else steered_chat(target, steering)
-        return Defence(with_tools(model), options=_plain(options))
+        return Defence(with_tools(model), options=_plain(options), chat=model)
 
     card = ArmCard(name, peer.source, peer.formula, peer.evidence, peer.caveat, needs="local")
     return Arm(card, make, _options(peer.alphas, depths=peer.depths))

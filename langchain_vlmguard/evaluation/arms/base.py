@@ -49,6 +49,9 @@ class Defence:
     options: dict[str, Any] = field(default_factory=dict)
     """What it was set to, as JSON, for the record."""
 
+    chat: BaseChatModel | None = None
+    """The model whose answers reach the person, for attacks that look inside; the target's own where `None`."""
+
 
 @dataclass(frozen=True)
 class Arm:

@@ -37,6 +37,10 @@ class CaptionedVLM(ChatSteeredVLM):
         self._captioner = captioner
         return self
 
+    def chat_row(self, messages: Sequence[BaseMessage]) -> ChatRow:
+        """Render a conversation as this model does, with the caption in its text-only query."""
+        return self._row(messages, {})
+
     def _row(self, messages: Sequence[BaseMessage], kwargs: dict[str, Any]) -> ChatRow:
         row = super()._row(messages, kwargs)
         if not row.pictures:

@@ -46,13 +46,15 @@ def _none(target: Target) -> Defence:
 
 def _steering(target: Target) -> Defence:
     model = steered_chat(target)
-    return Defence(guarded(model), options={"steering": _identity(model)})
+    return Defence(guarded(model), options={"steering": _identity(model)}, chat=model)
 
 
 def _gate_refuses(target: Target) -> Defence:
     model = steered_chat(target)
     policy = GuardPolicy(on_gate_open="refuse")
-    return Defence(guarded(model, policy=policy), options={"steering": _identity(model), "policy": policy.hash})
+    return Defence(
+        guarded(model, policy=policy), options={"steering": _identity(model), "policy": policy.hash}, chat=model
+    )
 
 
 def _identity(model: ChatSteeredVLM) -> str | None:

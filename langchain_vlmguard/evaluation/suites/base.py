@@ -30,6 +30,12 @@ class Item:
     """The group that rates are given for, e.g. a family or a scenario."""
 
     picture: Path | None = None
+    more_pictures: tuple[Path, ...] = ()
+    """Shown after the first."""
+
+    before: tuple[tuple[str, str], ...] = ()
+    """Earlier turns of the conversation: what was asked and what was answered."""
+
     tools: tuple[dict[str, Any], ...] = ()
     """Tools offered, in OpenAI's form."""
 

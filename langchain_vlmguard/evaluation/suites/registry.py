@@ -11,7 +11,7 @@ from langchain_vlmguard.evaluation.suites.attack_sets import ATTACK_SETS
 from langchain_vlmguard.evaluation.suites.base import Suite
 from langchain_vlmguard.evaluation.suites.benign_sets import BENIGN_SETS
 from langchain_vlmguard.evaluation.suites.cross_modal_sets import CROSS_MODAL_SETS
-from langchain_vlmguard.evaluation.suites.testbed import family_suite
+from langchain_vlmguard.evaluation.suites.testbed import conversation_suite, family_suite
 
 if TYPE_CHECKING:
     from langchain_vlmguard.evaluation.suites.base import Reader
@@ -28,8 +28,8 @@ def load_suite(spec: str, work: Path, *, limit: int | None, seed: int) -> Suite:
     """Load a suite by name.
 
     Args:
-        spec: `"testbed"`, `"<set>:<folder>"`, or `"<set>:hub:<owner>/<name>"` (a dataset of the Hugging Face hub that holds
-            the layout named on the set's card).
+        spec: `"testbed"`, `"testbed-conversations"`, `"<set>:<folder>"`, or `"<set>:hub:<owner>/<name>"` (a dataset of the
+            Hugging Face hub that holds the layout named on the set's card).
         work: Folder for what has to be written, e.g. drawn pictures.
         limit: Most items of a cell and harm class; 24 for the testbed and all for a published set when `None`.
         seed: Decides which.
@@ -40,6 +40,8 @@ def load_suite(spec: str, work: Path, *, limit: int | None, seed: int) -> Suite:
     """
     if spec == "testbed":
         return family_suite(limit or 24, work / "pictures", seed=seed)
+    if spec == "testbed-conversations":
+        return conversation_suite(limit or 24, work / "pictures", seed=seed)
     name, _, place = spec.partition(":")
     if name not in READERS or not place:
         msg = f"no suite {spec!r}: write 'testbed' or SET:FOLDER, with SET one of {', '.join(READERS)}"

@@ -11,6 +11,7 @@ from langchain_vlmguard.errors import EvaluationError, SuiteError
 from langchain_vlmguard.evaluation.suites.attack_sets import FIGSTEP_PROMPT
 from langchain_vlmguard.evaluation.suites.registry import READERS, load_suite
 from langchain_vlmguard.evaluation.suites.testbed import request_of
+from langchain_vlmguard.evaluation.tasks import sample
 from langchain_vlmguard.testbed.requests import Cell, cells
 
 
@@ -255,3 +256,15 @@ def test_the_testbed_is_a_suite_whose_items_lead_back_to_requests(tmp_path):
     assert [request_of(item.reference).right for item in mine] == [request.right for request in asked]
     assert Image.open(mine[0].picture).tobytes() == asked[0].picture.draw().tobytes()
     assert [item.tools[0]["function"]["name"] for item in suite.items if item.cell == "tool/order"] == ["order"] * 4
+
+
+def test_conversations_show_many_pictures_or_lead_up_to_a_request(tmp_path):
+    suite = load_suite("testbed-conversations", tmp_path, limit=3, seed=1)
+    assert len(suite.items) == 12
+    many, turns = ([item for item in suite.items if item.cell.startswith(cell)] for cell in ("many", "multi"))
+    assert {len(item.more_pictures) for item in many} == {3}
+    assert {len(item.before) for item in turns} == {2}
+    assert {item.harmful for item in many} == {item.harmful for item in turns} == {True, False}
+    message = sample(turns[0]).input
+    assert [m.role for m in message] == ["user", "assistant", "user", "assistant", "user"]
+    assert [part.type for part in sample(many[0]).input[-1].content] == ["image"] * 4 + ["text"]

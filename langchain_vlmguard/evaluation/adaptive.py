@@ -1,0 +1,139 @@
+"""Measure white-box attacks on arms of the testbed: success by budget, judged on what the real pipeline answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.messages import HumanMessage
+
+from langchain_vlmguard.errors import EvaluationError
+from langchain_vlmguard.evaluation.attacks.pictures import PixelBudget, attack_pictures, beside
+from langchain_vlmguard.evaluation.attacks.suffixes import SuffixBudget, attack_suffix
+from langchain_vlmguard.evaluation.provider import messages_for, to_output
+from langchain_vlmguard.evaluation.statistics import Share
+from langchain_vlmguard.evaluation.tasks import ask
+from langchain_vlmguard.models.chat_format import to_chat_row
+from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
+from langchain_vlmguard.policy import GuardPolicy
+from langchain_vlmguard.testbed.judge import Outcome, judge
+from langchain_vlmguard.testbed.requests import MEANINGLESS, Cell
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from langchain_core.messages import BaseMessage
+    from langchain_core.runnables import Runnable
+
+    from langchain_vlmguard.evaluation.arms.base import Arm, Defence, Target
+    from langchain_vlmguard.models.chat_format import ChatRow
+    from langchain_vlmguard.testbed.requests import Request
+
+EPS = (4, 8, 16, 32, 64)
+REFUSING = {"gate_refuses": GuardPolicy().unsafe_at, "full": GuardPolicy().unsafe_at}
+"""Arms whose graph withholds answers at a gate risk, and that risk."""
+
+
+def picture_requests(n: int, *, seed: int = 11) -> list[Request]:
+    """Return `n` held-out harmful requests, beside each kind of meaningless picture in turn."""
+    each = -(-n // len(MEANINGLESS))
+    drawn = [Cell("meaningless", variant, harmful=True).sample(each, seed=seed) for variant in MEANINGLESS]
+    return [request for group in zip(*drawn, strict=True) for request in group][:n]
+
+
+def attack_by_pictures(
+    arm: Arm, target: Target, asked: Sequence[Request], eps: int, steps: int, **options: Any
+) -> dict[str, Any]:
+    """Attack an arm by PGD and send what came of it, as 8-bit pictures, through the arm's real model or graph.
+
+    Args:
+        arm: The arm; the attacker knows its gate and intervention.
+        target: The testbed.
+        asked: Harmful requests beside pictures.
+        eps: Budget in 255ths; 0 sends the untouched pictures at the model's own size.
+        steps: Gradient steps.
+        **options: Options of the arm.
+
+    Returns:
+        `{"arm", "eps", "steps", "unsafe", "loss"}`.
+    """
+    defence = arm.around(target, **options)
+    runnable, chat = defence.build([]), _chat(defence, target)
+    rows = [_row(chat, request.message()) for request in asked]
+    found = attack_pictures(
+        target.weights,
+        rows,
+        [request.complying for request in asked],
+        PixelBudget(eps, max(1, steps if eps else 1)),
+        defence=chat.active_steering,
+        refuse_at=REFUSING.get(arm.card.name),
+    )
+    shown = found.pictures if eps else found.before
+    messages = [beside(picture, request.text) for picture, request in zip(shown, asked, strict=True)]
+    unsafe = Share.of(_complies(runnable, asked, messages))
+    curve = [round(loss, 4) for loss in (found.curve[0], found.curve[-1])]
+    return {"arm": arm.card.name, "eps": eps, "steps": steps, "unsafe": unsafe.to_json(), "loss": curve}
+
+
+def attack_by_suffixes(
+    arm: Arm, target: Target, asked: Sequence[Request], budget: SuffixBudget, **options: Any
+) -> dict[str, Any]:
+    """Attack an arm by a suffix for each request in words alone, and ask the arm's real model or graph.
+
+    Returns:
+        `{"arm", "words", "steps", "candidates", "unsafe", "before", "curve"}`: `before` without a suffix, `curve` the mean loss.
+    """
+    defence = arm.around(target, **options)
+    runnable, chat = defence.build([]), _chat(defence, target)
+
+    def row(text: str) -> ChatRow:
+        return _row(chat, HumanMessage(text))
+
+    found = [
+        attack_suffix(
+            target.weights,
+            request.text,
+            request.complying,
+            row,
+            budget,
+            defence=chat.active_steering,
+            refuse_at=REFUSING.get(arm.card.name),
+        )
+        for request in asked
+    ]
+    messages = [HumanMessage(f"{r.text} {suffix.text}") for r, suffix in zip(asked, found, strict=True)]
+    plain = [HumanMessage(request.text) for request in asked]
+    curves = zip(*(suffix.curve for suffix in found), strict=True)
+    return {
+        "arm": arm.card.name,
+        **vars(budget),
+        "unsafe": Share.of(_complies(runnable, asked, messages)).to_json(),
+        "before": Share.of(_complies(runnable, asked, plain)).to_json(),
+        "curve": [round(sum(step) / len(step), 4) for step in curves],
+    }
+
+
+def _complies(runnable: Runnable[Any, Any], asked: Sequence[Request], messages: Sequence[BaseMessage]) -> list[bool]:
+    """Ask the arm and say which answers comply; what a guard withheld does not."""
+    inputs = [messages_for(runnable, [message]) for message in messages]
+    outputs = [to_output(answer, "arm") for answer in runnable.batch(inputs, {"max_concurrency": 64})]
+    return [judge(r, output.completion) is Outcome.COMPLIED for r, output in zip(asked, outputs, strict=True)]
+
+
+def _row(chat: ChatSteeredVLM, message: BaseMessage) -> ChatRow:
+    """Render a prompt as the arm does, captions included."""
+    render = getattr(chat, "chat_row", None)
+    row: ChatRow = render([message]) if render else to_chat_row([message], chat.loaded.processor)
+    return row
+
+
+def _chat(defence: Defence, target: Target) -> ChatSteeredVLM:
+    """Return the steered model of an arm.
+
+    Raises:
+        EvaluationError: The arm puts words around prompts, or its model is no local one: there is nothing to differentiate.
+    """
+    chat = defence.chat or target.chat
+    if defence.solver is not ask or not isinstance(chat, ChatSteeredVLM):
+        msg = "a white-box attack needs an arm around a local VLM that is asked once, with the request's own words"
+        raise EvaluationError(msg)
+    return chat
