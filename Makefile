@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint format bench testbed clean
+.PHONY: demo test lint format bench evaluate testbed clean
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -29,6 +29,9 @@ format: $(READY)
 bench: $(READY)  ## Measure again what the README says, and write it there.
 	$(BIN)/vlmguard demo --full --json docs/results/demo.json
 	$(BIN)/python benchmarks/publish_demo.py
+
+evaluate: $(READY)  ## Measure every arm and attack again, and write docs/evaluation.md (goes on after a stop).
+	$(BIN)/python benchmarks/evaluate.py
 
 testbed: $(READY)  ## Train the testbed from scratch (half an hour on two cores).
 	$(BIN)/python -m langchain_vlmguard.testbed.build

@@ -31,9 +31,12 @@ RESULTS, PAGE, IMAGES = ROOT / "docs/results/evaluation.json", ROOT / "docs/eval
 ATTACKED = ("none", "steering", "gate_refuses", "full")
 PEERS_ATTACKED = ("shiftdc", "inferaligner", "mars_style", "astra", "cast", "nullsteer", "restore")
 SUFFIXED = ("none", "steering", "gate_refuses", "full")
+REWRITERS = ("rewriting", "full")
+"""Arms that need a trained adapter; left out where none is shipped."""
+
 SUITES = ("testbed", "testbed-conversations")
 JUDGES = ("oracle", "refusal_strings")
-TUNED_PER_CELL, ATTACKED_REQUESTS, PIXEL_STEPS, SUFFIXED_REQUESTS = 8, 32, 30, 8
+TUNED_PER_CELL, ATTACKED_REQUESTS, PIXEL_STEPS, SUFFIXED_REQUESTS = 4, 32, 30, 6
 
 
 def main() -> None:
@@ -51,7 +54,7 @@ def measure(work: Path, per_cell: int, seeds: Sequence[int], names: str) -> dict
 
     stages = _Stages(work)
     target = load_target("testbed")
-    chosen = names.split(",") if names else list(ARMS)
+    chosen = names.split(",") if names else [name for name in ARMS if target.adapter or name not in REWRITERS]
     tuned = {name: stages.get(f"tuning-{name}", lambda name=name: _tuned(target, name)) for name in chosen}
     options = {name: trials[0]["options"] for name, trials in tuned.items() if trials}
     found = stages.timed(lambda: _measured(work, target, chosen, options, per_cell, seeds))
@@ -153,7 +156,9 @@ def _suffixes(target: Target, name: str, options: dict[str, Any]) -> dict[str, A
     from langchain_vlmguard.testbed.requests import Cell  # noqa: PLC0415
 
     asked = Cell("textual", "text", harmful=True).sample(SUFFIXED_REQUESTS, seed=11)
-    return attack_by_suffixes(arm_named(name), target, asked, SuffixBudget(), **options.get(name, {}))
+    return attack_by_suffixes(
+        arm_named(name), target, asked, SuffixBudget(steps=15, candidates=32), **options.get(name, {})
+    )
 
 
 def _sweeps(target: Target) -> dict[str, list[dict[str, Any]]]:
@@ -376,7 +381,7 @@ def _swept_figure(sweeps: dict[str, list[dict[str, Any]]]) -> Figure:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=ROOT / "build/evaluation", help="logs and finished stages")
-    parser.add_argument("--per-cell", type=int, default=16)
+    parser.add_argument("--per-cell", type=int, default=5)
     parser.add_argument("--seeds", default="0,1")
     parser.add_argument("--arms", default="", help="comma-separated; all when empty")
     parser.add_argument("--publish-only", action="store_true")

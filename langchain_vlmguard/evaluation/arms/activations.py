@@ -53,7 +53,7 @@ def layers_at(target: Target, depths: tuple[float, ...]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(round(depth * last) for depth in depths))
 
 
-_DEPTHS = ((0.4,), (0.6,), (0.4, 0.6))
+_DEPTHS = ((0.4,), (0.6,))
 
 
 def reading(target: Target, name: str, *, alpha: float, depths: tuple[float, ...], gate: str) -> Steering:
@@ -75,7 +75,7 @@ def _reading_arm(name: str, formula: str, evidence: Evidence, caveat: str, gates
 
     source = _VLM_GUARD if name != "restore" else "this package"
     card = ArmCard(name, source, formula, evidence, caveat, needs="local")
-    alphas = (1.0, 2.0, 4.0) if name not in ("project_out", "restore") else (1.0,)
+    alphas = (1.0, 4.0) if name not in ("project_out", "restore") else (1.0,)
     return Arm(card, make, _options(alphas, depths=_DEPTHS, gate=gates))
 
 
@@ -125,7 +125,7 @@ class _Peer:
     formula: str
     evidence: Evidence
     caveat: str
-    alphas: tuple[float, ...] = (0.5, 1.0, 2.0)
+    alphas: tuple[float, ...] = (1.0, 2.0)
     depths: tuple[tuple[float, ...], ...] = _DEPTHS
     captions: bool = False
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from langchain_vlmguard.errors import EvaluationError
 from langchain_vlmguard.evaluation.arms.base import ANSWER_TOKENS, Arm, ArmCard, Defence, with_tools
 from langchain_vlmguard.guard import create_vlm_guard
 from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
 from langchain_vlmguard.policy import GuardPolicy
+from langchain_vlmguard.rewriting.rewriter import ReasoningRewriter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,6 +59,32 @@ def _gate_refuses(target: Target) -> Defence:
     )
 
 
+def rewriter_for(target: Target) -> ReasoningRewriter:
+    """Return the target's rewriter: its trained adapter, else the target itself asked to rewrite.
+
+    Raises:
+        EvaluationError: The target knows too few words to be asked, and has no adapter.
+    """
+    if target.adapter is not None and target.loaded is not None:
+        return ReasoningRewriter.from_adapter(steered_chat(target, None), target.adapter)
+    if target.plain_words:
+        msg = f"{target.name!r} cannot rewrite without a trained adapter, and none is here: train one, or leave this arm out"
+        raise EvaluationError(msg)
+    return ReasoningRewriter.from_model(target.chat)
+
+
+def _rewriting(target: Target) -> Defence:
+    rewriter = rewriter_for(target)
+    return Defence(guarded(target.chat, rewriter), options={"rewriter": rewriter.identity})
+
+
+def _full(target: Target) -> Defence:
+    model, rewriter = steered_chat(target), rewriter_for(target)
+    policy = GuardPolicy(on_gate_open="refuse")
+    options = {"steering": _identity(model), "rewriter": rewriter.identity, "policy": policy.hash}
+    return Defence(guarded(model, rewriter, policy), options=options, chat=model)
+
+
 def _identity(model: ChatSteeredVLM) -> str | None:
     steering = model.active_steering
     return steering.identity if steering else None
@@ -83,5 +111,25 @@ GUARD_ARMS = (
             needs="local",
         ),
         _gate_refuses,
+    ),
+    Arm(
+        ArmCard(
+            "rewriting",
+            "VLMGuard-R1 (arXiv 2504.12661), as this package builds it, no steering",
+            "x_T' = R(x_T, x_I, A)",
+            "secondary",
+            "Known from summaries; rewriter and data are this package's. Without an adapter the target rewrites for itself.",
+        ),
+        _rewriting,
+    ),
+    Arm(
+        ArmCard(
+            "full",
+            "this package: rewriter, steering, and refusal of what the gate finds unsafe",
+            "as `rewriting`, then as `gate_refuses`",
+            "ours",
+            needs="local",
+        ),
+        _full,
     ),
 )

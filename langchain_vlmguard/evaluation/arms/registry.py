@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from types import MappingProxyType
 
 from langchain_vlmguard.errors import EvaluationError
@@ -28,13 +29,14 @@ def arm_named(name: str) -> Arm:
     return ARMS[name]
 
 
-def load_target(spec: str, *, max_tokens: int | None = None) -> Target:
+def load_target(spec: str, *, max_tokens: int | None = None, adapter: str | None = None) -> Target:
     """Load what is defended.
 
     Args:
         spec: `"testbed"`, a local folder or a hub id of an image-text-to-text model, or `"api:<provider>:<model>"` for any chat
             model that `langchain.chat_models.init_chat_model` knows.
         max_tokens: Most tokens of an answer; 64 on the testbed, 256 elsewhere when `None`.
+        adapter: Folder of a trained rewriter's adapter; the shipped one on the testbed when `None`.
     """
     if spec.startswith("api:"):
         from langchain.chat_models import init_chat_model  # noqa: PLC0415 - needs no torch
@@ -50,7 +52,14 @@ def load_target(spec: str, *, max_tokens: int | None = None) -> Target:
     tokens = max_tokens or (ANSWER_TOKENS if testbed else _LONG_ANSWER)
     chat = ChatSteeredVLM.from_loaded(loaded, steering=None, max_tokens=tokens, batch_size=64 if testbed else 8)
     anchors = load_testbed_anchors().split(0.75, seed=0)[0] if testbed else None
-    return Target(spec, chat, loaded, anchors, plain_words=testbed)
+    return Target(
+        spec, chat, loaded, anchors, adapter=adapter or (shipped_adapter() if testbed else None), plain_words=testbed
+    )
+
+
+def shipped_adapter() -> str | None:
+    """Return the name of the testbed's rewriter adapter, if the package carries one."""
+    return "testbed" if (files("langchain_vlmguard.testbed") / "rewriter").is_dir() else None
 
 
 _LONG_ANSWER = 256

@@ -1,5 +1,7 @@
 """Arms on the real testbed: what they are fitted on, and that the edit reaches the model."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from inspect_ai.model import ChatMessageUser, ContentImage, ContentText
@@ -20,6 +22,7 @@ from langchain_vlmguard.evaluation.runner import Plan, evaluate
 from langchain_vlmguard.testbed.requests import Cell
 from tests.chat_models import ScriptedModel
 from tests.unit_tests.evaluation.test_suites import vlguard, xstest
+from tests.unit_tests.rewriting.test_rewriter import ALLOW
 
 PEERS = ("inferaligner", "cmrm", "shiftdc", "mars_style", "astra", "cast", "nullsteer")
 READINGS = ("project_out", "amplify", "transplant", "fulfil", "restore")
@@ -215,3 +218,14 @@ def test_ecso_leaves_text_alone(tmp_path):
 def test_arms_that_read_hidden_states_refuse_an_api(name):
     with pytest.raises(EvaluationError, match="needs a local model"):
         arm_named(name).around(Target("api", ScriptedModel()))
+
+
+def test_a_chat_model_rewrites_for_itself(tmp_path):
+    seen, rows = run(tmp_path, "rewriting", [ALLOW, "an answer"])
+    assert [row.answer for row in rows] == ["an answer"] * 3
+    assert len(seen) == 6
+
+
+def test_the_testbed_needs_an_adapter_to_rewrite(target):
+    with pytest.raises(EvaluationError, match="without a trained adapter"):
+        arm_named("rewriting").around(replace(target, adapter=None))

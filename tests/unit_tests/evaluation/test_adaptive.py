@@ -1,0 +1,54 @@
+import pytest
+
+from langchain_vlmguard.errors import EvaluationError
+from langchain_vlmguard.evaluation.adaptive import attack_by_pictures, attack_by_suffixes, picture_requests
+from langchain_vlmguard.evaluation.arms.base import Target
+from langchain_vlmguard.evaluation.arms.registry import arm_named, load_target
+from langchain_vlmguard.evaluation.attacks.suffixes import SuffixBudget
+from langchain_vlmguard.testbed.requests import MEANINGLESS, Cell
+from tests.chat_models import ScriptedModel
+
+
+@pytest.fixture(scope="module")
+def target():
+    return load_target("testbed")
+
+
+def test_attacked_requests_are_held_out_and_of_every_picture_kind():
+    asked = picture_requests(10)
+    assert [request.variant for request in asked] == [*MEANINGLESS, *MEANINGLESS, *MEANINGLESS[:2]]
+    assert {request.split for request in asked} == {"held_out"}
+    assert all(request.harmful for request in asked)
+
+
+def test_the_plain_model_complies_without_any_attack_and_the_refusing_guard_does_not_with_one(target):
+    asked = picture_requests(8)
+    plain = attack_by_pictures(arm_named("none"), target, asked, 0, 1)
+    assert plain["unsafe"]["hits"] >= 6
+    guarded = attack_by_pictures(arm_named("gate_refuses"), target, asked, 16, 3)
+    assert guarded["unsafe"]["hits"] == 0
+    assert (guarded["eps"], guarded["steps"]) == (16, 3)
+
+
+def test_peers_are_attacked_knowing_their_edit(target):
+    found = attack_by_pictures(arm_named("shiftdc"), target, picture_requests(4), 32, 4)
+    assert found["loss"][1] < found["loss"][0]
+
+
+def test_suffixes_are_sent_through_the_real_graph(target):
+    asked = Cell("textual", "text", harmful=True).sample(2, seed=11)
+    found = attack_by_suffixes(arm_named("steering"), target, asked, SuffixBudget(4, 2, 8, 8))
+    assert found["before"]["hits"] == 0
+    assert len(found["curve"]) == 3
+    assert found["unsafe"]["n"] == 2
+
+
+@pytest.mark.parametrize("name", ["self_reminder", "ecso"])
+def test_a_defence_of_words_has_no_gradient_here(name, target):
+    with pytest.raises(EvaluationError, match="asked once, with the request's own words"):
+        attack_by_pictures(arm_named(name), target, picture_requests(1), 4, 1)
+
+
+def test_an_api_has_no_gradient():
+    with pytest.raises(EvaluationError, match="local VLM"):
+        attack_by_suffixes(arm_named("none"), Target("api", ScriptedModel()), [], SuffixBudget())
