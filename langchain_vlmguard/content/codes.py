@@ -1,0 +1,40 @@
+"""QR codes and barcodes, through zxing-cpp (extra `evidence`)."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from langchain_vlmguard.content.ocr import Line
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+def read_codes(image: Image.Image) -> list[tuple[str, Line]]:
+    """Return the readable codes of an RGB picture, turned and inverted ones too, as format and payload.
+
+    Raises:
+        ImportError: The extra is not installed.
+    """
+    try:
+        import zxingcpp  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        msg = "reading codes in pictures needs the extra 'evidence': pip install 'langchain-vlmguard[evidence]'"
+        raise ImportError(msg) from error
+    found = zxingcpp.read_barcodes(image.convert("RGB"))
+    return [(code.format.name, Line(code.text, 1.0, _box(code.position, image.size))) for code in found if code.text]
+
+
+def reader_identity() -> str:
+    """Name and version of the reader."""
+    try:
+        return f"zxing-cpp {version('zxing-cpp')}"
+    except PackageNotFoundError:
+        return "zxing-cpp missing"
+
+
+def _box(position: object, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    corners = [getattr(position, name) for name in ("top_left", "top_right", "bottom_right", "bottom_left")]
+    across, down = [corner.x / size[0] for corner in corners], [corner.y / size[1] for corner in corners]
+    return max(0.0, min(across)), max(0.0, min(down)), min(1.0, max(across)), min(1.0, max(down))

@@ -1,0 +1,159 @@
+"""Readers of text in pictures behind one interface: RapidOCR, whose models come with its wheel, and Tesseract."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from PIL import Image
+
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom as shares of the picture's edges."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of text as it was read."""
+
+    text: str
+    confidence: float
+    """From 0 to 1."""
+
+    box: Box
+
+
+class OCR(Protocol):
+    """Reads lines of text."""
+
+    upright_only: bool
+    """Whether turned text is read only when the picture is turned."""
+
+    @property
+    def identity(self) -> str:
+        """Name and version, as verdicts give them."""
+
+    def read(self, image: Image.Image) -> list[Line]:
+        """Return the lines of an RGB picture, in reading order, unsure ones too. May be called from several threads."""
+
+
+class RapidOCRReader:
+    """PP-OCR through RapidOCR and ONNX Runtime on the CPU (extra `evidence`). Reads turned and inverted text by itself."""
+
+    upright_only = False
+
+    @property
+    def identity(self) -> str:
+        """Name and version."""
+        return f"rapidocr {_version('rapidocr')}"
+
+    def read(self, image: Image.Image) -> list[Line]:
+        """Return the lines of an RGB picture."""
+        import numpy as np  # noqa: PLC0415 - importing the package must stay light
+
+        with _engine() as engine:
+            result = engine(np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1]))
+        if result.boxes is None or not result.txts:
+            return []
+        found = zip(result.txts, result.scores, result.boxes, strict=True)
+        return [Line(text, float(score), _around(corners, image.size)) for text, score, corners in found]
+
+
+_IDLE: SimpleQueue[Any] = SimpleQueue()
+"""Engines that nobody uses now; one engine serves one thread at a time, since it keeps notes on the picture it reads."""
+
+
+@contextmanager
+def _engine() -> Iterator[Any]:
+    try:
+        engine = _IDLE.get_nowait()
+    except Empty:
+        engine = _new_engine()
+    try:
+        yield engine
+    finally:
+        _IDLE.put(engine)
+
+
+def _new_engine() -> Any:
+    try:
+        from rapidocr import RapidOCR  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        msg = "reading text in pictures needs the extra 'evidence': pip install 'langchain-vlmguard[evidence]'"
+        raise ImportError(msg) from error
+    return RapidOCR(params={"Global.log_level": "critical", "Global.text_score": 0.0})
+
+
+class TesseractReader:
+    """Tesseract through `pytesseract` (extra `tesseract`, and the program itself)."""
+
+    upright_only = True
+
+    def __init__(self, languages: str = "eng", seconds: float = 20.0) -> None:
+        """Read text in some languages (`"eng+deu"`), each picture within some seconds."""
+        self.languages = languages
+        self.seconds = seconds
+
+    @property
+    def identity(self) -> str:
+        """Name and version."""
+        return f"tesseract {_tesseract().get_tesseract_version()} {self.languages}"
+
+    def read(self, image: Image.Image) -> list[Line]:
+        """Return the lines of an RGB picture."""
+        tesseract = _tesseract()
+        table = tesseract.image_to_data(
+            image.convert("RGB"), lang=self.languages, timeout=self.seconds, output_type=tesseract.Output.DICT
+        )
+        return lines_of_table(table, image.size)
+
+
+def lines_of_table(table: dict[str, list[Any]], size: tuple[int, int]) -> list[Line]:
+    """Join Tesseract's words to lines.
+
+    Args:
+        table: Columns of its TSV output by name.
+        size: Width and height of the picture in pixels.
+    """
+    rows = [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
+    lines: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        if str(row["text"]).strip() and float(row["conf"]) >= 0:
+            lines.setdefault((row["block_num"], row["par_num"], row["line_num"]), []).append(row)
+    return [_line(words, size) for words in lines.values()]
+
+
+def _line(words: list[dict[str, Any]], size: tuple[int, int]) -> Line:
+    width, height = size
+    left, top = min(w["left"] for w in words), min(w["top"] for w in words)
+    right, bottom = max(w["left"] + w["width"] for w in words), max(w["top"] + w["height"] for w in words)
+    confidence = sum(float(w["conf"]) for w in words) / len(words) / 100
+    text = " ".join(str(w["text"]).strip() for w in words)
+    return Line(text, confidence, (left / width, top / height, right / width, bottom / height))
+
+
+def _tesseract() -> Any:
+    try:
+        import pytesseract  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        msg = "Tesseract needs the extra 'tesseract' and the program: pip install 'langchain-vlmguard[tesseract]'"
+        raise ImportError(msg) from error
+    return pytesseract
+
+
+def _around(corners: Any, size: tuple[int, int]) -> Box:
+    across = [float(x) / size[0] for x, _ in corners]
+    down = [float(y) / size[1] for _, y in corners]
+    return max(0.0, min(across)), max(0.0, min(down)), min(1.0, max(across)), min(1.0, max(down))
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "missing"

@@ -1,0 +1,206 @@
+"""Ways of looking at a picture that bring out what it hides from a first look."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from PIL import Image, ImageChops, ImageFilter, ImageStat
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+Resampling, Transform, Transpose = Image.Resampling, Image.Transform, Image.Transpose
+
+_TURNS = {90: Transpose.ROTATE_90, 180: Transpose.ROTATE_180, 270: Transpose.ROTATE_270}
+
+_SMALL = 800
+"""Longer edge up to which a picture is enlarged twice."""
+
+_LARGE = 1920
+"""Longer edge above which the whole is shrunk, and looked at in tiles besides."""
+
+_TILE_OVERLAP = 160
+_MOST_TILES = 6
+_NEIGHBOURHOOD = 24
+"""Pixels over which brightness and contrast are evened out."""
+
+_GAIN, _LEAST_CONTRAST = 50, 1.5
+_EDGES_SEEN = (224, 336, 384, 448, 512, 560, 672, 768, 896, 1024)
+"""Edges to which processors of vision-language models shrink pictures."""
+
+_SUSPICIOUS = 25.0
+"""Difference, of 255, between a shrunk picture and its average that smooth shrinking does not make."""
+
+_MOST_SHRUNK = 2
+
+
+@dataclass(frozen=True)
+class View:
+    """One way of looking at a picture."""
+
+    name: str
+    image: Image.Image
+    """RGB."""
+
+    part: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    """Which part of the picture it shows: left, top, right, bottom as shares of its edges."""
+
+    angle: int = 0
+    """Degrees by which that part was turned, counter-clockwise: 0, 90, 180 or 270."""
+
+    def place(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+        """Return where in the picture a box of this view lies; both in shares."""
+        (x0, y0, x1, y1), (left, top, right, bottom) = _turned_back(box, self.angle), self.part
+        across, down = right - left, bottom - top
+        return tuple(round(v, 3) for v in (left + x0 * across, top + y0 * down, left + x1 * across, top + y1 * down))  # type: ignore[return-value]
+
+
+def views_of(picture: Image.Image) -> Iterator[View]:
+    """Yield what is looked at in any picture: as it is, with contrasts evened out, and large ones part by part.
+
+    Small pictures are enlarged. A picture of one colour yields nothing.
+    """
+    if is_flat(picture):
+        return
+    whole = _at_reading_size(picture)
+    yield View("as it is", whole)
+    yield View("contrast stretched", stretched(whole))
+    for part, tile in _tiles(picture):
+        yield View("enlarged", tile, part)
+
+
+def turned(view: View, angles: Sequence[int] = (90, 180, 270)) -> Iterator[View]:
+    """Yield a view turned by quarters, for what cannot be read as it stands."""
+    for angle in angles:
+        yield View(f"{view.name}, turned {angle}°", view.image.transpose(_TURNS[angle]), view.part, angle)
+
+
+def _turned_back(box: tuple[float, float, float, float], angle: int) -> tuple[float, float, float, float]:
+    x0, y0, x1, y1 = box
+    if angle == 90:  # noqa: PLR2004 - degrees
+        return 1 - y1, x0, 1 - y0, x1
+    if angle == 180:  # noqa: PLR2004
+        return 1 - x1, 1 - y1, 1 - x0, 1 - y0
+    if angle == 270:  # noqa: PLR2004
+        return y0, 1 - x1, y1, 1 - x0
+    return box
+
+
+def stretched(picture: Image.Image) -> Image.Image:
+    """Even out brightness and contrast in every neighbourhood, so that a difference of a few levels becomes black and white.
+
+    `128 + 50 (g - m) / max(s, 1.5)` with the grey value g and the neighbourhood's mean m and standard deviation s.
+    """
+    import numpy as np  # noqa: PLC0415 - importing the package must stay light
+
+    grey = np.asarray(picture.convert("L"), dtype=np.float32)
+    difference = grey - np.asarray(_neighbourhood(Image.fromarray(grey)))
+    spread = np.sqrt(np.maximum(np.asarray(_neighbourhood(Image.fromarray(difference**2))), 0.0))
+    even = 128 + _GAIN * difference / np.maximum(spread, _LEAST_CONTRAST)
+    return Image.fromarray(np.clip(even, 0, 255).astype(np.uint8)).convert("RGB")
+
+
+def shrunk_views(picture: Image.Image) -> list[View]:
+    """Return how the picture looks shrunk, where that is not how it looks: image-scaling attacks.
+
+    A text can be spread over a large picture so that it appears only when some resizing keeps the pixels it stands in. Each
+    common edge and way of resizing is compared with the plain average of the same pixels; the most different ones return.
+    """
+    found: list[tuple[float, View]] = []
+    for edge in _EDGES_SEEN:
+        if edge >= max(picture.size):
+            break
+        sizes = {(edge, edge), _fitted(picture.size, edge)}
+        found += [scored for size in sorted(sizes) for scored in _shrunk(picture, size)]
+    found.sort(key=lambda scored: -scored[0])
+    return [view for _, view in found[:_MOST_SHRUNK]]
+
+
+def seen_views(picture: Image.Image, seen: Sequence[Image.Image]) -> list[View]:
+    """Return what a model's own processor makes of the picture, where that is not how the picture looks."""
+    strange = (image for image in seen if image.size != picture.size and _strangeness(picture, image) > _SUSPICIOUS)
+    return [
+        View(f"as the model sees it ({image.width} x {image.height})", _at_reading_size(image)) for image in strange
+    ]
+
+
+def is_flat(picture: Image.Image) -> bool:
+    """Say whether a picture is of one colour."""
+    return all(low == high for low, high in picture.convert("RGB").getextrema())  # type: ignore[misc]
+
+
+def _at_reading_size(picture: Image.Image) -> Image.Image:
+    longest = max(picture.size)
+    if longest <= _SMALL:
+        return picture.resize((picture.width * 2, picture.height * 2), Resampling.BICUBIC)
+    if longest <= _LARGE:
+        return picture
+    return picture.resize(_fitted(picture.size, _LARGE), Resampling.LANCZOS)
+
+
+def _tiles(picture: Image.Image) -> Iterator[tuple[tuple[float, float, float, float], Image.Image]]:
+    """Yield parts of a large picture at its own size; of one too large for that, at the largest size that does."""
+    width, height = picture.size
+    if max(picture.size) <= _LARGE:
+        return
+    step = _LARGE - _TILE_OVERLAP
+    while -(-width // step) * -(-height // step) > _MOST_TILES:
+        width, height = width * 4 // 5, height * 4 // 5
+    if max(width, height) <= _LARGE:
+        return
+    whole = picture.resize((width, height), Resampling.LANCZOS)
+    for top in range(0, max(1, height - _TILE_OVERLAP), step):
+        for left in range(0, max(1, width - _TILE_OVERLAP), step):
+            right, bottom = min(width, left + _LARGE), min(height, top + _LARGE)
+            part = (left / width, top / height, right / width, bottom / height)
+            yield part, whole.crop((left, top, right, bottom))
+
+
+def _neighbourhood(picture: Image.Image) -> Image.Image:
+    small = (max(1, picture.width // _NEIGHBOURHOOD * 3), max(1, picture.height // _NEIGHBOURHOOD * 3))
+    return picture.resize(small, Resampling.BOX).resize(picture.size, Resampling.BILINEAR)
+
+
+def _fitted(size: tuple[int, int], edge: int) -> tuple[int, int]:
+    scale = edge / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _shrunk(picture: Image.Image, size: tuple[int, int]) -> Iterator[tuple[float, View]]:
+    average = picture.resize(size, Resampling.BOX)
+    for name, image in _resizings(picture, size):
+        strange = _difference(average, image)
+        if strange > _SUSPICIOUS:
+            yield strange, View(f"shrunk to {size[0]} x {size[1]}, {name}", _at_reading_size(image))
+
+
+def _resizings(picture: Image.Image, size: tuple[int, int]) -> Iterator[tuple[str, Image.Image]]:
+    yield "nearest", _sampled(picture, size, Resampling.NEAREST)
+    for name, how in (("bilinear", Resampling.BILINEAR), ("bicubic", Resampling.BICUBIC)):
+        yield name, _sampled(picture, size, how)
+        yield f"{name}, smoothed", picture.resize(size, how)
+
+
+def _sampled(picture: Image.Image, size: tuple[int, int], how: Image.Resampling) -> Image.Image:
+    """Shrink without smoothing, as OpenCV and many tensor libraries do."""
+    across, down = picture.width / size[0], picture.height / size[1]
+    return picture.transform(size, Transform.AFFINE, (across, 0, 0, 0, down, 0), resample=how)
+
+
+def _strangeness(picture: Image.Image, image: Image.Image) -> float:
+    return _difference(picture.resize(image.size, Resampling.BOX), image)
+
+
+def _difference(average: Image.Image, image: Image.Image) -> float:
+    """Return how much two pictures of one size differ where they differ most, grain apart.
+
+    Grain (noise, fine texture) differs at random from its average and is gone after a little blur; a hidden picture stays.
+    """
+    difference = ImageChops.difference(_blurred(average), _blurred(image))
+    blocks = difference.resize((max(1, image.width // 16), max(1, image.height // 16)), Resampling.BOX)
+    return float(max(high for _, high in ImageStat.Stat(blocks).extrema))
+
+
+def _blurred(picture: Image.Image) -> Image.Image:
+    return picture.convert("L").filter(ImageFilter.GaussianBlur(1.5))
