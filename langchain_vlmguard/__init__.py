@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from langchain_vlmguard._version import __version__
 
 if TYPE_CHECKING:
+    from langchain_vlmguard.content.evidence import EvidenceReader
+    from langchain_vlmguard.content.fetch import PictureFetcher
     from langchain_vlmguard.errors import (
         AdapterError,
         DirectionsMismatchError,
@@ -35,11 +37,13 @@ _HOMES = {
     "AdapterError": "errors",
     "ChatSteeredVLM": "models.steered_vlm",
     "DirectionsMismatchError": "errors",
+    "EvidenceReader": "content.evidence",
     "GuardContext": "guard",
     "GuardPolicy": "policy",
     "GuardViolationError": "errors",
     "GuardedChatModel": "guarded_model",
     "Hazard": "verdict",
+    "PictureFetcher": "content.fetch",
     "ReasoningRewriter": "rewriting.rewriter",
     "Rewrite": "rewriting.rewriter",
     "RewriteError": "errors",
@@ -64,11 +68,13 @@ __all__ = [
     "AdapterError",
     "ChatSteeredVLM",
     "DirectionsMismatchError",
+    "EvidenceReader",
     "GuardContext",
     "GuardPolicy",
     "GuardViolationError",
     "GuardedChatModel",
     "Hazard",
+    "PictureFetcher",
     "ReasoningRewriter",
     "Rewrite",
     "RewriteError",

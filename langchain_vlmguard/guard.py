@@ -25,6 +25,7 @@ from langchain_vlmguard.content.images import ImageLimits
 from langchain_vlmguard.content.messages import ReadLimits, Turn, blocks_of, read_turn
 from langchain_vlmguard.errors import RewriteError
 from langchain_vlmguard.hazards import HAZARDS, title_of
+from langchain_vlmguard.hidden import HiddenRequests, judge_in, quotes_message
 from langchain_vlmguard.policy import GuardPolicy
 from langchain_vlmguard.rewriting.rewriter import Rewrite, repeats_prompt
 from langchain_vlmguard.rewriting.turns import with_prompt
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from langchain_core.messages import BaseMessage
+
+    from langchain_vlmguard.content.evidence import EvidenceReader
+    from langchain_vlmguard.hidden import EvidenceReport, TextJudge
 
 _log = logging.getLogger(__name__)
 
@@ -74,6 +78,8 @@ def create_vlm_guard(
     *,
     policy: GuardPolicy | None = None,
     fetcher: PictureFetcher | None = None,
+    evidence: EvidenceReader | None = None,
+    judge: TextJudge | None = None,
 ) -> StateGraph[VLMGuardState, GuardContext, GuardInput, GuardOutput]:
     """Build the guard graph around a chat model.
 
@@ -82,6 +88,9 @@ def create_vlm_guard(
         rewriter: Reasons over each turn and rewrites its prompt; without one, prompts go to the model as they are.
         policy: Thresholds and actions; `context={"policy": ...}` replaces it for one run.
         fetcher: How pictures are fetched by address, where the policy lists `image_hosts`: seconds, redirects, authorities.
+        evidence: Reads what pictures say (text, codes, metadata; extra `evidence`): the rewriter gets it as quotes, the judge
+            judges it as if it had been typed, and the verdict accounts for it.
+        judge: What judges the words in pictures; the model where it can (a steered VLM).
 
     Returns:
         The graph, not compiled: the caller picks checkpointer, cache and store. Review needs a checkpointer.
@@ -101,7 +110,8 @@ def create_vlm_guard(
         if not isinstance(given, Runnable) and (given is not None or name == "model"):
             msg = f"the {name} must be a LangChain Runnable such as a chat model, not {type(given).__name__}"
             raise TypeError(msg)
-    nodes = GuardNodes(model, rewriter, policy or GuardPolicy(), fetcher or PictureFetcher())
+    hidden = None if evidence is None else HiddenRequests(evidence, judge or judge_in(model))
+    nodes = GuardNodes(model, rewriter, policy or GuardPolicy(), fetcher or PictureFetcher(), hidden)
     graph = StateGraph(VLMGuardState, context_schema=GuardContext, input_schema=GuardInput, output_schema=GuardOutput)
     graph.add_node("inspect", nodes.inspect)
     graph.add_node("rewrite", RunnableLambda(nodes.skip_or_rewrite, afunc=nodes.askip_or_rewrite))
@@ -154,6 +164,7 @@ class GuardNodes:
     rewriter: Runnable[Any, Rewrite] | None
     default_policy: GuardPolicy
     fetcher: PictureFetcher
+    hidden: HiddenRequests | None = None
 
     @property
     def policy(self) -> GuardPolicy:
@@ -173,7 +184,33 @@ class GuardNodes:
             draft["reason"] = f"A part of the request could not be read: {first.where}, {first.reason}."
         elif not any(isinstance(message, HumanMessage | ToolMessage) for message in turn.current):
             draft["action"], draft["reason"] = "refuse", "There is no new message since the last answer."
+        elif self.hidden is not None:
+            draft = self._with_evidence(draft, turn, self.hidden)
         return {"draft": _timed(draft, "inspect", started), "verdict": {}, **_kept(state, turn)}
+
+    def _with_evidence(self, draft: dict[str, Any], turn: Turn, hidden: HiddenRequests) -> dict[str, Any]:
+        """Enter what the pictures say; words that would be unsafe if typed, or that could not be read, decide the turn."""
+        call = _Call("inspect")
+        with call:
+            call.result = hidden.check(turn, self.policy.unsafe_at)
+        if call.failure is not None:
+            return call.into(draft, self.policy)
+        report: EvidenceReport = call.result
+        draft |= {
+            "evidence": [note.model_dump() for note in report.notes],
+            "evidence_risk": report.risk,
+            "security": [finding.model_dump() for finding in report.security],
+            "quotes": list(report.quotes),
+            "withheld": list(report.withheld),
+        }
+        if report.unjudged:
+            first = report.unjudged[0]
+            draft |= {"unjudged": [part.model_dump() for part in report.unjudged], "action": self.policy.on_unreadable}
+            draft["reason"] = f"A part of the request could not be read: {first.where}, {first.reason}."
+        elif report.risk is not None and self.policy.severity(report.risk) == "unsafe":
+            draft["action"] = self.policy.on_hidden_request
+            draft["reason"] = "Words in a picture ask for something that would be unsafe if somebody had typed it."
+        return draft
 
     def skip_or_rewrite(self, state: VLMGuardState) -> dict[str, Any]:
         """Answer at once where an adaptive policy and a closed gate allow it, otherwise ask the rewriter."""
@@ -246,12 +283,15 @@ class GuardNodes:
 
     def _turn(self, state: VLMGuardState) -> Turn:
         policy = self.policy
-        return read_turn(state["messages"], _limits(policy, self.fetcher))
+        turn = read_turn(state["messages"], _limits(policy, self.fetcher))
+        return turn.without(state.get("draft", {}).get("withheld", ()))
 
     def _rewriting(self, state: VLMGuardState) -> _RewriteCall | None:
         if self.rewriter is None or self.policy.rewrite == "never" or state["draft"]["action"] != "allow":
             return None
-        return _RewriteCall("rewrite", rewriter=self.rewriter, messages=self._turn(state).messages)
+        messages, quotes = self._turn(state).messages, state["draft"].get("quotes")
+        quoted = [*messages, quotes_message(quotes)] if quotes else messages
+        return _RewriteCall("rewrite", rewriter=self.rewriter, messages=quoted)
 
     def _probing(self, state: VLMGuardState) -> _Call | None:
         """Return the call that tries the gate first, or `None` where the rewriter is asked anyway or never.
@@ -339,13 +379,16 @@ class GuardNodes:
         """Make the verdict of a draft."""
         policy = self.policy
         trace = SteeringTrace.model_validate(draft["steering"]) if draft.get("steering") else None
-        risk = max(draft.get("risk", 0.0), trace.risk if trace else 0.0)
+        risk = max(draft.get("risk", 0.0), trace.risk if trace else 0.0, draft.get("evidence_risk") or 0.0)
         return SafetyVerdict(
             action=draft["action"],
             risk=risk,
             severity=policy.severity(risk),
             hazards=draft.get("hazards", []),
             unjudged=draft["unjudged"],
+            security=draft.get("security", []),
+            evidence=draft.get("evidence", []),
+            evidence_risk=draft.get("evidence_risk"),
             intent=draft.get("intent"),
             rewritten_prompt=draft.get("rewritten_prompt") if draft["action"] == "rewrite" else None,
             steering=trace,
@@ -363,6 +406,7 @@ class GuardNodes:
         policy = self.policy
         return Provenance(
             rewriter=None if draft.get("skipped") else getattr(self.rewriter, "identity", None),
+            evidence=self.hidden.reader.identity if self.hidden else None,
             policy=policy.hash,
             thresholds=policy.thresholds,
             **draft.get("provenance", {}),
@@ -391,7 +435,7 @@ def _after_probe(state: VLMGuardState, call: _Call) -> VLMGuardState:
 class _Call:
     """One call of a model from a node: catches its failure, counts its tokens and its seconds."""
 
-    stage: Literal["rewrite", "answer"]
+    stage: Literal["inspect", "rewrite", "answer"]
     result: Any = None
     failure: GuardFailure | None = None
     usage: UsageMetadataCallbackHandler = field(default_factory=UsageMetadataCallbackHandler)

@@ -21,6 +21,7 @@ from langchain_vlmguard.agents.subjects import describe
 from langchain_vlmguard.agents.tool_call import ToolCheck
 from langchain_vlmguard.content.fetch import PictureFetcher
 from langchain_vlmguard.guard import GuardNodes
+from langchain_vlmguard.hidden import HiddenRequests
 from langchain_vlmguard.policy import GuardPolicy
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
     from langchain_vlmguard.agents.judging import ExitBehavior, Mode, OnReview
     from langchain_vlmguard.agents.subjects import Phrase
+    from langchain_vlmguard.content.evidence import EvidenceReader
+    from langchain_vlmguard.hidden import TextJudge
     from langchain_vlmguard.rewriting.rewriter import Rewrite
 
 _CHOICES = {
@@ -77,6 +80,8 @@ class VLMGuardMiddleware(AgentMiddleware[VLMGuardAgentState, Any, Any]):
         show_held: bool = False,
         phrase: Phrase | None = None,
         fetcher: PictureFetcher | None = None,
+        evidence: EvidenceReader | None = None,
+        judge: TextJudge | None = None,
         name: str | None = None,
     ) -> None:
         """Set the guard up.
@@ -100,6 +105,8 @@ class VLMGuardMiddleware(AgentMiddleware[VLMGuardAgentState, Any, Any]):
             show_held: Put the content that waits for review into the interrupt, which every stream shows.
             phrase: How answers and calls are worded for the rewriter; a rewriter may bring its own as attribute `phrase`.
             fetcher: How pictures are fetched by address, where the policy lists `image_hosts`.
+            evidence: Reads what pictures say, tools' pictures too (extra `evidence`).
+            judge: What judges the words in pictures as if typed, e.g. a `ChatSteeredVLM`; the rewriter alone when `None`.
             name: Of this instance; two differently configured ones in one agent need two names.
 
         Raises:
@@ -118,7 +125,13 @@ class VLMGuardMiddleware(AgentMiddleware[VLMGuardAgentState, Any, Any]):
         _check_template(violation_message)
         self._name = name or type(self).__name__
         self._guard = AgentGuard(
-            nodes=GuardNodes(NO_MODEL, rewriter, policy or GuardPolicy(), fetcher or PictureFetcher()),
+            nodes=GuardNodes(
+                NO_MODEL,
+                rewriter,
+                policy or GuardPolicy(),
+                fetcher or PictureFetcher(),
+                None if evidence is None else HiddenRequests(evidence, judge),
+            ),
             name=self._name,
             phrase=phrase or getattr(rewriter, "phrase", None) or describe,
             check_input=check_input,

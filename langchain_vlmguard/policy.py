@@ -51,6 +51,9 @@ class GuardPolicy(BaseModel):
     on_gate_open: Literal["keep", "refuse", "review"] = "keep"
     """What becomes of an answer given while the steering gate was open at `unsafe` risk. `keep`: the intervention acted."""
 
+    on_hidden_request: Literal["allow", "review", "refuse"] = "refuse"
+    """When words found in a picture of the turn would be `unsafe` if somebody had typed them (needs evidence)."""
+
     on_error: Literal["refuse", "review"] = "refuse"
     """When the rewriter or the model fails."""
 

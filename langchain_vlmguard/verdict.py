@@ -62,6 +62,31 @@ class Unjudged(_Record):
     reason: str
 
 
+class EvidenceNote(_Record):
+    """Something that a picture says, without its words: what it says was written by strangers."""
+
+    where: str
+    """Place of the picture in the conversation."""
+
+    kind: Literal["text", "code", "metadata"]
+    found_by: str
+    """The view of the picture, the format of the code, or the metadata field."""
+
+    place: tuple[float, float, float, float] | None = None
+    """Left, top, right, bottom as shares of the picture's edges."""
+
+    confidence: Risk = 1.0
+    characters: int
+    sha256: str
+    """First 16 hex digits of the hash of the text, to find it again."""
+
+    addresses_model: bool = False
+    """Whether it speaks to an assistant rather than to people."""
+
+    risk: Risk | None = None
+    """Of the picture's words, judged as if somebody had typed them; `None` where nothing judged them."""
+
+
 class SteeringTrace(_Record):
     """What steering did to the answer."""
 
@@ -102,6 +127,9 @@ class Provenance(_Record):
 
     directions: str | None = None
     anchors: str | None = None
+    evidence: str | None = None
+    """Readers of the evidence, with versions."""
+
     policy: str
     """Hash of the policy."""
 
@@ -117,6 +145,12 @@ class SafetyVerdict(_Record):
     hazards: list[Hazard] = Field(default_factory=list)
     security: list[SecurityFinding] = Field(default_factory=list)
     unjudged: list[Unjudged] = Field(default_factory=list)
+    evidence: list[EvidenceNote] = Field(default_factory=list)
+    """What the pictures of the conversation say, found without a model."""
+
+    evidence_risk: Risk | None = None
+    """Highest risk of what the turn's pictures say; `None` where nothing judged it."""
+
     intent: str | None = None
     """The rewriter's reconstruction of what the person really wants."""
 

@@ -26,12 +26,15 @@ from langchain_vlmguard.errors import UnreadableContentError
 from langchain_vlmguard.verdict import Unjudged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from langchain_core.messages import BaseMessage
 
 LEFT_OUT = "[a part of this message could not be read and was left out]"
 """What stands in for unread parts of earlier turns."""
+
+EVIDENCE = "vlmguard_evidence"
+"""Name of the message that carries quotes from pictures; a message that comes with it loses it."""
 
 AUTHORED_BY_MODELS = frozenset(
     {"tool_use", "tool_call", "tool_call_chunk", "invalid_tool_call", "server_tool_call", "function_call"}
@@ -94,10 +97,13 @@ class Turn:
     """Index of the turn's first message."""
 
     pictures: tuple[TurnPicture, ...]
-    """The turn's pictures, in order; those of earlier turns were judged then."""
+    """The turn's pictures, in order."""
 
     unjudged: tuple[Unjudged, ...]
     """The turn's parts that could not be read."""
+
+    earlier: tuple[TurnPicture, ...] = ()
+    """The pictures of earlier turns that a model still gets, in order."""
 
     fetched: Mapping[int, Any] = field(default_factory=dict)
     """Content of messages, by index, with fetched pictures in place of their addresses and everything else as it came."""
@@ -121,6 +127,15 @@ class Turn:
         """Return the turn's pictures that belong to one message, by its index in the conversation."""
         return tuple(picture for picture in self.pictures if picture.message == message)
 
+    def without(self, withheld: Collection[str]) -> Turn:
+        """Return the turn with some of its earlier pictures, by SHA-256, left out."""
+        gone = {p.picture.block()["base64"] for p in self.earlier if p.picture.sha256 in withheld}
+        if not gone:
+            return self
+        earlier = [_without_pictures(message, gone) for message in self.messages[: self.start]]
+        kept = tuple(p for p in self.earlier if p.picture.sha256 not in withheld)
+        return replace(self, messages=[*earlier, *self.current], earlier=kept)
+
 
 def read_turn(messages: Sequence[BaseMessage], limits: ReadLimits | None = None) -> Turn:
     """Read a conversation; nothing raises on hostile content, it is accounted for instead.
@@ -141,7 +156,7 @@ def read_turn(messages: Sequence[BaseMessage], limits: ReadLimits | None = None)
     reader = _Reader(limits, _newest_pictures(messages[:start], limits.max_images))
     safe = [reader.message(index, message, current=index >= start) for index, message in enumerate(messages)]
     fetched = {index: _with_fetched(messages[index].content, (index,), reader.fetched) for index, *_ in reader.fetched}
-    return Turn(safe, start, tuple(reader.pictures), tuple(reader.unjudged), fetched)
+    return Turn(safe, start, tuple(reader.pictures), tuple(reader.unjudged), tuple(reader.earlier), fetched)
 
 
 def read_for_model(messages: Sequence[BaseMessage], limits: ReadLimits | None = None) -> list[BaseMessage]:
@@ -222,6 +237,7 @@ class _Reader:
         self.limits = limits
         self.kept = kept
         self.pictures: list[TurnPicture] = []
+        self.earlier: list[TurnPicture] = []
         self.unjudged: list[Unjudged] = []
         self.fetched: dict[tuple[int, ...], list[dict[str, Any]]] = {}
         self._by_url: dict[str, bytes] = {}
@@ -235,6 +251,8 @@ class _Reader:
             self._account(place, f"messages[{index}]", type(message).__name__, reason)
             return message.model_copy(update={"content": LEFT_OUT, "additional_kwargs": {}})
         beside = self._beside(place, message)
+        if message.name == EVIDENCE:
+            beside["name"] = None
         if isinstance(message.content, str):
             read = self._block(place, message.content, message)
             return message.model_copy(update={"content": read[0] if read else "", **beside})
@@ -342,12 +360,14 @@ class _Reader:
         if place.current and len(self.pictures) >= self.limits.max_images:
             raise _too_many(self.limits)
         pictures = check_frames(self._data(place, found), self.limits.image)
+        block = place.path[0] if place.path else None
+        placed = [TurnPicture(place.message, block, picture, place.where) for picture in pictures]
         if not place.current:
+            self.earlier += placed
             return pictures
         if len(self.pictures) + len(pictures) > self.limits.max_images:
             raise _too_many(self.limits)
-        block = place.path[0] if place.path else None
-        self.pictures += [TurnPicture(place.message, block, picture, place.where) for picture in pictures]
+        self.pictures += placed
         if isinstance(found, Address):
             self.fetched[(place.message, *place.path)] = [picture.block() for picture in pictures]
         return pictures
@@ -428,6 +448,14 @@ def _with_fetched(content: Any, place: tuple[int, ...], fetched: Mapping[tuple[i
         else:
             changed.append(block)
     return changed
+
+
+def _without_pictures(message: BaseMessage, gone: Collection[str]) -> BaseMessage:
+    if isinstance(message.content, str):
+        return message
+    left_out = {"type": "text", "text": LEFT_OUT}
+    content = [left_out if isinstance(b, dict) and b.get("base64") in gone else b for b in message.content]
+    return message.model_copy(update={"content": content})
 
 
 def _only_text_and_pictures(message: BaseMessage) -> BaseMessage:

@@ -28,6 +28,22 @@ _LETTERS = re.compile(r"[^\W\d_]{2}")
 _WIDE = range(0x9C9B, 0x9CA0)
 """EXIF's XP tags, which Windows writes in UTF-16."""
 
+_USUAL = frozenset(
+    {
+        "Title",
+        "Author",
+        "Description",
+        "Copyright",
+        "Creation Time",
+        "Software",
+        "Disclaimer",
+        "Warning",
+        "Source",
+        "Comment",
+    }
+    | {"comment", "parameters", "prompt", "workflow", "keyword", "dpi", *ExifTags.TAGS.values()}
+)
+
 Note = tuple[str, str]
 """Where it stands and what it says."""
 
@@ -91,6 +107,6 @@ def _text(value: str | bytes) -> str:
 
 
 def _name(name: object) -> str:
-    """Return a field's name where it is a plain short word; strangers write it too."""
+    """Return a field's name where it is a usual one; strangers write it too, and it goes into verdicts."""
     text = str(name)
-    return text if re.fullmatch(r"[A-Za-z][A-Za-z0-9 _:-]{0,30}", text) else "note"
+    return text if text in _USUAL else "note"

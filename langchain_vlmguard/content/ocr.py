@@ -64,6 +64,14 @@ class RapidOCRReader:
         return [Line(text, float(score), _around(corners, image.size)) for text, score, corners in found]
 
 
+_SETTINGS = {
+    "Global.log_level": "critical",
+    "Global.text_score": 0.0,
+    "EngineConfig.onnxruntime.intra_op_num_threads": 1,
+    "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+}
+"""Unsure lines are wanted too, and pictures are read side by side rather than each by all cores."""
+
 _IDLE: SimpleQueue[Any] = SimpleQueue()
 """Engines that nobody uses now; one engine serves one thread at a time, since it keeps notes on the picture it reads."""
 
@@ -86,7 +94,7 @@ def _new_engine() -> Any:
     except ImportError as error:
         msg = "reading text in pictures needs the extra 'evidence': pip install 'langchain-vlmguard[evidence]'"
         raise ImportError(msg) from error
-    return RapidOCR(params={"Global.log_level": "critical", "Global.text_score": 0.0})
+    return RapidOCR(params=_SETTINGS)
 
 
 class TesseractReader:

@@ -14,7 +14,7 @@ Resampling, Transform, Transpose = Image.Resampling, Image.Transform, Image.Tran
 
 _TURNS = {90: Transpose.ROTATE_90, 180: Transpose.ROTATE_180, 270: Transpose.ROTATE_270}
 
-_SMALL = 800
+_SMALL = 500
 """Longer edge up to which a picture is enlarged twice."""
 
 _LARGE = 1920

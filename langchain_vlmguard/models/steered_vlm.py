@@ -7,7 +7,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from langchain_core.language_models.chat_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables.config import get_config_list
@@ -16,6 +16,7 @@ from pydantic import Field, PrivateAttr, field_validator
 
 from langchain_vlmguard.models.chat_format import ChatRow, to_chat_row
 from langchain_vlmguard.models.generation import Settings, stream_row
+from langchain_vlmguard.models.judging import processed_pictures, text_risks
 from langchain_vlmguard.models.loading import LoadedVLM, load_vlm
 from langchain_vlmguard.models.tool_calls import parse_tool_calls
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
     from langchain_core.runnables import Runnable, RunnableConfig
     from langchain_core.tools import BaseTool
+    from PIL import Image
 
     from langchain_vlmguard.models.generation import Generated
     from langchain_vlmguard.steering.directions import SafetyDirections
@@ -134,6 +136,30 @@ class ChatSteeredVLM(BaseChatModel):
         if self.steering != "auto":
             return self.steering  # type: ignore[no-any-return]
         return self.loaded.recommended
+
+    @property
+    def can_judge(self) -> bool:
+        """Whether there is a steering whose gate can judge texts."""
+        return self.active_steering is not None
+
+    def judge_texts(self, texts: Sequence[str]) -> list[float]:
+        """Return the risk of each text in [0, 1], as a person's message of its own without any picture.
+
+        This is the path on which the language model's alignment is whole: words from a picture are judged as if typed.
+
+        Raises:
+            ValueError: There is no steering.
+        """
+        steering = self.active_steering
+        if steering is None:
+            msg = "texts are judged by the steering's gate: give the model directions, or steering='auto' where it has some"
+            raise ValueError(msg)
+        rows = [to_chat_row([HumanMessage(text)], self.loaded.processor) for text in texts]
+        return text_risks(self.loaded, rows, steering, batch_size=self.batch_size)
+
+    def seen_pictures(self, picture: Image.Image) -> list[Image.Image]:
+        """Return a picture as the model sees it, after its processor's resizing: RGB, one or several tiles."""
+        return processed_pictures(self.loaded, picture)
 
     @property
     def _llm_type(self) -> str:

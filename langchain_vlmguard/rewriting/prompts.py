@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage
 
-from langchain_vlmguard.content.messages import calls_of, turn_start, words_of
+from langchain_vlmguard.content.messages import EVIDENCE, calls_of, turn_start, words_of
 from langchain_vlmguard.hazards import HAZARDS
 
 if TYPE_CHECKING:
@@ -95,6 +95,8 @@ _ROLES = {"human": "human", "ai": "assistant", "system": "system"}
 
 def _fenced(message: BaseMessage, boundary: str, *, earlier: bool) -> list[str | dict[str, Any]]:
     source = "a tool returned" if isinstance(message, ToolMessage) else f"the {_ROLES.get(message.type, 'other')} wrote"
+    if message.name == EVIDENCE:
+        source = "was found in the pictures without a model"
     when = "earlier, " if earlier else ""
     blocks = message.content if isinstance(message.content, list) else [message.content]
     parts: list[str | dict[str, Any]] = [{"type": "text", "text": f"--- {boundary} begin: {when}what {source} ---"}]

@@ -14,7 +14,7 @@ from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.runnables.config import merge_configs
 from pydantic import ValidationError
 
-from langchain_vlmguard.content.messages import is_read, read_turn, turn_start
+from langchain_vlmguard.content.messages import EVIDENCE, is_read, read_turn, turn_start
 from langchain_vlmguard.errors import RewriteError, UnreadableContentError
 from langchain_vlmguard.rewriting.forms import DelimitedForm, Form, form_of, parse_delimited
 from langchain_vlmguard.rewriting.prompts import rewriter_messages
@@ -287,7 +287,9 @@ async def _areport_stages(rewrite: Rewrite, config: RunnableConfig) -> None:
 
 def repeats_prompt(rewrite: Rewrite, messages: Sequence[BaseMessage]) -> bool:
     """Say whether the rewritten prompt is what the people of the last turn wrote, but for case and spaces."""
-    wrote = [str(m.text) for m in messages[turn_start(messages) :] if isinstance(m, HumanMessage)]
+    wrote = [
+        str(m.text) for m in messages[turn_start(messages) :] if isinstance(m, HumanMessage) and m.name != EVIDENCE
+    ]
     originals = [*wrote, " ".join(wrote)]
     new = rewrite.rewritten_prompt
     return new is not None and any(_same_words(new, original) for original in originals)

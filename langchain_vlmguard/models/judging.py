@@ -1,0 +1,67 @@
+"""Judge texts on the path on which a language model's alignment is whole: its own, without pictures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from PIL import Image
+
+    from langchain_vlmguard.models.chat_format import ChatRow
+    from langchain_vlmguard.models.loading import LoadedVLM
+    from langchain_vlmguard.steering.steering import Steering
+
+_CHANNELS = 3
+
+
+def text_risks(loaded: LoadedVLM, rows: Sequence[ChatRow], steering: Steering, *, batch_size: int = 16) -> list[float]:
+    """Return the risk of rows without pictures, as the steering's gate reads it from one clean prefill each.
+
+    Args:
+        loaded: The model.
+        rows: Rendered conversations; pictures in them are not looked at.
+        steering: Whose directions and gate are used.
+        batch_size: Rows that run together.
+    """
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i].text_only))
+    risks: dict[int, float] = {}
+    for start in range(0, len(order), batch_size):
+        part = order[start : start + batch_size]
+        risks.update(zip(part, _risks(loaded, [rows[i].text_only for i in part], steering), strict=True))
+    return [risks[i] for i in range(len(rows))]
+
+
+def _risks(loaded: LoadedVLM, texts: list[str], steering: Steering) -> list[float]:
+    import torch  # noqa: PLC0415 - importing the package must stay light
+
+    from langchain_vlmguard.steering.activations import capture_last_token  # noqa: PLC0415
+    from langchain_vlmguard.steering.encoding import encode_texts  # noqa: PLC0415
+
+    inputs = {name: tensor.to(loaded.model.device) for name, tensor in encode_texts(loaded.processor, texts).items()}
+    layer = steering.read_layer
+    with loaded.lock, torch.inference_mode(), capture_last_token(loaded.model, (layer,)) as states:
+        loaded.model(**inputs, use_cache=False)
+        state = states[layer]
+    reading = steering.read_gate(torch.zeros(len(texts), dtype=torch.bool), state)
+    return [float(risk) for risk in reading.risk]
+
+
+def processed_pictures(loaded: LoadedVLM, picture: Image.Image) -> list[Image.Image]:
+    """Return a picture as the model's processor hands it on: resized, cropped or cut in tiles, RGB.
+
+    Families whose processors flatten patches (Qwen2-VL) give nothing that can be shown here.
+    """
+    import numpy as np  # noqa: PLC0415
+    from PIL import Image  # noqa: PLC0415
+
+    processor = getattr(loaded.processor, "image_processor", None)
+    if processor is None:
+        return []
+    found = processor(picture, do_normalize=False, do_rescale=False, return_tensors="np")["pixel_values"]
+    pixels = np.asarray(found)
+    if pixels.ndim < _CHANNELS or pixels.shape[-3] != _CHANNELS:
+        return []
+    tiles = pixels.reshape(-1, *pixels.shape[-3:]).transpose(0, 2, 3, 1)
+    return [Image.fromarray(np.clip(tile, 0, 255).astype(np.uint8)) for tile in tiles]
