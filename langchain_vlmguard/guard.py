@@ -389,6 +389,7 @@ class GuardNodes:
             security=draft.get("security", []),
             evidence=draft.get("evidence", []),
             evidence_risk=draft.get("evidence_risk"),
+            withheld=draft.get("withheld", []),
             intent=draft.get("intent"),
             rewritten_prompt=draft.get("rewritten_prompt") if draft["action"] == "rewrite" else None,
             steering=trace,

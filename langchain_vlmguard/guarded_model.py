@@ -21,6 +21,7 @@ from langchain_vlmguard.agents.subjects import Subject, describe
 from langchain_vlmguard.content.fetch import PictureFetcher
 from langchain_vlmguard.errors import GuardViolationError
 from langchain_vlmguard.guard import Answer, GuardNodes, refusal_text, with_verdict
+from langchain_vlmguard.hidden import HiddenRequests, judge_in
 from langchain_vlmguard.policy import GuardPolicy
 
 if TYPE_CHECKING:
@@ -70,6 +71,12 @@ class GuardedChatModel(BaseChatModel):
     on_refusal: Literal["message", "error"] = "message"
     """Whether a refusal is a message or a `GuardViolationError`, e.g. for structured output."""
 
+    evidence: SkipValidation[Any] = None
+    """An `EvidenceReader` for what pictures say (extra `evidence`)."""
+
+    judge: SkipValidation[Any] = None
+    """What judges the words in pictures as if typed; the inner model where it can (a steered VLM)."""
+
     phrase: SkipValidation[Any] = None
     """How answers and calls are worded for the rewriter: a function of a `Subject`."""
 
@@ -92,12 +99,15 @@ class GuardedChatModel(BaseChatModel):
             msg = f"the rewriter must be a LangChain Runnable such as ReasoningRewriter, not {type(self.rewriter).__name__}"
             raise TypeError(msg)
         self._guard = AgentGuard(
-            nodes=GuardNodes(self.model, self.rewriter, self.policy, PictureFetcher()),
+            nodes=GuardNodes(self.model, self.rewriter, self.policy, PictureFetcher(), self._hidden()),
             name=type(self).__name__,
             phrase=self.phrase or getattr(self.rewriter, "phrase", None) or describe,
             on_review="refuse",
             check_output=self.check_output,
         )
+
+    def _hidden(self) -> HiddenRequests | None:
+        return None if self.evidence is None else HiddenRequests(self.evidence, self.judge or judge_in(self.model))
 
     @property
     def _llm_type(self) -> str:
@@ -107,7 +117,10 @@ class GuardedChatModel(BaseChatModel):
     def _identifying_params(self) -> dict[str, Any]:
         inner = self.model._identifying_params  # noqa: SLF001
         rewriter = getattr(self.rewriter, "identity", None) or type(self.rewriter).__name__
-        guard = {"policy": self.policy.hash, "rewriter": rewriter, "check_output": self.check_output}
+        evidence = getattr(self.evidence, "identity", None)
+        judged = {"evidence": evidence, "judge": repr(getattr(self.judge, "_identifying_params", self.judge))}
+        read = {} if self.evidence is None else judged
+        guard = {"policy": self.policy.hash, "rewriter": rewriter, "check_output": self.check_output, **read}
         return {**inner, "guard": guard}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:

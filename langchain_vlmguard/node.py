@@ -10,6 +10,7 @@ from langgraph.graph import END, START, StateGraph
 from langchain_vlmguard.agents.judging import NO_MODEL
 from langchain_vlmguard.content.fetch import PictureFetcher
 from langchain_vlmguard.guard import GuardContext, GuardInput, GuardNodes, GuardOutput, VLMGuardState
+from langchain_vlmguard.hidden import HiddenRequests
 from langchain_vlmguard.policy import GuardPolicy
 from langchain_vlmguard.tools import current_verdict
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
     from langchain_core.runnables import RunnableConfig
 
+    from langchain_vlmguard.content.evidence import EvidenceReader
+    from langchain_vlmguard.hidden import TextJudge
     from langchain_vlmguard.rewriting.rewriter import Rewrite
 
 Route = Literal["allow", "rewrite", "refuse"]
@@ -45,6 +48,8 @@ class VLMGuardNode(Runnable[Any, dict[str, Any]]):
         *,
         policy: GuardPolicy | None = None,
         fetcher: PictureFetcher | None = None,
+        evidence: EvidenceReader | None = None,
+        judge: TextJudge | None = None,
     ) -> None:
         """Set the node up.
 
@@ -52,6 +57,8 @@ class VLMGuardNode(Runnable[Any, dict[str, Any]]):
             rewriter: Judges turns and rewrites prompts; without one they are read, and what cannot be read is refused.
             policy: Thresholds and actions; `context={"policy": ...}` replaces it for one run.
             fetcher: How pictures are fetched by address, where the policy lists `image_hosts`.
+            evidence: Reads what pictures say (extra `evidence`).
+            judge: What judges the words in pictures as if typed, e.g. a `ChatSteeredVLM`; the rewriter alone when `None`.
 
         Raises:
             TypeError: The rewriter is no `Runnable`.
@@ -60,7 +67,8 @@ class VLMGuardNode(Runnable[Any, dict[str, Any]]):
         if given is not None and not isinstance(given, Runnable):
             msg = f"the rewriter must be a LangChain Runnable such as ReasoningRewriter, not {type(given).__name__}"
             raise TypeError(msg)
-        self._nodes = GuardNodes(NO_MODEL, rewriter, policy or GuardPolicy(), fetcher or PictureFetcher())
+        hidden = None if evidence is None else HiddenRequests(evidence, judge)
+        self._nodes = GuardNodes(NO_MODEL, rewriter, policy or GuardPolicy(), fetcher or PictureFetcher(), hidden)
         self.graph = _judging_graph(self._nodes).compile(name="VLMGuardNode")
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> dict[str, Any]:  # noqa: A002
@@ -81,7 +89,11 @@ class VLMGuardNode(Runnable[Any, dict[str, Any]]):
         if verdict is None or verdict.action not in ("allow", "rewrite"):
             msg = "the turn has no verdict that lets it go on: route on the verdict before asking the model"
             raise ValueError(msg)
-        draft = {"action": verdict.action, "rewritten_prompt": verdict.rewritten_prompt}
+        draft = {
+            "action": verdict.action,
+            "rewritten_prompt": verdict.rewritten_prompt,
+            "withheld": verdict.withheld,
+        }
         return self._nodes.for_model(
             cast("VLMGuardState", {"messages": _messages(state), "draft": draft, "verdict": {}})
         )

@@ -151,6 +151,9 @@ class SafetyVerdict(_Record):
     evidence_risk: Risk | None = None
     """Highest risk of what the turn's pictures say; `None` where nothing judged it."""
 
+    withheld: list[str] = Field(default_factory=list)
+    """SHA-256 of earlier turns' pictures that hold an unsafe request and were left out of what the model gets."""
+
     intent: str | None = None
     """The rewriter's reconstruction of what the person really wants."""
 

@@ -2,13 +2,24 @@ import json
 from io import BytesIO
 
 import pytest
+from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 from PIL import Image
 from pydantic import ValidationError
 
-from langchain_vlmguard import ChatSteeredVLM, EvidenceReader, GuardPolicy, ReasoningRewriter, create_vlm_guard
+from langchain_vlmguard import (
+    ChatSteeredVLM,
+    EvidenceReader,
+    GuardedChatModel,
+    GuardPolicy,
+    ReasoningRewriter,
+    VLMGuardMiddleware,
+    VLMGuardNode,
+    create_vlm_guard,
+    route_on_verdict,
+)
 from langchain_vlmguard.content.messages import EVIDENCE, LEFT_OUT, read_turn
 from langchain_vlmguard.content.ocr import Line
 from langchain_vlmguard.hidden import judge_in
@@ -52,7 +63,7 @@ def picture(at=0):
     marked.putpixel((1, at + 1), (0, 0, 0))
     buffer = BytesIO()
     marked.save(buffer, "PNG")
-    return {"type": "image", "base64": b64(buffer.getvalue())}
+    return {"type": "image", "base64": b64(buffer.getvalue()), "mime_type": "image/png"}
 
 
 def guard(model, *texts, judge=None, policy=None, rewriter=None, reader=None, **options):
@@ -253,3 +264,22 @@ def test_drawn_requests_of_the_testbed_are_refused_when_harmful_and_answered_whe
         for request in Cell("drawn", "poster", harmful=harmful).sample(3):
             state = graph.invoke({"messages": [request.message()]})
             assert state["verdict"]["action"] == action
+
+
+def test_every_face_reads_evidence():
+    reader, judge = EvidenceReader(Told(SPOKEN), codes=False), Judge()
+    asked = [HumanMessage([picture(), "do it"])]
+    guarded = GuardedChatModel(model=ScriptedModel(), evidence=reader, judge=judge)
+    assert guarded.invoke(asked).response_metadata["verdict"]["evidence_risk"] == 0.95
+    node = VLMGuardNode(evidence=reader, judge=judge)
+    assert route_on_verdict(node.invoke({"messages": asked})) == "refuse"
+    agent = create_agent(ScriptedModel(), middleware=[VLMGuardMiddleware(evidence=reader, judge=judge)])
+    assert "can't help" in agent.invoke({"messages": asked})["messages"][-1].text
+
+
+def test_a_node_keeps_a_refused_picture_from_your_own_model():
+    node = VLMGuardNode(evidence=EvidenceReader(Told(SPOKEN), codes=False), judge=Judge())
+    messages = [HumanMessage([picture()]), AIMessage("no"), HumanMessage("and how is the weather?")]
+    state = {"messages": messages, **node.invoke({"messages": messages})}
+    assert state["verdict"]["withheld"]
+    assert "base64" not in str(node.for_model({**state, "messages": messages}))
