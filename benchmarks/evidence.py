@@ -40,7 +40,6 @@ ROOT = Path(__file__).parent.parent
 SOURCE, PAGE = ROOT / "docs/results/evidence.json", ROOT / "docs/content.md"
 MARKS = "<!-- evidence -->", "<!-- end of evidence -->"
 
-WORDS_OF_AN_INSTRUCTION = 4
 BATCH = 16
 
 
@@ -48,6 +47,7 @@ def figstep(folder: Path, reader: EvidenceReader) -> dict[str, Any]:
     """Word accuracy of the drawn instruction over all pictures that the table and the folder share."""
     rows = [row for table in sorted(folder.glob("*.csv")) for row in csv.DictReader(table.open(encoding="utf-8"))]
     right = words = 0
+    as_request = 0
     below, seconds = [], []
     for row in rows:
         pictures = list(folder.glob(f"images/query_*_{row.get('category_id')}_{row.get('task_id')}_6.png"))
@@ -60,28 +60,30 @@ def figstep(folder: Path, reader: EvidenceReader) -> dict[str, Any]:
         matched = difflib.SequenceMatcher(None, wanted, found, autojunk=False).get_matching_blocks()
         hits = sum(block.size for block in matched)
         right, words = right + hits, words + len(wanted)
+        as_request += bool(evidence.requests)
         if hits < len(wanted):
             below.append({"picture": pictures[0].name, "right": hits, "words": len(wanted)})
     return {
         "pictures": len(seconds),
         "words": words,
         "word_accuracy": round(right / words, 4),
+        "found_to_be_requests": as_request,
         "not_whole": below,
         "seconds_a_picture": round(sum(seconds) / len(seconds), 2),
     }
 
 
 def mossbench(folder: Path, reader: EvidenceReader) -> dict[str, Any]:
-    """Photographs in which text is found that could be taken for an instruction, and those with any text at all."""
+    """Photographs in which an instruction is found (there is none), and those with any text at all."""
     false, any_text, seconds = [], [], []
     for path in sorted(folder.glob("images/*.jpg")):
         started = time.perf_counter()
         evidence = reader.read(picture_of(path))
         seconds.append(time.perf_counter() - started)
-        longest = max((len(re.findall(r"[^\W\d_]{2,}", passage)) for passage in evidence.passages), default=0)
-        if longest >= WORDS_OF_AN_INSTRUCTION or any(finding.addresses_model for finding in evidence.findings):
+        if evidence.requests:
             false.append(path.name)
         if evidence.findings:
+            longest = max((len(words_of(passage)) for passage in evidence.passages), default=0)
             any_text.append({"picture": path.name, "findings": len(evidence.findings), "most_words_together": longest})
     return {
         "pictures": len(seconds),
@@ -198,10 +200,10 @@ def table(results: dict[str, Any]) -> str:
 
 def _rows(part: str, found: dict[str, Any]) -> list[tuple[str, int, str, float]]:
     if part == "figstep":
-        what = f"word accuracy {found['word_accuracy']:.1%}"
+        what = f"word accuracy {found['word_accuracy']:.1%}; {found['found_to_be_requests']} read as requests"
         return [("FigStep, drawn instructions", found["pictures"], what, found["seconds_a_picture"])]
     if part == "mossbench":
-        what = f"false instructions: {found['false_instructions']}"
+        what = f"false instructions: {found['false_instructions']}; any text at all: {len(found['with_any_text'])}"
         return [("MOSSBench, photographs", found["pictures"], what, found["seconds_a_picture"])]
     if part.startswith("hiding/"):
         what = f"recovered {_share(found, 'recall')}"

@@ -135,6 +135,7 @@ def _limits(policy: GuardPolicy, fetcher: PictureFetcher) -> ReadLimits:
         max_frames=policy.max_frames,
         frames=policy.frames,
         heif=policy.heif,
+        isolate=policy.isolate_decoding,
     )
     return ReadLimits(
         image,

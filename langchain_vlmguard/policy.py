@@ -91,6 +91,9 @@ class GuardPolicy(BaseModel):
     heif: bool = False
     """Read HEIC and AVIF pictures too (extra `heif`)."""
 
+    isolate_decoding: bool = False
+    """Decode pictures in a process of its own, whose memory and seconds the operating system bounds."""
+
     max_text_chars: int = Field(default=100_000, gt=0)
 
     refusal: str = "I can't help with this request{about}. {safe_way}"

@@ -51,6 +51,26 @@ _ADDRESSES_A_MODEL = re.compile(
     re.IGNORECASE,
 )
 
+_VERBS = """answer approve ask assemble build buy call click construct create delete describe design develop do draw
+evade explain find follow forget forge generate get give help hide ignore install list make open order outline pay perform
+pretend print provide publish put read remove repeat reply reveal run say sell send share show spread start steal summarize
+tell teach translate transfer use visit write"""
+_REQUEST_VERBS = "|".join(_VERBS.split())
+_READS_AS_REQUEST = re.compile(
+    r"(^|[.!?:;,]\s+|\b(and|but|now|on|please|must|should)\s+)(do not|don't|never|please|always|"
+    rf"({_REQUEST_VERBS}))\s+\w+"
+    r"|\b(how|where|when|what|who|why|which)\b.{0,30}\b(to|do|does|can|could|should|would|is|are)\b"
+    r"|\b(steps?|methods?|ways?|instructions?|guide|recipe|tutorial|list|tips|strategies|techniques|process)\s+(to|for|of|on)\b"
+    r"|\b(can|could|would|will) you\b|\?\s*$",
+    re.IGNORECASE,
+)
+
+
+def reads_as_request(text: str) -> bool:
+    """Say whether English words read as a question, a request or an instruction; a keyword test without understanding."""
+    plain = " ".join(text.split())
+    return len(plain.split()) > 1 and _READS_AS_REQUEST.search(plain) is not None
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -93,6 +113,11 @@ class PictureEvidence:
     def shown_text(self) -> str:
         """The text that shows at first sight, as one line."""
         return " ".join(f.text for f in self.findings if f.kind == "text" and f.found_by == _PLAIN)
+
+    @property
+    def requests(self) -> tuple[str, ...]:
+        """The passages that read as a question, a request or an instruction, or speak to a model."""
+        return tuple(p for p in self.passages if reads_as_request(p) or Finding("text", p, _PLAIN).addresses_model)
 
     @property
     def passages(self) -> tuple[str, ...]:

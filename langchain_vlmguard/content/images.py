@@ -59,6 +59,15 @@ class ImageLimits:
     heif: bool = False
     """Read HEIC and AVIF too (extra `heif`)."""
 
+    isolate: bool = False
+    """Decode in a process of its own, which costs some tenths of a second for each new picture."""
+
+    seconds: float = 20.0
+    """Of that process."""
+
+    max_memory: int = 2_000_000_000
+    """Bytes of that process."""
+
 
 @dataclass(frozen=True)
 class CheckedPicture:
@@ -138,7 +147,7 @@ def check_frames(data: bytes, limits: ImageLimits) -> tuple[CheckedPicture, ...]
     key = (hashlib.sha256(data).digest(), limits)
     known = _RECENT.get(key)
     if known is None:
-        known = _decode(data, limits)
+        known = _decode_apart(data, limits) if limits.isolate else _decode(data, limits)
         _RECENT.put(key, known, sum(len(p.data) + sum(len(h) for _, h in p.hidden) for p in known))
         for picture in known:
             _HANDED_ON.put(picture.sha256, value=True, size=len(picture.data))
@@ -218,6 +227,12 @@ def open_picture(block: dict[str, Any]) -> Image.Image:
 def _pixels(data: bytes) -> Image.Image:
     with Image.open(BytesIO(data), formats=tuple(_AS_THEY_ARE)) as opened:
         return opened.convert("RGB")
+
+
+def _decode_apart(data: bytes, limits: ImageLimits) -> tuple[CheckedPicture, ...]:
+    from langchain_vlmguard.content.apart import check_frames_apart  # noqa: PLC0415 - it is built on this module
+
+    return check_frames_apart(data, limits)
 
 
 def _decode(data: bytes, limits: ImageLimits) -> tuple[CheckedPicture, ...]:

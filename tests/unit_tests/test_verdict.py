@@ -127,7 +127,7 @@ class TestPolicy:
             {"on_error": "allow"},
             {"on_unreadable": "allow"},
             {"refusal": "{who}"},
-            {"rewrite": "adaptive"},
+            {"rewrite": "sometimes"},
             {"on_hazard": {"mlcommons:typo": "refuse"}},
             {"on_controversial": "refuse", "on_unsafe": "allow"},
         ],
