@@ -10,9 +10,16 @@ import argparse
 import json
 import random
 import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from langchain_vlmguard.models.chat_format import to_chat_row
 from langchain_vlmguard.models.generation import Settings, generate_rows
@@ -113,12 +120,9 @@ def through(
 
 
 def arms_of(
-    target: Target,
-    asked: Sequence[Request],
-    found: Sequence[Rewrite | None],
-    untrained: Sequence[Rewrite | None] | None,
-) -> dict[str, list[str]]:
-    """Return every arm's answers to one cell."""
+    target: Target, asked: Sequence[Request], found: Sequence[Rewrite | None]
+) -> tuple[dict[str, list[str]], dict[str, int]]:
+    """Return every arm's answers to one cell, and how many requests adaptive rewriting answers without the rewriter."""
     plain = target.answer(asked)
     fixed = [replace(request, text=FIXED_PROMPT.format(request.text)) for request in asked]
     arms = {
@@ -127,28 +131,17 @@ def arms_of(
         "rewriter_keep": through(target, asked, found, plain, drop=False),
         "rewriter_drop": through(target, asked, found, plain, drop=True),
     }
-    if untrained is not None:
-        arms["untrained_rewriter"] = through(target, asked, untrained, plain, drop=True)
-    if target.steering is not None:
-        steered = target.answer(asked, target.steering)
-        both = through(target, asked, found, steered, drop=True, steering=target.steering)
-        blind = target.steering.reads == "query"
-        arms |= {
-            "steering": [said.text for said in steered],
-            "both": both,
-            "both_adaptive": _adaptive(asked, steered, both, clears_pictures=not blind),
-            "both_adaptive_skip": _adaptive(asked, steered, both, clears_pictures=True),
-        }
-    return arms
-
-
-def _adaptive(
-    asked: Sequence[Request], steered: Sequence[Said], both: list[str], *, clears_pictures: bool
-) -> list[str]:
-    return [
-        one.text if skips(request, one, clears_pictures=clears_pictures) else other
-        for request, one, other in zip(asked, steered, both, strict=True)
-    ]
+    if target.steering is None:
+        return arms, {}
+    steered = target.answer(asked, target.steering)
+    both = through(target, asked, found, steered, drop=True, steering=target.steering)
+    arms |= {"steering": [said.text for said in steered], "both": both}
+    skipped = {}
+    for arm, clears in (("both_adaptive", target.steering.reads != "query"), ("both_adaptive_skip", True)):
+        skipping = [skips(request, said, clears_pictures=clears) for request, said in zip(asked, steered, strict=True)]
+        skipped[arm] = sum(skipping)
+        arms[arm] = [s.text if skip else b for s, b, skip in zip(steered, both, skipping, strict=True)]
+    return arms, skipped
 
 
 def skips(request: Request, said: Said, *, clears_pictures: bool) -> bool:
@@ -183,8 +176,10 @@ def row(
     }
 
 
-def attack_row(rewriter: ReasoningRewriter, target: Target, harmful: bool, n: int, seed: int) -> dict[str, Any]:  # noqa: FBT001
+def attacks_on(plan: Plan, *, harmful: bool) -> dict[str, Any]:
     """Measure what prompts that address the rewriter achieve: how often they are allowed, and answered unsafely."""
+    rewriter, models = _models(plan)
+    target, n, seed = models[0], 2 * plan.n, plan.seed
     rng = random.Random(f"attacks:{harmful}:{seed}")
     kinds = [
         c
@@ -205,44 +200,93 @@ def attack_row(rewriter: ReasoningRewriter, target: Target, harmful: bool, n: in
     }  # fmt: skip
 
 
-def measure(targets: dict[str, str], *, n: int, seed: int, adapter: str) -> dict[str, Any]:
-    """Measure all arms on all targets."""
-    started = time.perf_counter()
+ABLATED = ("cross_modal", "drawn", "make_this", "irrelevant")
+
+
+def ablate(name: str, path: str, plan: Plan) -> list[dict[str, Any]]:
+    """Measure an adapter that was trained without some part of the reasoning, or none, before the plain testbed."""
+    _, models = _models(plan)
+    testbed = ChatSteeredVLM.from_loaded(models[0].loaded, steering=None, max_tokens=96, batch_size=BATCH)
+    rewriter = (
+        ReasoningRewriter.from_adapter(testbed, path)
+        if path
+        else ReasoningRewriter(testbed, structured=False, form=CompactForm(WORDS), max_retries=0)
+    )
+    rows = []
+    for cell in (c for c in cells() if c.variant in ABLATED or c.family in ABLATED):
+        asked = cell.sample(plan.n, seed=plan.seed)
+        plain = models[0].answer(asked)
+        texts = through(models[0], asked, rewrites(rewriter, asked), plain, drop=True)
+        rows.append(row("testbed", cell, f"ablation: {name}", asked, texts, [said.text for said in plain]))
+    return rows
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured."""
+
+    targets: tuple[tuple[str, str], ...]
+    n: int
+    seed: int
+    adapter: str
+
+
+@cache
+def _models(plan: Plan) -> tuple[ReasoningRewriter, list[Target]]:
+    torch.set_num_threads(1)
     testbed = ChatSteeredVLM.from_pretrained("testbed", batch_size=BATCH)
-    rewriter = ReasoningRewriter.from_adapter(testbed, adapter)
-    untrained = ReasoningRewriter(
-        ChatSteeredVLM.from_loaded(testbed.loaded, steering=None, max_tokens=96, batch_size=BATCH),
-        structured=False, form=CompactForm(WORDS), max_retries=0,
-    )  # fmt: skip
-    models = [Target(name, path) for name, path in targets.items()]
+    return ReasoningRewriter.from_adapter(testbed, plan.adapter), [Target(name, path) for name, path in plan.targets]
+
+
+def measure_cell(plan: Plan, cell: Cell) -> dict[str, Any]:
+    """Measure all arms on all targets in one cell."""
+    rewriter, models = _models(plan)
+    asked = cell.sample(plan.n, seed=plan.seed)
+    found = rewrites(rewriter, asked)
     rows: list[dict[str, Any]] = []
-    failures = skipped = skippable = harmless = 0
-    for cell in cells():
-        asked = cell.sample(n, seed=seed)
-        found = rewrites(rewriter, asked)
-        failures += sum(one is None for one in found)
-        for target in models:
-            own = target.name == "testbed"
-            arms = arms_of(target, asked, found, rewrites(untrained, asked) if own else None)
-            rows += [row(target.name, cell, arm, asked, texts, arms["plain"]) for arm, texts in arms.items()]
-            if own and not cell.harmful and target.steering is not None:
-                closed = target.answer(asked, target.steering)
-                harmless += len(asked)
-                blind = target.steering.reads == "query"
-                skipped += sum(skips(r, s, clears_pictures=not blind) for r, s in zip(asked, closed, strict=True))
-                skippable += sum(skips(r, s, clears_pictures=True) for r, s in zip(asked, closed, strict=True))
-        print(f"{cell.name}: {len(asked)}  {time.perf_counter() - started:.0f} s", flush=True)
-    own_target = next((target for target in models if target.name == "testbed"), models[0])
+    adaptive: Counter[str] = Counter()
+    for target in models:
+        arms, skipped = arms_of(target, asked, found)
+        rows += [row(target.name, cell, arm, asked, texts, arms["plain"]) for arm, texts in arms.items()]
+        if target.name == "testbed" and not cell.harmful:
+            adaptive.update({"harmless": len(asked), **skipped})
+    failed = Counter(request.thing for request, one in zip(asked, found, strict=True) if one is None)
     return {
         "rows": rows,
-        "attacks": [attack_row(rewriter, own_target, harmful, 2 * n, seed) for harmful in (True, False)],
-        "adaptive": {"harmless": harmless, "skip": skipped, "skip_with_pictures": skippable},
-        "failures": failures,
+        "adaptive": adaptive,
+        "failures": failed,
+        "asked": Counter(request.thing for request in asked),
+    }
+
+
+def measure(plan: Plan, *, ablations: dict[str, str], jobs: int) -> dict[str, Any]:
+    """Measure all cells, some at a time, then attacks and ablations."""
+    started = time.perf_counter()
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        waiting = {cell: pool.submit(measure_cell, plan, cell) for cell in cells()}
+        measured = []
+        for cell, work in waiting.items():
+            measured.append(work.result())
+            print(f"{cell.name}  {time.perf_counter() - started:.0f} s", flush=True)
+        attacks = [pool.submit(attacks_on, plan, harmful=harmful) for harmful in (True, False)]
+        ablated = [pool.submit(ablate, name, path, plan) for name, path in {"untrained": "", **ablations}.items()]
+        attack_rows, ablation_rows = [w.result() for w in attacks], [one for w in ablated for one in w.result()]
+    rewriter, models = _models(plan)
+    return {
+        "rows": [one for part in measured for one in part["rows"]],
+        "attacks": attack_rows,
+        "ablations": ablation_rows,
+        "adaptive": dict(sum((part["adaptive"] for part in measured), Counter())),
+        "failures": {
+            thing: [count, sum(part["asked"][thing] for part in measured)]
+            for thing, count in sum((part["failures"] for part in measured), Counter()).most_common()
+        },
         "rewriter": rewriter.identity,
         "targets": {target.name: type(target.loaded.model).__name__ for target in models},
         "seconds": round(time.perf_counter() - started),
+        "date": datetime.now(UTC).date().isoformat(),
         "versions": versions(),
-        "seed": seed,
+        "seed": plan.seed,
     }
 
 
@@ -265,6 +309,11 @@ def tables(results: dict[str, Any]) -> str:
             mine = [one for one in own if one["arm"] == arm]
             lines.append(f"| {arm} | " + " | ".join(map(str, _shares(mine))) + " |")
         lines.append("")
+    if results["ablations"]:
+        lines += ["**Ablations** (testbed; cross-modal, drawn, make this, irrelevant picture)", "", HEAD]
+        for arm in dict.fromkeys(one["arm"] for one in results["ablations"]):
+            mine = [one for one in results["ablations"] if one["arm"] == arm]
+            lines.append(f"| {arm} | " + " | ".join(map(str, _shares(mine))) + " |")
     return "\n".join(lines).rstrip()
 
 
@@ -292,10 +341,14 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=200, help="requests a cell")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--adapter", default="testbed")
+    parser.add_argument("--jobs", type=int, default=2, help="cells measured at a time")
+    parser.add_argument("--ablation", action="append", default=[], metavar="NAME=ADAPTER")
     parser.add_argument("--docs", type=Path)
     given = parser.parse_args()
     targets = dict(one.split("=", 1) for one in given.target) or {"testbed": "testbed"}
-    results = measure(targets, n=given.n, seed=given.seed, adapter=given.adapter)
+    ablations = dict(one.split("=", 1) for one in given.ablation)
+    plan = Plan(tuple(targets.items()), given.n, given.seed, given.adapter)
+    results = measure(plan, ablations=ablations, jobs=given.jobs)
     given.json.write_text(json.dumps(results, indent=1) + "\n")
     if given.docs:
         publish(given.docs, results)

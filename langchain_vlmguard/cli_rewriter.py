@@ -34,6 +34,7 @@ class LeftOut(StrEnum):
     textual = "textual"
     visual = "visual"
     cross_modal = "cross_modal"
+    intent = "intent"
 
 
 @app.command()

@@ -427,10 +427,10 @@ def _shows_pictures(messages: Sequence[BaseMessage]) -> bool:
 
 
 def _after_probe(state: VLMGuardState, call: _Call) -> VLMGuardState:
-    """Return the state with the tokens of a call whose answer was not used."""
-    used = {**call.into(state["draft"], GuardPolicy()), **{k: v for k, v in state["draft"].items() if k != "usage"}}
-    used.pop("failure", None)
-    return cast("VLMGuardState", {**state, "draft": used})
+    """Return the state with the tokens and seconds of a call whose answer was not used."""
+    spent = call.into(state["draft"], GuardPolicy())
+    timings = {**state["draft"].get("timings", {}), "probe": spent["timings"]["answer"]}
+    return cast("VLMGuardState", {**state, "draft": {**state["draft"], "usage": spent["usage"], "timings": timings}})
 
 
 @dataclass

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from langchain_vlmguard.rewriting.stages import Answer
 
-Part = Literal["hindsight", "textual", "visual", "cross_modal"]
+Part = Literal["hindsight", "textual", "visual", "cross_modal", "intent"]
 """What an ablation may leave out."""
 
 CALLS_FILE, DATA_FILE, MANIFEST_FILE = "calls.jsonl", "data.jsonl", "manifest.json"
@@ -179,8 +179,9 @@ class _ItemRun:
                 answers["safe answer"] = safe
             given["risk features"] = self._ask("hindsight", HINDSIGHT, RiskFeatures, **answers)
         report = self._ask("causal", CAUSAL, CausalReport, **given)
-        removed = setting.without - {"hindsight"}
-        return report.model_copy(update={str(channel): Cause() for channel in removed})
+        empty = {"textual": Cause(), "visual": Cause(), "cross_modal": Cause(), "intent": "", "legitimate_part": ""}
+        removed = {*setting.without, *(("legitimate_part",) if "intent" in setting.without else ())}
+        return report.model_copy(update={name: empty[name] for name in empty if name in removed})
 
     def _filter(self, rewrite: Rewrite) -> None:
         if self.item.harmful is False:

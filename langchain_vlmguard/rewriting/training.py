@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, Sampler
 
 from langchain_vlmguard.models.chat_format import to_chat_row
 from langchain_vlmguard.models.loading import LoadedVLM, load_vlm
-from langchain_vlmguard.rewriting.adapter import REWRITER_FILE, WEIGHTS_FILE, base_hash
+from langchain_vlmguard.rewriting.adapter import CONFIG_FILE, REWRITER_FILE, WEIGHTS_FILE, base_hash
 from langchain_vlmguard.rewriting.card import adapter_card
 from langchain_vlmguard.rewriting.forms import form_of
 from langchain_vlmguard.rewriting.synthesis import MANIFEST_FILE, Example, read_examples
@@ -243,13 +243,13 @@ def _fit(loaded: LoadedVLM, rows: EncodedExamples, recipe: TrainingRecipe, work:
             return _AlikeBatches(rows, recipe.batch, recipe.seed)
 
     torch.manual_seed(recipe.seed)
-    config = LoraConfig(
+    lora = LoraConfig(
         r=recipe.rank,
         lora_alpha=recipe.alpha,
         lora_dropout=recipe.dropout,
         target_modules=language_linears(loaded.model),
     )
-    adapted = get_peft_model(loaded.model, config)
+    adapted = get_peft_model(loaded.model, lora)
     pad = loaded.processor.tokenizer.pad_token_id
     trainer = AlikeTrainer(
         model=adapted,
@@ -260,6 +260,8 @@ def _fit(loaded: LoadedVLM, rows: EncodedExamples, recipe: TrainingRecipe, work:
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)))
     adapted.save_pretrained(str(out))
     _halve(out / WEIGHTS_FILE)
+    config = json.loads((out / CONFIG_FILE).read_text())
+    _write_json(out / CONFIG_FILE, {**config, "base_model_name_or_path": loaded.name})
 
 
 def _arguments(recipe: TrainingRecipe, work: Path, rows: int) -> TrainingArguments:

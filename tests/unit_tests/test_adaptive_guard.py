@@ -75,7 +75,18 @@ def test_an_open_gate_stops_at_once_and_asks_the_rewriter(loaded):
     assert len(asked.rewriter.seen) == 1
     assert state["verdict"]["action"] == "rewrite"
     assert "is not safe" in state["messages"][-1].text
-    assert "failure" not in state["verdict"] or state["verdict"]["failure"] is None
+    assert state["verdict"]["failure"] is None
+    assert {"probe", "rewrite", "answer"} <= set(state["verdict"]["timings"])
+
+
+def test_a_probe_that_fails_leaves_the_turn_to_the_rewriter(loaded):
+    class Broken(ScriptedModel):
+        active_steering: object = ChatSteeredVLM.from_loaded(loaded).active_steering
+
+    asked = Asked(loaded, ALLOW, model=Broken(answers=[ConnectionError("down"), "fine"]))
+    state = asked(HARMLESS)
+    assert (len(asked.rewriter.seen), state["messages"][-1].text) == (1, "fine")
+    assert (state["verdict"]["failure"], state["verdict"]["reason"]) == (None, "")
 
 
 def test_a_gate_that_reads_words_alone_does_not_clear_pictures(loaded):

@@ -103,6 +103,8 @@ def test_ablations_leave_their_part_out(tmp_path):
     assert "Look back" not in " ".join(seen[0].text for seen in analyst.seen)
     run(tmp_path / "b", without=frozenset({"textual"}))
     assert read_examples(tmp_path / "b")[0].rewrite.threats == []
+    run(tmp_path / "c", without=frozenset({"intent"}))
+    assert read_examples(tmp_path / "c")[0].rewrite.intent == ""
 
 
 def test_no_finished_call_is_repeated(tmp_path):
