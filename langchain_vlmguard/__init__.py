@@ -10,6 +10,7 @@ from langchain_vlmguard._version import __version__
 if TYPE_CHECKING:
     from langchain_vlmguard.content.evidence import EvidenceReader
     from langchain_vlmguard.content.fetch import PictureFetcher
+    from langchain_vlmguard.decisions import VLMGuardDecisionModel as VLMGuardDecisionModel
     from langchain_vlmguard.errors import (
         AdapterError,
         DirectionsMismatchError,
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
         UnsupportedArchitectureError,
         VLMGuardError,
     )
+    from langchain_vlmguard.exports import to_acs, to_ogr
+    from langchain_vlmguard.gate_judge import GateJudge, Wording
     from langchain_vlmguard.guard import GuardContext, VLMGuardState, create_vlm_guard
     from langchain_vlmguard.guarded_model import GuardedChatModel
     from langchain_vlmguard.middleware import VLMGuardMiddleware
@@ -38,6 +41,7 @@ _HOMES = {
     "ChatSteeredVLM": "models.steered_vlm",
     "DirectionsMismatchError": "errors",
     "EvidenceReader": "content.evidence",
+    "GateJudge": "gate_judge",
     "GuardContext": "guard",
     "GuardPolicy": "policy",
     "GuardViolationError": "errors",
@@ -52,16 +56,20 @@ _HOMES = {
     "Steering": "steering.steering",
     "UnreadableContentError": "errors",
     "UnsupportedArchitectureError": "errors",
+    "VLMGuardDecisionModel": "decisions",
     "VLMGuardError": "errors",
     "VLMGuardMiddleware": "middleware",
     "VLMGuardNode": "node",
     "VLMGuardState": "guard",
+    "Wording": "gate_judge",
     "create_vlm_guard": "guard",
     "current_verdict": "tools",
     "load_testbed": "testbed",
     "requires_verdict": "tools",
     "route_on_verdict": "node",
     "select_layers": "steering.selection",
+    "to_acs": "exports",
+    "to_ogr": "exports",
 }
 
 __all__ = [
@@ -69,6 +77,7 @@ __all__ = [
     "ChatSteeredVLM",
     "DirectionsMismatchError",
     "EvidenceReader",
+    "GateJudge",
     "GuardContext",
     "GuardPolicy",
     "GuardViolationError",
@@ -87,6 +96,7 @@ __all__ = [
     "VLMGuardMiddleware",
     "VLMGuardNode",
     "VLMGuardState",
+    "Wording",
     "__version__",
     "create_vlm_guard",
     "current_verdict",
@@ -94,6 +104,8 @@ __all__ = [
     "requires_verdict",
     "route_on_verdict",
     "select_layers",
+    "to_acs",
+    "to_ogr",
 ]
 
 

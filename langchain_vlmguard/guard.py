@@ -582,10 +582,15 @@ def decided(decision: Any, proposed: str | None) -> dict[str, Any]:
 
 def refusal_text(verdict: SafetyVerdict, policy: GuardPolicy) -> str:
     """Say why, in general terms, and offer the safe way."""
-    titles = list(dict.fromkeys(title_of(hazard.id) for hazard in verdict.hazards if policy.counts(hazard.id)))
+    titles = list(dict.fromkeys(title_of(hazard.id) for hazard in verdict.hazards if _named(hazard.id, policy)))
     about = f" ({', '.join(titles)})" if titles else ""
     words = policy.refusal.format(about=about, safe_way=policy.safe_way)
     return f"{words} {verdict.reason}".strip() if verdict.unjudged or verdict.failure or verdict.reviewed else words
+
+
+def _named(hazard: str, policy: GuardPolicy) -> bool:
+    """Say whether a refusal names a hazard: one that counts and is a category, not a signal of our own."""
+    return policy.counts(hazard) and not hazard.startswith("vlmguard:")
 
 
 def with_verdict(message: AIMessage, verdict: SafetyVerdict) -> AIMessage:

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 
 import pytest
 
@@ -12,6 +13,12 @@ def test_every_public_name_can_be_imported_and_is_listed():
         assert getattr(langchain_vlmguard, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = langchain_vlmguard.nothing
+
+
+@pytest.mark.skipif(find_spec("langchain_core.decisions") is not None, reason="langchain-core is new enough")
+def test_the_decision_model_says_what_it_needs():
+    with pytest.raises(ImportError, match=r"langchain-core 1\.8"):
+        _ = langchain_vlmguard.VLMGuardDecisionModel
 
 
 def test_importing_the_package_is_quick_and_imports_neither_torch_nor_transformers():
