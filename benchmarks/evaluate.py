@@ -34,7 +34,9 @@ SUFFIXED = ("none", "steering", "gate_refuses", "full")
 REWRITERS = ("rewriting", "full")
 """Arms that need a trained adapter; left out where none is shipped."""
 
-SUITES = ("testbed", "testbed-conversations")
+CONVERSED = (*ATTACKED, "ecso", "shiftdc")
+"""Arms that are also asked with many pictures and in conversations."""
+
 JUDGES = ("oracle", "refusal_strings")
 TUNED_PER_CELL, ATTACKED_REQUESTS, PIXEL_STEPS, SUFFIXED_REQUESTS = 4, 32, 30, 6
 
@@ -124,8 +126,16 @@ def _measured(
     from langchain_vlmguard.evaluation.perplexity import perplexity  # noqa: PLC0415
     from langchain_vlmguard.evaluation.runner import Plan, evaluate  # noqa: PLC0415
 
-    plan = Plan(SUITES, arms=names, judges=JUDGES, limit=per_cell, seeds=seeds, options=options)
+    plan = Plan(["testbed"], arms=names, judges=JUDGES, limit=per_cell, seeds=seeds, options=options)
     found, rows = evaluate(plan, work, target=target, on_task=lambda name: print(name, flush=True))
+    asked_on = [name for name in CONVERSED if name in names]
+    if asked_on:
+        talks = replace(plan, suites=["testbed-conversations"], arms=asked_on, judges=JUDGES[:1])
+        more, _ = evaluate(talks, work / "conversations", target=target, on_task=lambda name: print(name, flush=True))
+        for part in ("cells", "pooled", "pairs"):
+            found[part] += more[part]
+        found["suites"] |= more["suites"]
+        found["seconds"] += more["seconds"]
     judged = [row for row in rows if row.judge == JUDGES[0]]
     found["perplexity"] = {
         name: round(perplexity(target.weights, [row.answer for row in judged if row.arm == name]), 2) for name in names
@@ -224,11 +234,11 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
 def _measured_line(results: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     attacks = next(r for r in results["pooled"] if r["suite"] == "testbed" and r["harmful"])["n"]
-    more = next(r for r in results["pooled"] if r["suite"] == "testbed-conversations" and r["harmful"])["n"]
+    talks = [r for r in results["pooled"] if r["suite"] == "testbed-conversations" and r["harmful"]]
     return (
         f"Measured {results['date']} on {results['machine']} with {versions}; seeds {', '.join(map(str, results['seeds']))}, "
-        f"at most {results['per_cell']} requests a cell and seed: {attacks} attack prompts an arm, and {more} more in "
-        f"conversations; {len(results['arms'])} arms."
+        f"at most {results['per_cell']} requests a cell and seed: {attacks} attack prompts for each of "
+        f"{len(results['arms'])} arms, and {talks[0]['n']} more with many pictures and in conversations for {len(talks)} of them."
     )
 
 
