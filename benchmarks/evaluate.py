@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 RESULTS, PAGE, IMAGES = ROOT / "docs/results/evaluation.json", ROOT / "docs/evaluation.md", ROOT / "docs/images"
-ATTACKED = ("none", "steering", "gate_refuses", "full")
-PEERS_ATTACKED = ("shiftdc", "inferaligner", "mars_style", "astra", "cast", "nullsteer", "restore")
-SUFFIXED = ("none", "steering", "gate_refuses", "full")
-REWRITERS = ("rewriting", "full")
-"""Arms that need a trained adapter; left out where none is shipped."""
+ATTACKED = ("none", "steering", "gate_refuses")
+ATTACKED_ONCE = ("full", "shiftdc", "inferaligner", "mars_style", "astra", "cast", "nullsteer", "restore")
+SUFFIXED = ATTACKED
+SLOW = ("full_evidence",)
+"""Arms that are measured only when they are named: OCR takes seconds a picture."""
 
-CONVERSED = (*ATTACKED, "ecso", "shiftdc")
+CONVERSED = (*ATTACKED, "rewriting", "full", "ecso", "shiftdc")
 """Arms that are also asked with many pictures and in conversations."""
 
 JUDGES = ("oracle", "refusal_strings")
@@ -56,7 +56,7 @@ def measure(work: Path, per_cell: int, seeds: Sequence[int], names: str) -> dict
 
     stages = _Stages(work)
     target = load_target("testbed")
-    chosen = names.split(",") if names else [name for name in ARMS if target.adapter or name not in REWRITERS]
+    chosen = names.split(",") if names else [name for name in ARMS if name not in SLOW]
     tuned = {name: stages.get(f"tuning-{name}", lambda name=name: _tuned(target, name)) for name in chosen}
     options = {name: trials[0]["options"] for name, trials in tuned.items() if trials}
     found = stages.timed(lambda: _measured(work, target, chosen, options, per_cell, seeds))
@@ -148,7 +148,7 @@ def _picture_attacks(names: Sequence[str]) -> list[tuple[str, int]]:
     from langchain_vlmguard.evaluation.adaptive import EPS  # noqa: PLC0415
 
     whole = [(name, eps) for name in ATTACKED for eps in (0, *EPS)]
-    return [(name, eps) for name, eps in [*whole, *((peer, 16) for peer in PEERS_ATTACKED)] if name in names]
+    return [(name, eps) for name, eps in [*whole, *((name, 16) for name in ATTACKED_ONCE)] if name in names]
 
 
 def _pictures(target: Target, name: str, eps: int, options: dict[str, Any]) -> dict[str, Any]:
@@ -269,7 +269,7 @@ def _p(results: dict[str, Any], suite: str, arm: str) -> str:
 
 
 def _cells_table(results: dict[str, Any]) -> str:
-    shown = [arm for arm in (*ATTACKED, "shiftdc", "ecso") if arm in results["arms"]]
+    shown = [arm for arm in CONVERSED if arm in results["arms"]]
     rows: dict[tuple[str, bool], dict[str, str]] = {}
     for row in results["cells"]:
         if row["judge"] == "oracle" and row["arm"] in shown:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
     from langchain_core.runnables import Runnable
 
+    from langchain_vlmguard.content.evidence import EvidenceReader
     from langchain_vlmguard.evaluation.arms.base import Target
 
 BATCH = 64
@@ -29,11 +30,16 @@ def steered_chat(target: Target, steering: Any = "auto") -> ChatSteeredVLM:
     )
 
 
-def guarded(model: BaseChatModel, rewriter: Any = None, policy: GuardPolicy | None = None) -> Any:
+def guarded(
+    model: BaseChatModel,
+    rewriter: Any = None,
+    policy: GuardPolicy | None = None,
+    evidence: EvidenceReader | None = None,
+) -> Any:
     """Return the build of the guard graph around a chat model."""
 
     def build(tools: Sequence[dict[str, Any]]) -> Runnable[Any, Any]:
-        return create_vlm_guard(with_tools(model)(tools), rewriter, policy=policy).compile()
+        return create_vlm_guard(with_tools(model)(tools), rewriter, policy=policy, evidence=evidence).compile()
 
     return build
 
@@ -78,11 +84,19 @@ def _rewriting(target: Target) -> Defence:
     return Defence(guarded(target.chat, rewriter), options={"rewriter": rewriter.identity})
 
 
-def _full(target: Target) -> Defence:
+def _full(target: Target, evidence: EvidenceReader | None = None) -> Defence:
     model, rewriter = steered_chat(target), rewriter_for(target)
     policy = GuardPolicy(on_gate_open="refuse")
     options = {"steering": _identity(model), "rewriter": rewriter.identity, "policy": policy.hash}
-    return Defence(guarded(model, rewriter, policy), options=options, chat=model)
+    if evidence is not None:
+        options["evidence"] = evidence.identity
+    return Defence(guarded(model, rewriter, policy, evidence), options=options, chat=model)
+
+
+def _full_with_evidence(target: Target) -> Defence:
+    from langchain_vlmguard.content.evidence import EvidenceReader  # noqa: PLC0415 - an extra
+
+    return _full(target, EvidenceReader())
 
 
 def _identity(model: ChatSteeredVLM) -> str | None:
@@ -131,5 +145,16 @@ GUARD_ARMS = (
             needs="local",
         ),
         _full,
+    ),
+    Arm(
+        ArmCard(
+            "full_evidence",
+            "this package: `full`, and the words, codes and metadata in pictures judged as if typed (extra `evidence`)",
+            "as `full`; refuse or review where the words in a picture are unsafe",
+            "ours",
+            "Several seconds of OCR a picture on a CPU.",
+            needs="local",
+        ),
+        _full_with_evidence,
     ),
 )
