@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from langchain_core.exceptions import ModelInvalidRequestError, ModelRateLimitError, ModelTimeoutError
+
 
 class VLMGuardError(Exception):
     """Base of every error of this package."""
@@ -47,3 +49,19 @@ class GuardViolationError(VLMGuardError, RuntimeError):
         )
         self.stage = stage
         self.verdict = verdict
+
+
+class GenerationTimeoutError(VLMGuardError, ModelTimeoutError, TimeoutError):
+    """An answer was not finished within the caller's timeout."""
+
+
+class BusyError(VLMGuardError, ModelRateLimitError):
+    """Too many requests wait for the model already."""
+
+
+class ModelMemoryError(VLMGuardError, MemoryError):
+    """A row does not fit into the memory of the device, not even in a smaller batch."""
+
+
+class StructuredOutputError(VLMGuardError, ModelInvalidRequestError, ValueError):
+    """A schema cannot be turned into a grammar, or the model's tokenizer cannot follow one."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from PIL import Image
     from transformers import ProcessorMixin
 
+    from langchain_vlmguard.content.messages import ReadLimits
+
 
 @dataclass(frozen=True, eq=False)
 class ChatRow:
@@ -34,7 +36,11 @@ class ChatRow:
 
 
 def to_chat_row(
-    messages: Sequence[BaseMessage], processor: ProcessorMixin, *, tools: Sequence[dict[str, Any]] | None = None
+    messages: Sequence[BaseMessage],
+    processor: ProcessorMixin,
+    *,
+    tools: Sequence[dict[str, Any]] | None = None,
+    limits: ReadLimits | None = None,
 ) -> ChatRow:
     """Render a conversation with the model's chat template.
 
@@ -45,6 +51,7 @@ def to_chat_row(
         messages: The conversation. Pictures must be readable (base64 or data URI); see `content.messages`.
         processor: The model's processor.
         tools: Tools in OpenAI's form.
+        limits: How much the conversation may hold, and from where pictures may be fetched.
 
     Raises:
         UnreadableContentError: A part of a message cannot be shown to the model; the error names it.
@@ -55,7 +62,7 @@ def to_chat_row(
         raise ValueError(msg)
     controls = _control_tokens(processor)
     pictures: list[Image.Image] = []
-    turns = [_turn(message, pictures, controls) for message in read_for_model(messages)]
+    turns = [_turn(message, pictures, controls) for message in read_for_model(messages, limits)]
     options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True}
     if tools:
         options["tools"] = list(tools)

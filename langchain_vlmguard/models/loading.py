@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
@@ -9,9 +10,13 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from langchain_vlmguard.models.adapters import load_adapter
 from langchain_vlmguard.models.scheduler import Scheduler
+from langchain_vlmguard.models.tool_calls import CALL_MARKERS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from transformers import PreTrainedModel, ProcessorMixin
 
     from langchain_vlmguard.steering.directions import SafetyDirections
@@ -38,6 +43,35 @@ class LoadedVLM:
     """Held while the model generates; some families keep per-call state on the module."""
 
     @cached_property
+    def end_tokens(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        end = self.model.generation_config.eos_token_id
+        return frozenset({end} if isinstance(end, int) else end or ())
+
+    @cached_property
+    def context_length(self) -> int:
+        """Most tokens that a prompt and its answer may have together."""
+        text = self.model.config.get_text_config(decoder=True)
+        return int(getattr(text, "max_position_embeddings", None) or sys.maxsize)
+
+    @cached_property
+    def grammar_tokenizer(self) -> Any:
+        """The tokenizer as llguidance sees it."""
+        from langchain_vlmguard.models.structured import grammar_tokenizer  # noqa: PLC0415 - needs an extra
+
+        tokenizer = self.processor.tokenizer
+        vocabulary = max(self.model.get_output_embeddings().weight.shape[0], len(tokenizer))
+        return grammar_tokenizer(tokenizer, vocabulary, self.end_tokens)
+
+    def hidden_tokens(self, *, markers: bool) -> frozenset[int]:
+        """Special tokens that are no text; with `markers`, those that open and close tool calls are."""
+        tokenizer = self.processor.tokenizer
+        special = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        special |= {number: token.content for number, token in added.items() if token.special}
+        return frozenset(number for number, token in special.items() if not (markers and token in CALL_MARKERS))
+
+    @cached_property
     def recommended(self) -> Steering | None:
         """The steering that the checkpoint's own directions recommend, `None` when there are no directions.
 
@@ -56,17 +90,26 @@ def checkpoint_path(model: str) -> str:
     return model
 
 
-def load_vlm(model: str, *, device: str | None = None, dtype: str = "auto", **options: Any) -> LoadedVLM:
+def load_vlm(
+    model: str,
+    *,
+    device: str | None = None,
+    dtype: str = "auto",
+    adapters: Mapping[str, str] | None = None,
+    **options: Any,
+) -> LoadedVLM:
     """Load any Hugging Face image-text-to-text checkpoint.
 
     Args:
         model: A local folder, a hub id, or `"testbed"`.
         device: Where to put it, e.g. `"cuda"`; the default is the GPU when there is one.
         dtype: `"auto"` keeps the checkpoint's on a GPU and computes in float32 on a CPU; otherwise a torch dtype's name.
-        options: Passed to `from_pretrained`, e.g. `revision`, `device_map`, `attn_implementation`.
+        adapters: LoRA adapters to load beside it, name to folder or hub id; `Settings.adapter` switches one on.
+        options: Passed to `from_pretrained`, e.g. `revision`, `device_map`, `attn_implementation`, `quantization_config`.
 
     Raises:
         OSError: There is no such checkpoint.
+        ImportError: The backend of a quantization, or `peft` for an adapter, is not installed.
     """
     import torch  # noqa: PLC0415 - importing the package must stay light
     from transformers import AutoModelForImageTextToText  # noqa: PLC0415
@@ -77,10 +120,15 @@ def load_vlm(model: str, *, device: str | None = None, dtype: str = "auto", **op
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     chosen = (torch.float32 if device == "cpu" else "auto") if dtype == "auto" else getattr(torch, dtype)
     shared = {key: options[key] for key in ("revision", "token", "trust_remote_code") if key in options}
+    if options.get("quantization_config") is not None:  # quantized weights cannot be moved afterwards
+        options.setdefault("device_map", {"": device})
     vlm = AutoModelForImageTextToText.from_pretrained(path, dtype=chosen, **options)
     if "device_map" not in options:
         vlm = vlm.to(device)
-    return LoadedVLM(model, vlm.eval(), load_processor(path, **shared), _directions_beside(path, vlm))
+    directions = _directions_beside(path, vlm)
+    for name, folder in (adapters or {}).items():
+        load_adapter(vlm, name, folder)
+    return LoadedVLM(model, vlm.eval(), load_processor(path, **shared), directions)
 
 
 def _directions_beside(path: str, model: PreTrainedModel) -> SafetyDirections | None:

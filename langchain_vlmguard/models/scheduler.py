@@ -1,88 +1,239 @@
-"""Serve concurrent calls together: whoever gets the model next answers for everybody who waits."""
+"""Serve concurrent calls together: rows join the running batch as they come and leave it as they finish."""
 
 from __future__ import annotations
 
-from concurrent.futures import Future
-from dataclasses import dataclass, field
-from threading import Lock
+from threading import Condition, Thread
 from typing import TYPE_CHECKING
 
-from langchain_vlmguard.models.generation import Generated, generate_rows
+from langchain_core.exceptions import ContextOverflowError
+
+from langchain_vlmguard.errors import ModelMemoryError
+from langchain_vlmguard.models.waiting import Waiting
 
 if TYPE_CHECKING:
-    from langchain_vlmguard.models.chat_format import ChatRow
-    from langchain_vlmguard.models.generation import Settings
-    from langchain_vlmguard.models.loading import LoadedVLM
-    from langchain_vlmguard.steering.steering import Steering
+    from collections.abc import Sequence
 
+    from langchain_vlmguard.models.batch import Batch
+    from langchain_vlmguard.models.generation import Request
 
-@dataclass(frozen=True, eq=False)
-class _Waiting:
-    row: ChatRow
-    settings: Settings
-    steering: Steering | None
-    answer: Future[Generated] = field(default_factory=Future)
-
-    def fits(self, other: _Waiting) -> bool:
-        """Whether two calls may share a batch: same decoding, same steering, both with pictures or both without."""
-        same_steering = (self.steering and self.steering.identity) == (other.steering and other.steering.identity)
-        return same_steering and self.settings == other.settings and bool(self.row.pictures) == bool(other.row.pictures)
+IDLE = 5.0
+"""Seconds after which a scheduler without work lets its thread go."""
 
 
 class Scheduler:
-    """Micro-batches of whatever waits; a call that finds the model idle runs at once.
+    """Continuous batching for one model.
 
-    There is no window and no background thread: under load the batches fill by themselves.
+    One thread runs the model while there is work. Before every token it admits waiting rows: they are prefilled together (those
+    with pictures apart from those without, similar lengths together) and then decode in one batch with the rows that run
+    already, each under its own settings and steering trace. Rows of another steering or adapter, and rows of a family whose
+    cache cannot be joined, run as a batch of their own, token by token in turn, so that nobody waits for a long answer of
+    somebody else.
     """
 
-    def __init__(self) -> None:
-        """Start with nobody waiting."""
-        self._queue: list[_Waiting] = []
-        self._queue_lock = Lock()
-        self._turn = Lock()
+    def __init__(self, max_waiting: int = 512) -> None:
+        """Start with nobody waiting; at most `max_waiting` requests may wait."""
+        self._waiting = Waiting(max_waiting)
+        self._changed = Condition()
+        self._thread: Thread | None = None
+        self._batches: list[Batch] = []
+        self._starting: list[Request] = []
 
-    def answer(
-        self, loaded: LoadedVLM, row: ChatRow, settings: Settings, steering: Steering | None, *, batch_size: int
-    ) -> Generated:
-        """Answer one row, together with fitting rows of other callers, at most `batch_size` at a time.
+    @property
+    def max_waiting(self) -> int:
+        """Most requests that may wait for the model."""
+        return self._waiting.limit
+
+    @max_waiting.setter
+    def max_waiting(self, limit: int) -> None:
+        self._waiting.limit = limit
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody waits and nothing runs."""
+        return not (self._waiting or self._batches or self._starting)
+
+    def submit(self, *requests: Request, bounded: bool = True) -> None:
+        """Queue requests; each one's future brings its answer or its error.
 
         Raises:
-            Exception: Whatever the model raised for the batch this row was in; a batch that fails is retried row by row, so
-                that one caller's bad input is nobody else's error.
+            BusyError: The queue is full (unless `bounded` is off, for a caller that holds its own rows anyway).
         """
-        call = _Waiting(row, settings, steering)
-        with self._queue_lock:
-            self._queue.append(call)
-        while not call.answer.done():
-            with self._turn:
-                if not call.answer.done():
-                    self._serve(loaded, self._take(batch_size))
-        return call.answer.result()
+        with self._changed:
+            self._waiting.add(requests, bounded=bounded)
+            if self._thread is None:
+                self._thread = Thread(target=self._work, name="vlmguard-scheduler", daemon=True)
+                self._thread.start()
+            self._changed.notify()
 
-    def _take(self, batch_size: int) -> list[_Waiting]:
-        """Take the longest waiting call and those that fit it, oldest first."""
-        with self._queue_lock:
-            first = self._queue[0]
-            taken = [call for call in self._queue if call.fits(first)][:batch_size]
-            self._queue = [call for call in self._queue if call not in taken]
-        return taken
+    def _work(self) -> None:
+        import torch  # noqa: PLC0415 - importing the package must stay light
 
-    def _serve(self, loaded: LoadedVLM, calls: list[_Waiting]) -> None:
-        head = calls[0]
+        with torch.inference_mode():
+            while self._has_work():
+                try:
+                    self._round()
+                except BaseException as error:  # noqa: BLE001 - whoever waits must hear of it
+                    self._fail_everybody(error)
+
+    def _has_work(self) -> bool:
+        """Wait for work; `False` after `IDLE` seconds without, when the thread goes."""
+        with self._changed:
+            if self.idle and not self._changed.wait_for(lambda: not self.idle, IDLE):
+                self._thread = None
+                return False
+            return True
+
+    def _round(self) -> None:
+        """Admit who waits, and give every batch one token."""
+        with self._changed:
+            self._waiting.drop()
+            self._starting = self._waiting.take(sum(len(batch.active) for batch in self._batches))
+        running = list(self._batches)
+        for rows in _alike(self._starting):
+            self._batches += self._start(rows)
+        self._starting = []
+        for batch in running:
+            self._step(batch)
+        over = [row for batch in self._batches for row in batch.pop_over()]
         try:
-            answers = generate_rows(
-                loaded, [call.row for call in calls], head.settings, head.steering, batch_size=len(calls)
-            )
-        except Exception as error:  # noqa: BLE001 - raised again in the caller's own thread
-            if len(calls) == 1:
-                head.answer.set_exception(error)
-                return
-            for call in calls:
-                self._serve(loaded, [call])
+            self._batches = self._joined(self._batches)
+        finally:  # last, when a batch that is over has left no hook on the model
+            for row in over:
+                row.deliver()
+
+    def _step(self, batch: Batch) -> None:
+        batch.drop()
+        if not batch.active:
             return
-        except BaseException as error:
-            for call in calls:
-                call.answer.set_exception(error)
-            raise
-        for call, answer in zip(calls, answers, strict=True):
-            call.answer.set_result(answer)
+        try:
+            with batch.lock:
+                batch.step()
+        except Exception as error:  # noqa: BLE001 - raised again in the callers' own threads
+            requests = [row.request for row in batch.active]
+            batch.close()
+            batch.rows = []
+            self._recover(requests, error)
+
+    def _joined(self, batches: list[Batch]) -> list[Batch]:
+        """Join batches of one kind where that can be, thin them out, and close those that are over."""
+        running: list[Batch] = []
+        for batch in batches:
+            if not batch.active:
+                batch.close()
+                continue
+            host = next((other for other in running if other.joins(batch)), None)
+            if host is None:
+                running.append(batch)
+            else:
+                host.join(batch)
+        for batch in running:
+            batch.thin()
+        return running
+
+    def _start(self, requests: Sequence[Request], *, last_try: bool = False) -> list[Batch]:
+        """Prefill requests as one batch, or as several where one fails.
+
+        A batch that does not fit into memory is halved once. A batch that fails otherwise is tried again row by row, so that
+        one caller's bad input is nobody else's error.
+        """
+        from langchain_vlmguard.models.batch import Batch, encode_rows  # noqa: PLC0415 - needs torch
+
+        batch = None
+        try:
+            inputs = encode_rows(requests)
+            fitting = _within_context(requests, inputs["attention_mask"].sum(dim=1).tolist())
+            if len(fitting) < len(requests):
+                return self._start(fitting, last_try=last_try) if fitting else []
+            batch = Batch(requests, inputs)
+            with batch.lock:
+                batch.prefill()
+        except Exception as error:  # noqa: BLE001 - raised again in the caller's own thread
+            if batch is not None:
+                batch.close()
+            return self._again(requests, error, last_try=last_try)
+        return [batch]
+
+    def _again(self, requests: Sequence[Request], error: Exception, *, last_try: bool) -> list[Batch]:
+        memory = _out_of_memory(error)
+        if len(requests) == 1 or (last_try and memory):
+            for request in requests:
+                request.fail(_memory_error(len(requests), error) if memory else error)
+            return []
+        size = (len(requests) + 1) // 2 if memory else 1
+        parts = [requests[start : start + size] for start in range(0, len(requests), size)]
+        return [batch for part in parts for batch in self._start(part, last_try=memory)]
+
+    def _recover(self, requests: list[Request], error: Exception) -> None:
+        """Start rows again in smaller batches when memory ran out while they decoded; pass any other error on."""
+        again = [request for request in requests if _out_of_memory(error) and _repeatable(request)]
+        for request in requests:
+            if request not in again:
+                request.fail(error)
+        if len(again) == 1:
+            again[0].fail(_memory_error(1, error))
+        elif again:
+            for request in again:
+                request.batch_size = max(1, len(again) // 2)
+                request.restarted = True
+            with self._changed:
+                self._waiting.add(again, bounded=False)
+
+    def _fail_everybody(self, error: BaseException) -> None:
+        with self._changed:
+            lost = [*self._waiting.clear(), *self._starting]
+        for request in [*lost, *(row.request for batch in self._batches for row in batch.active)]:
+            request.fail(error)
+        for batch in self._batches:
+            batch.close()
+        self._batches, self._starting = [], []
+
+
+def _alike(requests: Sequence[Request]) -> list[list[Request]]:
+    """Part requests into prefills: with and without pictures, similar lengths together."""
+    parts: list[list[Request]] = []
+    for request in sorted(requests, key=lambda one: (bool(one.row.pictures), len(one.row.text))):
+        first = parts[-1][0] if parts else None
+        if (
+            first is None
+            or bool(first.row.pictures) != bool(request.row.pictures)
+            or len(request.row.text) > 2 * len(first.row.text) + 256
+        ):
+            parts.append([])
+        parts[-1].append(request)
+    return parts
+
+
+def _within_context(requests: Sequence[Request], lengths: Sequence[int]) -> list[Request]:
+    """Fail requests whose prompt leaves no room for an answer, and return the others."""
+    fitting = []
+    for request, length in zip(requests, lengths, strict=True):
+        longest = request.loaded.context_length
+        if length < longest:
+            fitting.append(request)
+            continue
+        msg = f"the prompt has {int(length)} tokens and the model reads {longest}: shorten the conversation"
+        request.fail(ContextOverflowError(msg))
+    return fitting
+
+
+def _repeatable(request: Request) -> bool:
+    """Whether a row gives the same text when started again, or has given none yet; and was not started again before."""
+    same = request.settings.temperature == 0 or request.settings.seed is not None
+    return not request.restarted and (same or not request.emitted)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    import torch  # noqa: PLC0415
+
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def _memory_error(rows: int, error: Exception) -> ModelMemoryError:
+    failure = ModelMemoryError(
+        f"{rows} row(s) do not fit into the device's memory: lower batch_size or max_tokens, send smaller pictures, or load "
+        "the model in a smaller dtype"
+    )
+    failure.__cause__ = error
+    return failure

@@ -2,47 +2,55 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
+from contextlib import suppress
+from dataclasses import replace
+from queue import SimpleQueue
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from langchain_core.language_models.chat_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
-from langchain_core.messages.tool import tool_call_chunk
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.messages import HumanMessage
 from langchain_core.runnables.config import get_config_list
-from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field, PrivateAttr, field_validator
 
-from langchain_vlmguard.models.chat_format import ChatRow, to_chat_row
-from langchain_vlmguard.models.generation import Settings, stream_row
+from langchain_vlmguard.content.messages import ReadLimits
+from langchain_vlmguard.models.answers import PROVIDER, Answer
+from langchain_vlmguard.models.chat_format import to_chat_row
+from langchain_vlmguard.models.generation import Request, Settings
 from langchain_vlmguard.models.judging import processed_pictures, text_risks
 from langchain_vlmguard.models.loading import LoadedVLM, load_vlm
-from langchain_vlmguard.models.tool_calls import parse_tool_calls
+from langchain_vlmguard.models.profile import read_profile
+from langchain_vlmguard.models.tool_choice import (
+    bound_tools,
+    offered_names,
+    required_grammar,
+    structured_runnable,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
-    from langchain_core.callbacks import CallbackManagerForLLMRun
-    from langchain_core.language_models import LanguageModelInput
-    from langchain_core.messages import BaseMessage
+    from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+    from langchain_core.language_models import LangSmithParams, LanguageModelInput, ModelProfile
+    from langchain_core.messages import AIMessage, BaseMessage
+    from langchain_core.outputs import ChatGenerationChunk, ChatResult
     from langchain_core.runnables import Runnable, RunnableConfig
     from langchain_core.tools import BaseTool
     from PIL import Image
 
-    from langchain_vlmguard.models.generation import Generated
+    from langchain_vlmguard.models.chat_format import ChatRow
     from langchain_vlmguard.steering.directions import SafetyDirections
     from langchain_vlmguard.steering.steering import Steering
-
-PROVIDER = "langchain-vlmguard"
 
 
 class ChatSteeredVLM(BaseChatModel):
     """A local Hugging Face image-text-to-text model behind LangChain's chat interface.
 
-    The weights are loaded on first use. Pictures go through the model's own processor; `batch` runs left-padded batches;
-    every answer reports usage, a finish reason and, when steering is on, the steering trace of its row. With tools bound, a
-    stream gives the whole answer at once: half a tool call is of no use to anybody.
+    The weights are loaded on first use. Pictures go through the model's own processor. Calls of any number of threads and
+    tasks are answered together by continuous batching, each with its own settings, steering trace, callbacks and end;
+    closing a stream or cancelling a task takes its row out within one token. Every answer reports usage, a finish reason
+    and, when steering is on, the steering trace of its row.
 
     ??? example "Three lines"
 
@@ -63,20 +71,54 @@ class ChatSteeredVLM(BaseChatModel):
     """Torch device; the GPU when there is one."""
 
     dtype: str = "auto"
-    model_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Passed to `from_pretrained`, e.g. `revision` or `attn_implementation`."""
+    device_map: Any = None
+    """How `from_pretrained` spreads the weights, e.g. `"auto"`; replaces `device`."""
 
-    max_tokens: int = 256
+    attn_implementation: str | None = None
+    quantization_config: Any = Field(default=None, repr=False)
+    """A quantization config of transformers, whose backend (bitsandbytes, torchao, ...) must be installed."""
+
+    adapters: dict[str, str] = Field(default_factory=dict)
+    """LoRA adapters to load beside the model (needs `peft`), name to folder or hub id; all are off until named in `adapter`."""
+
+    adapter: str | None = None
+    """The adapter that answers are given with; a call may name another with `adapter=`."""
+
+    model_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Anything else for `from_pretrained`, e.g. `revision`."""
+
+    max_tokens: int = Field(default=256, ge=1)
     """Most new tokens an answer may have."""
 
-    temperature: float = 0.0
+    temperature: float = Field(default=0.0, ge=0)
     """0 is greedy."""
 
-    top_p: float | None = None
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=1)
     seed: int | None = None
+    """Makes sampling repeatable, whoever else the model serves meanwhile."""
+
+    n: int = Field(default=1, ge=1)
+    """Answers to one prompt, all of them in `generate(...).generations`; the first alone from `invoke`. Streams give one."""
+
     stop: list[str] | None = None
-    batch_size: int = 16
+    """Texts that end an answer; they may span tokens."""
+
+    logprobs: bool = False
+    """Report log-probabilities in `response_metadata["logprobs"]`, in OpenAI's form."""
+
+    top_logprobs: int | None = Field(default=None, ge=0)
+    timeout: float | None = Field(default=None, gt=0)
+    """Seconds that an answer may take, waiting included; then `GenerationTimeoutError`."""
+
+    batch_size: int = Field(default=16, ge=1)
     """Most rows that run together."""
+
+    image_hosts: frozenset[str] = frozenset()
+    """Hosts from which pictures are fetched by address, over https alone: `"img.example.com"`, `"*.example.com"`."""
+
+    fetcher: Any = Field(default=None, exclude=True, repr=False)
+    """A `PictureFetcher` with other limits."""
 
     @field_validator("steering")
     @classmethod
@@ -127,8 +169,16 @@ class ChatSteeredVLM(BaseChatModel):
         """The model in memory, loaded behind a lock on first use."""
         with self._load_lock:
             if self._loaded is None:
-                self._loaded = load_vlm(self.model, device=self.device, dtype=self.dtype, **self.model_kwargs)
+                self._loaded = load_vlm(
+                    self.model, device=self.device, dtype=self.dtype, adapters=self.adapters, **self._load_options
+                )
             return self._loaded
+
+    @property
+    def _load_options(self) -> dict[str, Any]:
+        named = ("device_map", "attn_implementation", "quantization_config")
+        given = {name: getattr(self, name) for name in named if getattr(self, name) is not None}
+        return {**self.model_kwargs, **given}
 
     @property
     def active_steering(self) -> Steering | None:
@@ -167,27 +217,70 @@ class ChatSteeredVLM(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
+        """Everything that can change an answer; LangChain's caches key on it."""
         steering = self.active_steering
+        left_out = {"cache", "callbacks", "tags", "metadata", "rate_limiter", "verbose", "disable_streaming", "profile"}
+        left_out |= {"steering", "timeout", "batch_size", "fetcher", "quantization_config", "custom_get_token_ids"}
         return {
-            "model": self.model,
-            "model_kwargs": self.model_kwargs,
-            "dtype": self.dtype,
+            **{name: getattr(self, name) for name in sorted(type(self).model_fields.keys() - left_out)},
+            "quantization_config": repr(self.quantization_config),
             "steering": steering.identity if steering else None,
-            "max_tokens": self.max_tokens,
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "seed": self.seed,
-            "stop": self.stop,
         }
 
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        given = super()._get_ls_params(stop=stop, **kwargs)
+        return {**given, "ls_provider": PROVIDER, "ls_model_name": kwargs.get("model", self.model)}
+
+    def _resolve_model_profile(self) -> ModelProfile | None:
+        return read_profile(self.model, self._loaded, urls=bool(self.image_hosts), options=self.model_kwargs)
+
     def bind_tools(
-        self, tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool], **kwargs: Any
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | bool | dict[str, Any] | None = None,
+        parallel_tool_calls: bool | None = None,
+        **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Offer tools to the model through its chat template."""
-        if kwargs.pop("tool_choice", None) not in (None, "auto"):
-            msg = "tool_choice can only be 'auto': a local model cannot be made to call a tool yet"
-            raise ValueError(msg)
-        return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], **kwargs)
+        """Offer tools to the model through its chat template.
+
+        Args:
+            tools: Tools in any form that LangChain knows.
+            tool_choice: `"auto"` (default) leaves it to the model, `"none"` offers nothing, `"any"` (`"required"`, `True`)
+                forces a call and a tool's name forces that tool; forced calls are valid by construction (extra
+                `structured`).
+            parallel_tool_calls: Whether a forced answer may hold several calls.
+            kwargs: Bound to every call.
+
+        Raises:
+            ValueError: `tool_choice` names no offered tool.
+            StructuredOutputError: The tool's schema cannot be enforced, or llguidance is not installed.
+        """
+        return self.bind(**bound_tools(tools, tool_choice=tool_choice, several=bool(parallel_tool_calls)), **kwargs)
+
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type,
+        *,
+        include_raw: bool = False,
+        method: Literal["function_calling", "json_schema", "json_mode"] = "function_calling",
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """Return a runnable whose answers follow a schema, enforced token by token.
+
+        Args:
+            schema: A pydantic class, a `TypedDict`, or a JSON Schema with a title.
+            include_raw: Give `{"raw", "parsed", "parsing_error"}` instead of the parsed value.
+            method: `"function_calling"` shows the schema to the model as a tool and forces the call; `"json_schema"` forces
+                an answer that follows it, without showing it; `"json_mode"` is the same here: where others promise JSON of
+                any shape, the schema is at hand and enforced.
+            kwargs: Bound to every call; `strict` is accepted, answers are always strict.
+
+        Raises:
+            StructuredOutputError: The schema cannot be enforced, or llguidance is not installed.
+        """
+        kwargs.pop("strict", None)
+        return structured_runnable(self, schema, method=method, include_raw=include_raw, **kwargs)
 
     def _generate(
         self,
@@ -196,10 +289,27 @@ class ChatSteeredVLM(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002 - part of the interface
         **kwargs: Any,
     ) -> ChatResult:
-        row, settings = self._row(messages, kwargs), self._settings(stop, kwargs)
-        loaded = self.loaded
-        generated = loaded.scheduler.answer(loaded, row, settings, self.active_steering, batch_size=self.batch_size)
-        return ChatResult(generations=[ChatGeneration(message=self._message(generated))])
+        requests = self._requests(messages, stop, kwargs)
+        self.loaded.scheduler.submit(*requests)
+        try:
+            return self._answer(kwargs).result([request.result() for request in requests])
+        finally:
+            _cancel(requests)
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,  # noqa: ARG002 - part of the interface
+        **kwargs: Any,
+    ) -> ChatResult:
+        requests = await asyncio.to_thread(self._requests, messages, stop, kwargs)
+        self.loaded.scheduler.submit(*requests)
+        try:
+            rows = await asyncio.gather(*(asyncio.wrap_future(request.future) for request in requests))
+        finally:
+            _cancel(requests)
+        return self._answer(kwargs).result(rows)
 
     def _stream(
         self,
@@ -208,17 +318,46 @@ class ChatSteeredVLM(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        if kwargs.get("tools"):
-            message = self._generate(messages, stop, run_manager, **kwargs).generations[0].message
-            yield _emit(_as_chunk(cast("AIMessage", message)), run_manager)
-            return
-        row, settings = self._row(messages, kwargs), self._settings(stop, kwargs)
-        for piece in stream_row(self.loaded, row, settings, self.active_steering):
-            if isinstance(piece, str):
-                yield _emit(AIMessageChunk(content=piece), run_manager)
-            else:
-                whole = self._message(piece)
-                yield _emit(_as_chunk(whole.model_copy(update={"content": ""})), run_manager)
+        pieces: SimpleQueue[str | None] = SimpleQueue()
+        [request] = self._requests(messages, stop, {**kwargs, "n": 1})
+        request.on_piece = pieces.put
+        request.future.add_done_callback(lambda _: pieces.put(None))
+        answer = self._answer(kwargs)
+        self.loaded.scheduler.submit(request)
+        try:
+            while (piece := pieces.get()) is not None:
+                for chunk in answer.piece(piece):
+                    _report(run_manager, chunk)
+                    yield chunk
+            for chunk in answer.end(request.result()):
+                _report(run_manager, chunk)
+                yield chunk
+        finally:
+            request.cancel()
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        loop, pieces = asyncio.get_running_loop(), asyncio.Queue[str | None]()
+        [request] = await asyncio.to_thread(self._requests, messages, stop, {**kwargs, "n": 1})
+        request.on_piece = lambda piece: _tell(loop, pieces, piece)
+        request.future.add_done_callback(lambda _: _tell(loop, pieces, None))
+        answer = self._answer(kwargs)
+        self.loaded.scheduler.submit(request)
+        try:
+            while (piece := await pieces.get()) is not None:
+                for chunk in answer.piece(piece):
+                    await _areport(run_manager, chunk)
+                    yield chunk
+            for chunk in answer.end(request.result()):
+                await _areport(run_manager, chunk)
+                yield chunk
+        finally:
+            request.cancel()
 
     def batch(
         self,
@@ -228,52 +367,67 @@ class ChatSteeredVLM(BaseChatModel):
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> list[AIMessage]:
-        """Answer many inputs in left-padded batches of up to `batch_size`; each keeps its own callbacks and trace."""
+        """Answer many inputs, up to `batch_size` at a time; each keeps its own callbacks and trace."""
         configs = get_config_list(config, len(inputs))
         for one in configs:
             one["max_concurrency"] = one.get("max_concurrency") or self.batch_size
         return super().batch(inputs, configs, return_exceptions=return_exceptions, **kwargs)
 
+    async def abatch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[AIMessage]:
+        """Answer many inputs, up to twice `batch_size` on their way at a time."""
+        configs = get_config_list(config, len(inputs))
+        for one in configs:
+            one["max_concurrency"] = one.get("max_concurrency") or 2 * self.batch_size
+        return await super().abatch(inputs, configs, return_exceptions=return_exceptions, **kwargs)
+
     def _row(self, messages: Sequence[BaseMessage], kwargs: dict[str, Any]) -> ChatRow:
-        return to_chat_row(messages, self.loaded.processor, tools=kwargs.get("tools"))
+        limits = None
+        if self.image_hosts:
+            fetching = {"fetcher": self.fetcher} if self.fetcher is not None else {}
+            limits = ReadLimits(max_images=64, hosts=self.image_hosts, **fetching)
+        return to_chat_row(messages, self.loaded.processor, tools=kwargs.get("tools"), limits=limits)
+
+    def _requests(
+        self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
+    ) -> list[Request]:
+        row, settings = self._row(messages, kwargs), self._settings(stop, kwargs)
+        several = [settings] * kwargs.get("n", self.n)
+        if settings.seed is not None:
+            several = [replace(one, seed=settings.seed + index) for index, one in enumerate(several)]
+        steering = self.active_steering
+        return [
+            Request(self.loaded, row, one, steering, batch_size=self.batch_size, client=id(self)) for one in several
+        ]
 
     def _settings(self, stop: list[str] | None, kwargs: dict[str, Any]) -> Settings:
+        def given(name: str) -> Any:
+            return kwargs.get(name, getattr(self, name))
+
+        max_tokens = kwargs.get("max_tokens") or self.max_tokens
         return Settings(
-            max_tokens=kwargs.get("max_tokens", self.max_tokens),
-            temperature=kwargs.get("temperature", self.temperature),
-            top_p=kwargs.get("top_p", self.top_p),
-            seed=kwargs.get("seed", self.seed),
+            max_tokens=max_tokens,
+            temperature=given("temperature") or 0.0,
+            top_p=given("top_p"),
+            top_k=given("top_k"),
+            seed=given("seed"),
             stop=tuple(stop or self.stop or ()),
+            logprobs=(given("top_logprobs") or 0) if given("logprobs") else None,
+            grammar=required_grammar(kwargs, max_tokens),
+            markers=bool(kwargs.get("tools")),
+            adapter=given("adapter"),
             until_gate=bool(kwargs.get("until_gate")),
+            timeout=given("timeout"),
         )
 
-    def _message(self, generated: Generated) -> AIMessage:
-        words, calls, invalid = parse_tool_calls(generated.text)
-        metadata: dict[str, Any] = {
-            "model_name": self.model,
-            "model_provider": PROVIDER,
-            "finish_reason": "tool_calls" if calls else generated.finish_reason,
-        }
-        steering = self.active_steering
-        if steering is not None and generated.steering is not None:
-            card = steering.directions.card
-            metadata["steering"] = generated.steering
-            metadata["provenance"] = {
-                "steering": steering.identity,
-                "directions": steering.directions.hash,
-                "anchors": card.anchors_hash,
-            }
-        return AIMessage(
-            content=words,
-            tool_calls=calls,
-            invalid_tool_calls=invalid,
-            response_metadata=metadata,
-            usage_metadata={
-                "input_tokens": generated.input_tokens,
-                "output_tokens": generated.output_tokens,
-                "total_tokens": generated.input_tokens + generated.output_tokens,
-            },
-        )
+    def _answer(self, kwargs: dict[str, Any]) -> Answer:
+        return Answer(self.model, self.active_steering, offered_names(kwargs))
 
 
 def _recommended(directions: SafetyDirections | str, loaded: LoadedVLM) -> Steering:
@@ -285,17 +439,22 @@ def _recommended(directions: SafetyDirections | str, loaded: LoadedVLM) -> Steer
     return Steering.recommended(found)
 
 
-def _as_chunk(message: AIMessage) -> AIMessageChunk:
-    fields = message.model_dump(exclude={"type", "tool_calls", "invalid_tool_calls"})
-    chunks = [
-        tool_call_chunk(name=call["name"], args=json.dumps(call["args"]), id=call["id"], index=index)
-        for index, call in enumerate(message.tool_calls)
-    ]
-    return AIMessageChunk(**fields, tool_call_chunks=chunks)
+def _cancel(requests: Sequence[Request]) -> None:
+    for request in requests:
+        request.cancel()
 
 
-def _emit(chunk: AIMessageChunk, run_manager: CallbackManagerForLLMRun | None) -> ChatGenerationChunk:
-    generation = ChatGenerationChunk(message=chunk)
+def _tell(loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[str | None], item: str | None) -> None:
+    """Put an item on a queue of another thread's loop; a loop that is closed has nobody who waits."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(queue.put_nowait, item)
+
+
+def _report(run_manager: CallbackManagerForLLMRun | None, chunk: ChatGenerationChunk) -> None:
     if run_manager:
-        run_manager.on_llm_new_token(generation.text, chunk=generation)
-    return generation
+        run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+
+
+async def _areport(run_manager: AsyncCallbackManagerForLLMRun | None, chunk: ChatGenerationChunk) -> None:
+    if run_manager:
+        await run_manager.on_llm_new_token(chunk.text, chunk=chunk)

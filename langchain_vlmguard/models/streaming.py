@@ -1,81 +1,69 @@
-"""Streaming pieces for `generate`: a streamer that fills a queue, and a criterion that stops on request."""
+"""Text as it grows token by token: stop strings found, and pieces released once they cannot change any more."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-from transformers import StoppingCriteria, TextStreamer
+from tokenizers.decoders import DecodeStream
 
 if TYPE_CHECKING:
-    from queue import SimpleQueue
-    from threading import Event
+    from collections.abc import Sequence
 
     from transformers import PreTrainedTokenizerBase
 
-    from langchain_vlmguard.steering.steering import SteeredCall
 
+class GrowingText:
+    """Decodes tokens one at a time and cuts at the first stop string.
 
-class QueueStreamer(TextStreamer):  # type: ignore[misc]
-    """Puts pieces of text on a queue as soon as they cannot change any more.
-
-    Text that could be the beginning of a stop string is held back, so that no part of a stop string leaves.
+    Blanks at the beginning are dropped. Text that could be the beginning of a stop string, and blanks that could turn out to
+    be the end of the answer, are held back, so that no part of either leaves.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, queue: SimpleQueue[Any], stop: tuple[str, ...] = ()) -> None:
-        """Stream to `queue`; nothing after the first of the `stop` strings leaves."""
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self._queue, self._stop = queue, stop
-        self._held, self._started, self._stopped = "", False, False
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], hidden: frozenset[int]) -> None:
+        """Decode for a tokenizer, without the tokens that are `hidden`."""
+        self._tokenizer, self._stop, self._hidden = tokenizer, tuple(stop), hidden
+        self._backend: Any = getattr(tokenizer, "_tokenizer", None)
+        self._stream = DecodeStream(skip_special_tokens=False) if self._backend is not None else None
+        self._ids: list[int] = []
+        self._decoded = ""
+        self._released = 0
+        self.text = ""
+        """What was decoded so far, without blanks at its beginning, cut at a stop string."""
 
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:  # noqa: FBT001, FBT002, ARG002 - interface
-        """Release what is safe to release."""
-        self._held += text if self._started else text.lstrip()
-        self._started = self._started or bool(self._held)
-        cut = min((at for stop in self._stop if (at := self._held.find(stop)) >= 0), default=None)
-        if cut is not None:
-            self._put(self._held[:cut])
-            self._stopped, self._held = True, ""
-            return
-        keep = max((_overlap(self._held, stop) for stop in self._stop), default=0)
-        keep = max(keep, len(self._held) - len(self._held.rstrip()))
-        self._put(self._held[: len(self._held) - keep])
-        self._held = self._held[len(self._held) - keep :]
+        self.stopped = False
+        """Whether a stop string was found."""
 
-    def flush(self) -> None:
-        """Release what was held back once the answer is over, without the blanks at its end."""
-        self._put(self._held.rstrip())
-        self._held = ""
+    def add(self, token: int) -> str:
+        """Take one token and return the text that may leave now."""
+        if self.stopped or token in self._hidden:
+            return ""
+        self.text += self._piece(token) if self.text else self._piece(token).lstrip()
+        found = [at for stop in self._stop if (at := self.text.find(stop, self._released)) >= 0]
+        if found:
+            self.stopped, self.text = True, self.text[: min(found)]
+            return ""
+        held = max((_overlap(self.text, stop) for stop in self._stop), default=0)
+        return self._release(len(self.text[: len(self.text) - held].rstrip()))
 
-    def _put(self, text: str) -> None:
-        if text and not self._stopped:
-            self._queue.put(text)
+    def end(self) -> str:
+        """Return the text that was still held back, without blanks at the end."""
+        self.text = self.text.rstrip()
+        return self._release(len(self.text))
 
+    def _piece(self, token: int) -> str:
+        if self._stream is not None:
+            return self._stream.step(self._backend, token) or ""
+        self._ids.append(token)
+        decoded = str(self._tokenizer.decode(self._ids))
+        if decoded.endswith("\N{REPLACEMENT CHARACTER}"):
+            return ""
+        before, self._decoded = self._decoded, decoded
+        return decoded[len(before) :]
 
-class CancelCriteria(StoppingCriteria):  # type: ignore[misc]
-    """Stops every row at the next token once the event is set."""
-
-    def __init__(self, cancelled: Event) -> None:
-        """Watch `cancelled`."""
-        self._cancelled = cancelled
-
-    def __call__(self, input_ids: torch.LongTensor, *_: Any, **__: Any) -> torch.BoolTensor:
-        """Return one flag a row."""
-        return torch.full((input_ids.shape[0],), self._cancelled.is_set(), device=input_ids.device)  # type: ignore[return-value]
-
-
-class OpenGateCriteria(StoppingCriteria):  # type: ignore[misc]
-    """Stops the rows whose steering gate is open, as soon as the prefill has read it."""
-
-    def __init__(self, call: SteeredCall) -> None:
-        """Watch a steered call."""
-        self._call = call
-
-    def __call__(self, input_ids: torch.LongTensor, *_: Any, **__: Any) -> torch.BoolTensor:
-        """Return one flag a row."""
-        reading = self._call.reading
-        assert reading is not None  # noqa: S101 - the prefill has run
-        return (reading.strength > 0).to(input_ids.device)  # type: ignore[return-value]
+    def _release(self, until: int) -> str:
+        piece = self.text[self._released : until]
+        self._released = max(self._released, until)
+        return piece
 
 
 def _overlap(text: str, stop: str) -> int:

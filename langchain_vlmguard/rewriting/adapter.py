@@ -150,13 +150,21 @@ class RewriterAdapter:
                 handle.remove()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _AdaptedCall:
     rows: int
 
     def trace(self) -> list[None]:
         """Return no steering trace for any row: this call is not steered."""
         return [None] * self.rows
+
+    def keep(self, rows: list[int]) -> None:
+        """Go on with some of the rows alone."""
+        self.rows = len(rows)
+
+    def absorb(self, other: _AdaptedCall) -> None:
+        """Take over the rows of another call of the same adapter."""
+        self.rows += other.rows
 
 
 def base_hash(model: PreTrainedModel) -> str:

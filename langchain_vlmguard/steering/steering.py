@@ -18,7 +18,7 @@ from langchain_vlmguard.steering.gates import Gate, GateReading, ReluGate
 from langchain_vlmguard.steering.interventions import INTERVENTIONS, Intervention, LayerEdit, Restore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor, nn
     from transformers import PreTrainedModel
@@ -239,10 +239,7 @@ class SteeredCall:
         Raises:
             RuntimeError: The prefill has not run.
         """
-        reading = self.reading
-        if reading is None:
-            msg = "the gate has read nothing: run the model inside the block first"
-            raise RuntimeError(msg)
+        reading = _read(self)
         return [
             {
                 "intervention": self.steering.intervention.name,
@@ -259,6 +256,22 @@ class SteeredCall:
             for row in range(len(reading.score))
         ]
 
+    def keep(self, rows: list[int]) -> None:
+        """Go on with some of the rows alone, after the prefill."""
+        index = torch.tensor(rows)
+        self.pictured = self.pictured[index]
+        self._reference = {layer: states[index] for layer, states in self._reference.items()}
+        self.reading = _each(lambda values: values[index], _read(self))
+        self._edits = {}
+
+    def absorb(self, other: SteeredCall) -> None:
+        """Take over the rows of another call of the same steering, after both prefills."""
+        self.pictured = torch.cat((self.pictured, other.pictured))
+        self._reference = {layer: torch.cat((rows, other._reference[layer])) for layer, rows in self._reference.items()}
+        self.reading = _each(lambda *values: torch.cat(values), _read(self), _read(other))
+        self._open = self._open or other._open
+        self._edits = {}
+
     def _decide(self, state: Tensor | None) -> None:
         self.reading = self.steering.read_gate(self.pictured, state, self._query)
         self._open = bool(self.reading.strength.any())
@@ -272,7 +285,7 @@ class SteeredCall:
         if self._query is not None:
             self._query = self._query.repeat_interleave(times, 0)
         if self.reading is not None:
-            self.reading = GateReading(**{n: rows.repeat_interleave(times) for n, rows in vars(self.reading).items()})
+            self.reading = _each(lambda rows: rows.repeat_interleave(times), self.reading)
 
     def _edited(self, hidden: Tensor, layer: int) -> Tensor:
         if not self._open:
@@ -284,8 +297,7 @@ class SteeredCall:
     def _edit_of(self, layer: int, device: torch.device) -> LayerEdit:
         """Return what the intervention needs at a layer, moved to its device once a call."""
         if layer not in self._edits:
-            directions, reading = self.steering.directions, self.reading
-            assert reading is not None  # noqa: S101 - the hook has read the gate
+            directions, reading = self.steering.directions, _read(self)
             reference = self._reference.get(layer)
             self._edits[layer] = LayerEdit(
                 vectors=directions.vectors[layer].to(device),
@@ -299,8 +311,19 @@ class SteeredCall:
 
 
 def _choose(where: Tensor, one: GateReading, other: GateReading) -> GateReading:
-    chosen = {f.name: torch.where(where, getattr(one, f.name), getattr(other, f.name)) for f in fields(one)}
-    return GateReading(**chosen)
+    return _each(lambda yes, no: torch.where(where, yes, no), one, other)
+
+
+def _each(change: Callable[..., Tensor], *readings: GateReading) -> GateReading:
+    """Apply a function to every field of one or several readings."""
+    return GateReading(**{f.name: change(*(getattr(one, f.name) for one in readings)) for f in fields(GateReading)})
+
+
+def _read(call: SteeredCall) -> GateReading:
+    if call.reading is None:
+        msg = "the gate has read nothing: run the model inside the block first"
+        raise RuntimeError(msg)
+    return call.reading
 
 
 def _prefill(model: PreTrainedModel, inputs: dict[str, Tensor], layers: tuple[int, ...]) -> dict[int, Tensor]:

@@ -1,0 +1,232 @@
+"""Rows that decode together: prefilled by `generate`, stepped one token at a time, joined and thinned out on the way.
+
+`transformers` sets up the call (`generate` with a decoding function of ours), and its own `prepare_inputs_for_generation` and
+`_update_model_kwargs_for_generation` run every step, so that each family decodes as it does in `generate`. What is added is
+what its loop lacks: rows leave when they are done, and newly prefilled rows join rows that decode already.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from contextvars import Context
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.functional import pad
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from langchain_vlmguard.models.adapters import using_adapter
+from langchain_vlmguard.models.decoding import RowDecoder
+from langchain_vlmguard.steering.encoding import encode_texts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from langchain_vlmguard.models.generation import Request
+    from langchain_vlmguard.steering.steering import SteeredCall
+
+ROWWISE = ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
+"""What of a call's keyword arguments grows by one column a token, rows in the first axis but one of `position_ids`."""
+
+PICTURES = ("pixel_", "image_")
+"""Beginnings of the names of what the prefill alone reads."""
+
+
+class Batch:
+    """Requests of one kind, from their prefill to their last token."""
+
+    def __init__(self, requests: Sequence[Request], inputs: dict[str, Tensor]) -> None:
+        """Take encoded, left-padded rows; nothing runs yet."""
+        self.kind = requests[0].kind
+        self._requests = list(requests)
+        self._model = requests[0].loaded.model
+        self.lock = requests[0].loaded.lock
+        self._adapter = requests[0].settings.adapter
+        self._inputs = inputs
+        self._context = Context()
+        self._stack = ExitStack()
+        self._call: SteeredCall | None = None
+        self._ids = inputs["input_ids"]
+        self._kwargs: dict[str, Any] = {}
+        self._over: list[RowDecoder] = []
+        self.rows: list[RowDecoder | None] = []
+        """One decoder a row of the tensors, `None` where the row is over."""
+
+    @property
+    def active(self) -> list[RowDecoder]:
+        """The rows that are not over."""
+        return [row for row in self.rows if row is not None]
+
+    def prefill(self) -> None:
+        """Run the prompt and choose each row's first token."""
+        self._context.run(self._prefill)
+
+    def step(self) -> None:
+        """Run every row by one token."""
+        self._context.run(self._step)
+
+    def close(self) -> None:
+        """Take the steering off the model."""
+        self._context.run(self._stack.close)
+
+    def _prefill(self) -> None:
+        steering = self._requests[0].steering
+        if steering is not None:
+            pictured = torch.tensor([bool(request.row.pictures) for request in self._requests])
+            text = encode_rows(self._requests, pictures=False) if steering.needs_text_query else None
+            attached = steering.attach(self._model, pictured=pictured, inputs=self._inputs, text_inputs=text)
+            self._call = self._stack.enter_context(attached)
+        longest = max(request.settings.max_tokens for request in self._requests)
+        with using_adapter(self._model, self._adapter):
+            self._model.generate(
+                **self._inputs, max_new_tokens=longest, do_sample=False, num_beams=1, custom_generate=self._start
+            )
+
+    def _step(self) -> None:
+        width = 1 if self._kwargs["use_cache"] else None
+        inputs = self._model.prepare_inputs_for_generation(self._ids, next_sequence_length=width, **self._kwargs)
+        with using_adapter(self._model, self._adapter):
+            outputs = self._model(**inputs, return_dict=True)
+        self._advance(outputs)
+
+    def drop(self) -> None:
+        """Let go of rows whose callers have left or whose time is up."""
+        self.rows = [None if row is None or row.request.give_up() else row for row in self.rows]
+
+    def pop_over(self) -> list[RowDecoder]:
+        """Return the rows whose answers are whole and were not handed over yet."""
+        over, self._over = self._over, []
+        return over
+
+    def thin(self) -> None:
+        """Take rows that are over out of the tensors, once they are a quarter of them."""
+        kept = [index for index, row in enumerate(self.rows) if row is not None]
+        if kept and self.flexible and len(self.rows) - len(kept) >= len(self.rows) / 4:
+            self._keep(kept)
+
+    @property
+    def flexible(self) -> bool:
+        """Whether rows can leave and join: a plain cache, and no keyword argument of unknown shape."""
+        cache = self._kwargs.get("past_key_values")
+        tensors = {name for name, value in self._kwargs.items() if isinstance(value, torch.Tensor)}
+        if not isinstance(cache, DynamicCache) or not tensors <= set(ROWWISE):
+            return False
+        layers = [layer for layer in cache.layers if getattr(layer, "keys", None) is not None]
+        return (
+            all(type(layer) is DynamicLayer for layer in cache.layers)
+            and len({layer.keys.shape[2] for layer in layers}) == 1
+        )
+
+    def join(self, other: Batch) -> None:
+        """Take over the rows of another flexible batch of the same kind; the other one is closed."""
+        width = max(self._ids.shape[1], other._ids.shape[1])
+        for batch in (self, other):
+            batch._widen(width)
+        self._ids = torch.cat((self._ids, other._ids))
+        for name in ROWWISE:
+            if self._kwargs.get(name) is not None:
+                axis = _row_axis(self._kwargs[name])
+                self._kwargs[name] = torch.cat((self._kwargs[name], other._kwargs[name]), dim=axis)
+        theirs = other._kwargs["past_key_values"].layers
+        for mine, new in zip(self._kwargs["past_key_values"].layers, theirs, strict=True):
+            mine.keys = torch.cat((mine.keys, new.keys))
+            mine.values = torch.cat((mine.values, new.values))
+        if self._call is not None and other._call is not None:
+            self._call.absorb(other._call)
+        self.rows += other.rows
+        other.rows = []
+        other.close()
+
+    def joins(self, other: Batch) -> bool:
+        """Whether another batch may join."""
+        names = [{name for name in ROWWISE if batch._kwargs.get(name) is not None} for batch in (self, other)]
+        same = names[0] - {"attention_mask"} == names[1] - {"attention_mask"}
+        return self.kind == other.kind and same and self.flexible and other.flexible
+
+    def _start(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        logits_processor: Any,
+        stopping_criteria: Any,  # noqa: ARG002 - rows know themselves when they are over
+        generation_config: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Decoding function for `generate`: the prefill and the first token; `step` goes on from here."""
+        prompt = self._inputs["attention_mask"].sum(dim=1).tolist()
+        outputs = model._prefill(input_ids, generation_config, kwargs)
+        traces = self._call.trace() if self._call else [None] * len(self._requests)
+        self.rows = [
+            RowDecoder(request, int(read), trace)
+            for request, read, trace in zip(self._requests, prompt, traces, strict=True)
+        ]
+        self._ids, self._kwargs, self._processors = input_ids, kwargs, logits_processor
+        self._encoder_decoder = bool(model.config.is_encoder_decoder)
+        self._advance(outputs)
+        self._kwargs = {name: value for name, value in self._kwargs.items() if not name.startswith(PICTURES)}
+
+    def _advance(self, outputs: Any) -> None:
+        self._kwargs = self._model._update_model_kwargs_for_generation(
+            outputs, self._kwargs, is_encoder_decoder=self._encoder_decoder
+        )
+        logits = outputs.logits[:, -1].to(copy=True, dtype=torch.float32)
+        scores = self._processors(self._ids, logits)
+        tokens = scores.argmax(-1).tolist()
+        for index, row in enumerate(self.rows):
+            if row is None:
+                continue
+            try:
+                if not row.plain:
+                    tokens[index] = row.choose(scores[index])
+                over = row.accept(tokens[index], logits[index])
+            except Exception as error:  # noqa: BLE001 - one row's error is nobody else's
+                row.request.fail(error)
+                self.rows[index] = None
+                continue
+            if over:
+                self._over.append(row)
+                self.rows[index] = None
+        chosen = torch.tensor(tokens, dtype=self._ids.dtype, device=self._ids.device)
+        self._ids = torch.cat((self._ids, chosen[:, None]), dim=-1)
+
+    def _keep(self, rows: list[int]) -> None:
+        index = torch.tensor(rows, device=self._ids.device)
+        self.rows = [self.rows[row] for row in rows]
+        self._ids = self._ids[index]
+        for name in ROWWISE:
+            if self._kwargs.get(name) is not None:
+                self._kwargs[name] = self._kwargs[name].index_select(_row_axis(self._kwargs[name]), index)
+        self._kwargs["past_key_values"].batch_select_indices(index)
+        if self._call is not None:
+            self._call.keep(rows)
+
+    def _widen(self, width: int) -> None:
+        """Pad everything on the left to a width of `width` tokens, the newest of which the cache does not hold yet."""
+        missing = width - self._ids.shape[1]
+        if self._kwargs.get("attention_mask") is None:
+            self._kwargs["attention_mask"] = torch.ones_like(self._ids)
+        if missing == 0:
+            return
+        self._ids = pad(self._ids, (missing, 0))
+        for name in ROWWISE:
+            if self._kwargs.get(name) is not None:
+                self._kwargs[name] = pad(self._kwargs[name], (missing, 0))
+        for layer in self._kwargs["past_key_values"].layers:
+            layer.keys = pad(layer.keys, (0, 0, missing, 0))
+            layer.values = pad(layer.values, (0, 0, missing, 0))
+
+
+def encode_rows(requests: Sequence[Request], *, pictures: bool = True) -> dict[str, Tensor]:
+    """Encode the rows of requests, left-padded, on the model's device."""
+    loaded = requests[0].loaded
+    rows = [request.row for request in requests]
+    texts = [row.text if pictures else row.text_only for row in rows]
+    shown = [row.pictures for row in rows if row.pictures] if pictures else []
+    encoded = encode_texts(loaded.processor, texts, shown)
+    return {name: tensor.to(loaded.model.device) for name, tensor in encoded.items()}
+
+
+def _row_axis(tensor: Tensor) -> int:
+    return tensor.dim() - 2
