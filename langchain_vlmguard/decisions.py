@@ -12,7 +12,7 @@ from pydantic import ConfigDict, SkipValidation
 
 from langchain_vlmguard.content.messages import blocks_of
 from langchain_vlmguard.gate_judge import gate_risks
-from langchain_vlmguard.models.steered_vlm import PROVIDER
+from langchain_vlmguard.models.answers import PROVIDER
 
 try:
     from langchain_core.decisions import BaseDecisionModel, Choice, ClassifierResponse, Noul, Score
