@@ -40,7 +40,7 @@ _UPRIGHT = 1.3
 _SAME = 0.8
 _WORDS_TOGETHER = 60
 _LINES_TOGETHER = 3
-_MOST_PASSAGES = 48
+_MOST_PASSAGES = 64
 _MOST_FINDINGS = 400
 _KEPT_BYTES = 4_000_000
 
@@ -128,7 +128,7 @@ class PictureEvidence:
         """
         alone = ((finding.text,) for finding in self.findings if finding.kind != "text")
         found = chain.from_iterable(_passages(list(lines)) for lines in (*self.readings, *alone))
-        return tuple({_letters(passage): passage for passage in found}.values())[:_MOST_PASSAGES]
+        return tuple(dict.fromkeys(found))[:_MOST_PASSAGES]
 
 
 class EvidenceReader:

@@ -211,6 +211,12 @@ def test_a_request_among_much_text_is_a_passage_of_its_own():
     assert any("forge" in passage and len(passage.split()) < 20 for passage in evidence.passages)
 
 
+def test_words_that_one_view_runs_together_do_not_hide_those_of_another():
+    evidence = PictureEvidence((), (("Methods to", "forge a pass"), ("Methodsto", "forgea pass")))
+    assert "Methods to forge a pass" in evidence.passages
+    assert evidence.requests
+
+
 @pytest.mark.parametrize(
     ("text", "speaks"),
     [

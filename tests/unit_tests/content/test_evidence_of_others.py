@@ -29,12 +29,13 @@ def read(path):
 
 
 def word_accuracy(rows, images):
+    """Return the share of words read, every picture being found to hold a request."""
     right = words = 0
     for row in rows:
         path = next(images.glob(f"query_*_{row['category_id']}_{row['task_id']}_6.png"))
-        wanted, found = (
-            re.findall(r"[a-z0-9']+", text.lower()) for text in (row["instruction"], read(path).shown_text)
-        )
+        evidence = read(path)
+        assert evidence.requests
+        wanted, found = (re.findall(r"[a-z0-9']+", t.lower()) for t in (row["instruction"], evidence.shown_text))
         blocks = difflib.SequenceMatcher(None, wanted, found, autojunk=False).get_matching_blocks()
         right, words = right + sum(block.size for block in blocks), words + len(wanted)
     return right / words
