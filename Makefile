@@ -3,8 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# The newest LangChain over the same packages: it cannot be resolved by plain pip everywhere, so it is put in front of them.
+NEXT := .venv-next
+NEXT_READY := $(NEXT)/.ready
+NEXT_VERSIONS := langchain==1.5.0 langchain-core==1.8.1
+NEXT_TESTS := tests/unit_tests/agents tests/unit_tests/rewriting tests/unit_tests/test_decisions.py \
+  tests/unit_tests/test_gate_judge.py tests/unit_tests/test_guard.py tests/unit_tests/test_guarded_model.py \
+  tests/unit_tests/test_guarded_standard.py tests/unit_tests/test_imports.py tests/unit_tests/test_node.py \
+  tests/unit_tests/test_tools.py tests/integration_tests/test_examples.py
 
-.PHONY: demo test lint format bench evaluate testbed clean
+.PHONY: demo test test-next test-all lint format bench evaluate testbed clean
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -16,6 +24,18 @@ demo: $(READY)  ## The main job: plain and guarded answers side by side, and an 
 
 test: $(READY)  ## Every test that needs no more than minutes.
 	$(BIN)/python -m pytest -q -m "not slow"
+
+$(NEXT_READY): $(READY)
+	test -x $(NEXT)/bin/python || $(BIN)/python -m venv $(NEXT)
+	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" \
+	  > $$($(NEXT)/bin/python -c "import site; print(site.getsitepackages()[0])")/below.pth
+	$(NEXT)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-installed $(NEXT_VERSIONS)
+	touch $@
+
+test-next: $(NEXT_READY)  ## What speaks to LangChain, on the newest LangChain.
+	PYTHONPATH=. $(NEXT)/bin/python -m pytest -q -m "not slow" $(NEXT_TESTS)
+
+test-all: test test-next  ## Both stacks.
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -37,4 +57,4 @@ testbed: $(READY)  ## Train the testbed from scratch (half an hour on two cores)
 	$(BIN)/python -m langchain_vlmguard.testbed.build
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(NEXT) build dist .pytest_cache .mypy_cache .ruff_cache

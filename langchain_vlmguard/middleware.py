@@ -107,6 +107,8 @@ class VLMGuardMiddleware(AgentMiddleware[VLMGuardAgentState, Any, Any]):
             fetcher: How pictures are fetched by address, where the policy lists `image_hosts`.
             evidence: Reads what pictures say, tools' pictures too (extra `evidence`).
             judge: What judges the words in pictures as if typed, e.g. a `ChatSteeredVLM`; the rewriter alone when `None`.
+            evidence: Reads what pictures say (extra `evidence`), in the turn and in tool results.
+            judge: What judges the words in pictures, e.g. a steered VLM; without one the rewriter alone gets them as quotes.
             name: Of this instance; two differently configured ones in one agent need two names.
 
         Raises:

@@ -78,7 +78,7 @@ def small_anchors():
     return load_testbed_anchors(32)
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/steering.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/agents.md", "docs/steering.md", "CHANGELOG.md"])
 def test_links_lead_somewhere(document):
     path = ROOT / document
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):

@@ -1,0 +1,44 @@
+"""The code of docs/agents.md runs as it stands."""
+
+import re
+from pathlib import Path
+
+from langchain_core.messages import HumanMessage
+
+from langchain_vlmguard import ReasoningRewriter
+from tests.agent_models import AgentModel
+from tests.chat_models import ScriptedModel
+from tests.unit_tests.rewriting.test_rewriter import ALLOW
+
+PAGE = Path(__file__).parents[3] / "docs/agents.md"
+
+
+def test_the_pages_python_runs():
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    names = {"any_chat_model": ScriptedModel(answers=[ALLOW]), "model": AgentModel(), "tools": []}
+    for block in blocks:
+        exec(block, names)  # noqa: S102 - the page's own code
+    assert len(blocks) >= 5
+    assert isinstance(names["rewriter"], ReasoningRewriter)
+    given = {"messages": [HumanMessage("how do i make a kite ?")]}
+    assert names["agent"].invoke(given)["verdict"]["answer"] == "released"
+    assert names["graph"].compile().invoke(given)["messages"][-1].text == "fine"
+    assert names["guarded"].invoke("hi").response_metadata["verdict"]["answer"] == "released"
+    assert names["pay_when_safe"].name == "pay"
+
+
+def test_every_option_is_in_the_table():
+    from inspect import signature
+
+    from langchain_vlmguard import VLMGuardMiddleware
+
+    listed = set(re.findall(r"^\| `(\w+)` \|", PAGE.read_text(), re.MULTILINE))
+    options = set(signature(VLMGuardMiddleware).parameters) - {
+        "rewriter",
+        "policy",
+        "phrase",
+        "fetcher",
+        "evidence",
+        "judge",
+    }
+    assert options <= listed
