@@ -14,7 +14,7 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,7 @@ from langchain_vlmguard.testbed.requests import ORDER_TOOL, Cell, Request, cells
 from langchain_vlmguard.testbed.rewriting import HELD_OUT_ATTACKS, WORDS, attacked
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from langchain_vlmguard.steering.steering import Steering
 
@@ -259,31 +259,48 @@ def measure_cell(plan: Plan, cell: Cell) -> dict[str, Any]:
     }
 
 
-def measure(plan: Plan, *, ablations: dict[str, str], jobs: int) -> dict[str, Any]:
-    """Measure all cells, some at a time, then attacks and ablations."""
+def parts(plan: Plan, ablations: dict[str, str]) -> dict[str, Callable[[], Any]]:
+    """Return everything that is measured, by the name of its file in the work folder."""
+    found: dict[str, Callable[[], Any]] = {
+        f"{index:02d}": partial(measure_cell, plan, cell) for index, cell in enumerate(cells())
+    }
+    found |= {f"attack{harmful:d}": partial(attacks_on, plan, harmful=harmful) for harmful in (True, False)}
+    return found | {name: partial(ablate, name, path, plan) for name, path in {"untrained": "", **ablations}.items()}
+
+
+def timed(work: Callable[[], Any], path: Path | None) -> dict[str, Any]:
+    """Measure one part, or read it where an earlier run has measured it."""
+    if path is not None and path.exists():
+        done: dict[str, Any] = json.loads(path.read_text())
+        return done
     started = time.perf_counter()
+    part = {"result": work(), "seconds": round(time.perf_counter() - started)}
+    if path is not None:
+        path.write_text(json.dumps(part))
+    return part
+
+
+def measure(plan: Plan, *, ablations: dict[str, str], jobs: int, work: Path | None) -> dict[str, Any]:
+    """Measure all cells, attacks and ablations, some at a time; what lies in the work folder is not measured again."""
+    wanted = parts(plan, ablations)
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        waiting = {cell: pool.submit(measure_cell, plan, cell) for cell in cells()}
-        measured = []
-        for cell, work in waiting.items():
-            measured.append(work.result())
-            print(f"{cell.name}  {time.perf_counter() - started:.0f} s", flush=True)
-        attacks = [pool.submit(attacks_on, plan, harmful=harmful) for harmful in (True, False)]
-        ablated = [pool.submit(ablate, name, path, plan) for name, path in {"untrained": "", **ablations}.items()]
-        attack_rows, ablation_rows = [w.result() for w in attacks], [one for w in ablated for one in w.result()]
+        waiting = {n: pool.submit(timed, one, work / f"{n}.json" if work else None) for n, one in wanted.items()}
+        done = {}
+        for name, one in waiting.items():
+            done[name] = one.result()
+            print(f"{name}  {done[name]['seconds']} s", flush=True)
+    measured = [part["result"] for name, part in done.items() if name.isdigit()]
     rewriter, models = _models(plan)
+    asked, failed = (sum((Counter(part[key]) for part in measured), Counter()) for key in ("asked", "failures"))
     return {
         "rows": [one for part in measured for one in part["rows"]],
-        "attacks": attack_rows,
-        "ablations": ablation_rows,
-        "adaptive": dict(sum((part["adaptive"] for part in measured), Counter())),
-        "failures": {
-            thing: [count, sum(part["asked"][thing] for part in measured)]
-            for thing, count in sum((part["failures"] for part in measured), Counter()).most_common()
-        },
+        "attacks": [done["attack1"]["result"], done["attack0"]["result"]],
+        "ablations": [one for name in ("untrained", *ablations) for one in done[name]["result"]],
+        "adaptive": dict(sum((Counter(part["adaptive"]) for part in measured), Counter())),
+        "failures": {thing: [count, asked[thing]] for thing, count in failed.most_common()},
         "rewriter": rewriter.identity,
         "targets": {target.name: type(target.loaded.model).__name__ for target in models},
-        "seconds": round(time.perf_counter() - started),
+        "seconds": sum(part["seconds"] for part in done.values()),
         "date": datetime.now(UTC).date().isoformat(),
         "versions": versions(),
         "seed": plan.seed,
@@ -342,13 +359,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--adapter", default="testbed")
     parser.add_argument("--jobs", type=int, default=2, help="cells measured at a time")
+    parser.add_argument("--work", type=Path, help="folder of finished parts; a stopped run goes on from there")
     parser.add_argument("--ablation", action="append", default=[], metavar="NAME=ADAPTER")
     parser.add_argument("--docs", type=Path)
     given = parser.parse_args()
     targets = dict(one.split("=", 1) for one in given.target) or {"testbed": "testbed"}
     ablations = dict(one.split("=", 1) for one in given.ablation)
     plan = Plan(tuple(targets.items()), given.n, given.seed, given.adapter)
-    results = measure(plan, ablations=ablations, jobs=given.jobs)
+    if given.work:
+        given.work.mkdir(parents=True, exist_ok=True)
+    results = measure(plan, ablations=ablations, jobs=given.jobs, work=given.work)
     given.json.write_text(json.dumps(results, indent=1) + "\n")
     if given.docs:
         publish(given.docs, results)

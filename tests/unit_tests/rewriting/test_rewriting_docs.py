@@ -1,0 +1,44 @@
+import json
+import re
+import runpy
+from pathlib import Path
+
+from tests.chat_models import ScriptedModel
+from tests.unit_tests.rewriting.test_rewriter import ALLOW
+
+ROOT = Path(__file__).parents[3]
+DOCUMENT = ROOT / "docs/rewriting.md"
+RESULTS = ROOT / "docs/results/rewriter_transfer.json"
+
+
+def test_the_documents_python_runs():
+    names = {"any_chat_model": ScriptedModel(answers=[ALLOW])}
+    for block in re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL):
+        exec(block, names)  # noqa: S102 - the document's own code
+    assert names["state"]["verdict"]["action"] == "rewrite"
+    assert "is not safe" in names["state"]["messages"][-1].text
+
+
+def test_the_documents_tables_are_those_of_the_results():
+    results = json.loads(RESULTS.read_text())
+    tables = runpy.run_path(str(ROOT / "benchmarks/rewriter_transfer.py"))["tables"]
+    assert tables(results) in DOCUMENT.read_text()
+
+
+def test_the_published_rows_hold_what_they_promise():
+    results = json.loads(RESULTS.read_text())
+    assert {"rows", "seconds", "versions", "seed"} <= set(results)
+    for row in results["rows"]:
+        assert {"target", "family", "split", "arm", "n", "unsafe", "useful", "benign_correct", "ci95"} <= set(row)
+        assert row["n"] >= 200 or row["variant"] == "kind"
+
+
+def test_the_documents_commands_are_those_of_the_command_line():
+    from typer.main import get_command
+
+    from langchain_vlmguard.cli import app
+
+    commands = get_command(app).commands["rewriter"].commands
+    for name, options in re.findall(r"^vlmguard rewriter (\w+) (.*)$", DOCUMENT.read_text(), re.MULTILINE):
+        known = {flag for parameter in commands[name].params for flag in parameter.opts}
+        assert set(re.findall(r"--[a-z-]+", options)) <= known
