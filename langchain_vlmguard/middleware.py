@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from langchain_vlmguard.content.evidence import EvidenceReader
     from langchain_vlmguard.hidden import TextJudge
     from langchain_vlmguard.rewriting.rewriter import Rewrite
+    from langchain_vlmguard.telemetry import GuardTelemetry
 
 _CHOICES = {
     "exit_behavior": ("end", "replace", "error"),
@@ -82,6 +83,7 @@ class VLMGuardMiddleware(AgentMiddleware[VLMGuardAgentState, Any, Any]):
         fetcher: PictureFetcher | None = None,
         evidence: EvidenceReader | None = None,
         judge: TextJudge | None = None,
+        telemetry: GuardTelemetry | None = None,
         name: str | None = None,
     ) -> None:
         """Set the guard up.
@@ -109,6 +111,7 @@ class VLMGuardMiddleware(AgentMiddleware[VLMGuardAgentState, Any, Any]):
             judge: What judges the words in pictures as if typed, e.g. a `ChatSteeredVLM`; the rewriter alone when `None`.
             evidence: Reads what pictures say (extra `evidence`), in the turn and in tool results.
             judge: What judges the words in pictures, e.g. a steered VLM; without one the rewriter alone gets them as quotes.
+            telemetry: Reports every check to OpenTelemetry (extra `otel`).
             name: Of this instance; two differently configured ones in one agent need two names.
 
         Raises:
@@ -147,6 +150,7 @@ class VLMGuardMiddleware(AgentMiddleware[VLMGuardAgentState, Any, Any]):
             mode=mode,
             parallel=parallel,
             show_held=show_held,
+            telemetry=telemetry,
         )
 
     @property

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_core.runnables import RunnableLambda
 
+from langchain_vlmguard.agents.publish import publish
 from langchain_vlmguard.agents.subjects import as_turn
 from langchain_vlmguard.errors import GuardViolationError
 from langchain_vlmguard.guard import refusal_text
 from langchain_vlmguard.policy import SEVEREST
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from langchain_core.messages import BaseMessage
     from langchain_core.runnables import Runnable
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from langchain_vlmguard.agents.state import CheckRecord, Stage
     from langchain_vlmguard.agents.subjects import Phrase, Subject
     from langchain_vlmguard.guard import GuardNodes, VLMGuardState
+    from langchain_vlmguard.telemetry import GuardTelemetry
 
 ExitBehavior = Literal["end", "replace", "error"]
 OnReview = Literal["interrupt", "refuse"]
@@ -60,6 +62,7 @@ class AgentGuard:
     mode: Mode = "enforce"
     parallel: bool = False
     show_held: bool = False
+    telemetry: GuardTelemetry | None = None
 
     @property
     def judges(self) -> bool:
@@ -95,6 +98,12 @@ class AgentGuard:
         """Return the record of a check."""
         verdict = self.nodes.verdict(draft).to_state()
         return {"stage": stage, "guard": self.name, "tool": tool, "call_id": call, "verdict": verdict}
+
+    def report(self, writer: Callable[[Any], None], records: list[CheckRecord]) -> None:
+        """Publish checks on the custom stream, and to OpenTelemetry where that is wanted."""
+        publish(writer, records)
+        if self.telemetry is not None:
+            self.telemetry.record(records)
 
     def settled(self, draft: dict[str, Any]) -> dict[str, Any]:
         """Return a draft in which review is refusal where nobody can be asked."""

@@ -12,7 +12,6 @@ from langgraph.types import Command
 
 from langchain_vlmguard.agents.held import WAITS, packed, with_calls
 from langchain_vlmguard.agents.judging import joined
-from langchain_vlmguard.agents.publish import publish
 from langchain_vlmguard.agents.subjects import Subject, call_fingerprint, fingerprint, result_as_turn, turn_fingerprint
 from langchain_vlmguard.content.messages import turn_start
 from langchain_vlmguard.guard import Answer, with_verdict
@@ -264,7 +263,7 @@ class ModelCall:
         return with_verdict(message, self.guard.nodes.verdict(draft))
 
     def _respond(self, result: list[Any], draft: dict[str, Any]) -> ExtendedModelResponse[Any]:
-        publish(self.request.runtime.stream_writer, self._records)
+        self.guard.report(self.request.runtime.stream_writer, self._records)
         update: dict[str, Any] = {
             "verdict": self.guard.nodes.verdict(draft).to_state(),
             "verdicts": self._records,

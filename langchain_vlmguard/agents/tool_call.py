@@ -11,7 +11,6 @@ from langgraph.types import Command
 
 from langchain_vlmguard.agents.held import WAITS, packed
 from langchain_vlmguard.agents.model_call import call_note
-from langchain_vlmguard.agents.publish import publish
 from langchain_vlmguard.agents.state import GUARD_KEYS
 from langchain_vlmguard.agents.subjects import Subject, call_fingerprint, fingerprint, result_as_turn
 
@@ -136,7 +135,7 @@ class ToolCheck:
                 self._notes[self.guard.note("passed", fingerprint([message]))] = True
             else:
                 self._set(place, self._checked(message, state))
-        publish(self.request.runtime.stream_writer, self._records)
+        self.guard.report(self.request.runtime.stream_writer, self._records)
         return self._combined()
 
     def _checked(self, message: BaseMessage, state: VLMGuardState) -> BaseMessage:
@@ -178,7 +177,7 @@ class ToolCheck:
         )
 
     def _update(self, message: ToolMessage) -> Command[Any]:
-        publish(self.request.runtime.stream_writer, self._records)
+        self.guard.report(self.request.runtime.stream_writer, self._records)
         self._notes[self.guard.note("passed", fingerprint([message]))] = True
         return Command(update={"messages": [message], "verdicts": self._records, "vlmguard": self._notes})
 

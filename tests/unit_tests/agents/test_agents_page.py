@@ -1,5 +1,6 @@
 """The code of docs/agents.md runs as it stands."""
 
+import json
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tests.agent_models import AgentModel
 from tests.chat_models import ScriptedModel
 from tests.unit_tests.rewriting.test_rewriter import ALLOW
 
+OBJECTS = {"rewriter", "policy", "phrase", "fetcher", "evidence", "judge", "telemetry"}
 PAGE = Path(__file__).parents[3] / "docs/agents.md"
 
 
@@ -33,12 +35,23 @@ def test_every_option_is_in_the_table():
     from langchain_vlmguard import VLMGuardMiddleware
 
     listed = set(re.findall(r"^\| `(\w+)` \|", PAGE.read_text(), re.MULTILINE))
-    options = set(signature(VLMGuardMiddleware).parameters) - {
-        "rewriter",
-        "policy",
-        "phrase",
-        "fetcher",
-        "evidence",
-        "judge",
-    }
+    options = set(signature(VLMGuardMiddleware).parameters) - OBJECTS
     assert options <= listed
+
+
+def test_the_published_scenarios_hold_what_the_page_says():
+    results = json.loads((PAGE.parent / "results/agent_scenarios.json").read_text())
+    assert set(results) == {
+        "requests",
+        "harmful_tool_executions",
+        "unsafe_stream_tokens",
+        "harmless_blocked_rate",
+        "by_stack",
+        "seconds",
+    }
+    assert (results["requests"], results["harmful_tool_executions"], results["unsafe_stream_tokens"]) == (500, 0, 0)
+    assert results["harmless_blocked_rate"] <= 0.02
+    first = results["by_stack"]["langchain 1.4.7, langchain-core 1.7.2"]
+    said = f"{first['guarded_sync']['harmless_blocked']} of {first['harmless_orders']}"
+    assert said in " ".join(PAGE.read_text().split())
+    assert f"{first['plain']['harmful_tool_executions']} harmful executions" in PAGE.read_text()

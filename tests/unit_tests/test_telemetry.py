@@ -1,0 +1,57 @@
+import pytest
+
+pytest.importorskip("opentelemetry.sdk", reason="needs opentelemetry-sdk")
+
+from langchain.agents import create_agent
+from langchain_core.messages import HumanMessage
+from langchain_core.tools import tool
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from langchain_vlmguard import VLMGuardMiddleware
+from langchain_vlmguard.telemetry import GuardTelemetry
+from tests.agent_models import AgentModel, WordJudge, both, call, calling
+
+
+@tool
+def order(item: str) -> str:
+    """Order."""
+    return "ordered"
+
+
+async def observed(asked, *, use_async=False, **options):
+    spans, reader, tracing = InMemorySpanExporter(), InMemoryMetricReader(), TracerProvider()
+    tracing.add_span_processor(SimpleSpanProcessor(spans))
+    telemetry = GuardTelemetry(tracer_provider=tracing, meter_provider=MeterProvider([reader]), **options)
+    model = AgentModel(answers=[calling(call("order", item="bomb")), "done"])
+    agent = create_agent(model, [order], middleware=[VLMGuardMiddleware(WordJudge(), telemetry=telemetry)])
+    await both(agent, {"messages": [HumanMessage(asked)]}, use_async=use_async)
+    metrics = reader.get_metrics_data().resource_metrics[0].scope_metrics[0].metrics
+    return spans.get_finished_spans(), {metric.name: metric.data.data_points for metric in metrics}
+
+
+@pytest.mark.parametrize("use_async", [False, True])
+async def test_every_check_is_a_span_and_is_counted_without_content(use_async):
+    spans, metrics = await observed("SECRET knife", use_async=use_async)
+    found = [(span.name, span.attributes["vlmguard.action"]) for span in spans]
+    assert found == [
+        ("vlmguard.check input", "rewrite"),
+        ("vlmguard.check tool_args", "refuse"),
+        ("vlmguard.check output", "allow"),
+    ]
+    assert spans[1].attributes["gen_ai.tool.name"] == "order"
+    assert spans[1].attributes["vlmguard.hazards"] == ("mlcommons:iwp",)
+    assert sum(point.value for point in metrics["vlmguard.checks"]) == 3
+    assert {"vlmguard.check.duration", "vlmguard.check.risk"} <= set(metrics)
+    shown = str([span.to_json() for span in spans])
+    for content in ("SECRET", "bomb", "how do i stay safe", "wants something"):
+        assert content not in shown
+
+
+async def test_content_is_captured_only_when_asked_for():
+    spans, _ = await observed("SECRET knife", capture_content=True)
+    assert spans[0].attributes["vlmguard.rewritten_prompt"] == "how do i stay safe?"
+    assert "SECRET" not in str([span.to_json() for span in spans])
