@@ -76,6 +76,27 @@ def demo(
 
 
 @app.command()
+def doctor(
+    model: Annotated[str, typer.Argument(help="The testbed, a folder, or a hub id.")],
+    *,
+    run: Annotated[bool, typer.Option("--run", help="Also load the weights and answer twice.")] = False,
+    directions: Annotated[str | None, typer.Option(help="Directions that should fit the model.")] = None,
+) -> None:
+    """Say what will work with a checkpoint: layers, template, tools, memory, directions."""
+    from langchain_vlmguard.models.doctor import examine  # noqa: PLC0415 - torch only where it is needed
+
+    console = Console()
+    colours = {"ok": "green", "warning": "yellow", "failure": "red"}
+    failed = False
+    for finding in examine(model, run=run, directions=directions):
+        failed = failed or finding.status == "failure"
+        said = f"[{colours[finding.status]}]{finding.status:<8}[/] {finding.subject}: {_escaped(finding.said)}"
+        console.print(said, soft_wrap=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
 def evaluate(
     *,
     suite: Annotated[list[str], typer.Option(help="'testbed', SET:FOLDER or SET:hub:OWNER/NAME; may be repeated.")],

@@ -93,16 +93,16 @@ def fit(vlm):
 def interventions(vlm):
     directions = random_directions(vlm.model)
     for kind in INTERVENTIONS.values():
-        steering = Steering(directions, layers=(1,), intervention=kind(), gate=AlwaysOpen())
+        steering = Steering(directions, layers=(2,), intervention=kind(), gate=AlwaysOpen())
         answers = chat(vlm, steering=steering).batch([asked("hello"), asked("what is it?", "red")])
         assert [a.response_metadata["steering"]["intervention"] for a in answers] == [kind.name] * 2
 
 
 def gate_trace(vlm):
-    steering = Steering(random_directions(vlm.model), layers=(1,))
+    steering = Steering(random_directions(vlm.model), layers=(2,))
     trace = chat(vlm, steering=steering).invoke(asked("what is it?", "red")).response_metadata["steering"]
     assert trace["picture"] is True
-    assert trace["layers"] == [1]
+    assert trace["layers"] == [2]
     assert not any(layer._forward_hooks for layer in locate_decoder(vlm.model).layers)
 
 

@@ -10,11 +10,16 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
+    AyaVisionProcessor,
     Gemma3Processor,
+    Glm4vProcessor,
+    Glm46VProcessor,
     Idefics3Processor,
     InternVLProcessor,
     LlavaNextProcessor,
+    LlavaOnevisionProcessor,
     LlavaProcessor,
+    MllamaProcessor,
     PaliGemmaProcessor,
     PreTrainedTokenizerFast,
     Qwen2_5_VLProcessor,
@@ -23,9 +28,13 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
+from transformers.models.glm46v.image_processing_pil_glm46v import Glm46VImageProcessorPil
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
+from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
@@ -326,6 +335,132 @@ def tiny_internvl():
     )
 
 
+def tiny_vipllava():
+    """LLaVA with features of several vision layers."""
+    tokenizer = byte_tokenizer({"image_token": "<image>"})
+    processor = LlavaProcessor(
+        CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=SQUARE),
+        tokenizer,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )
+    return assemble(
+        processor,
+        "vipllava",
+        text={"model_type": "llama"},
+        vision={**SMALL_VISION, "model_type": "clip_vision_model"},
+        image_token_index=tokenizer.image_token_id,
+        vision_feature_layers=[-2, -1],
+    )
+
+
+def tiny_llava_onevision():
+    """SigLIP and Qwen2, the picture also in tiles."""
+    tokenizer = byte_tokenizer({"image_token": "<image>", "video_token": "<video>"})
+    grid = [[SIDE, SIDE], [SIDE, 2 * SIDE], [2 * SIDE, SIDE]]
+    processor = pictures_only(LlavaOnevisionProcessor)(
+        LlavaOnevisionImageProcessorPil(size=SQUARE, image_grid_pinpoints=grid),
+        tokenizer,
+        num_image_tokens=(SIDE // PATCH) ** 2,
+        vision_feature_select_strategy="full",
+    )
+    return assemble(
+        processor,
+        "llava_onevision",
+        text={"model_type": "qwen2"},
+        vision={**SMALL_VISION, "model_type": "siglip_vision_model", "vision_use_head": False},
+        image_token_index=tokenizer.image_token_id,
+        video_token_index=tokenizer.video_token_id,
+        image_grid_pinpoints=grid,
+    )
+
+
+def tiny_aya_vision():
+    """SigLIP and Cohere; the picture in tiles, 4 tokens each."""
+    tokens = ("<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_PATCH|>", "<|IMG_LINE_BREAK|>", "TILE_1", "TILE_GLOBAL")
+    tokenizer = byte_tokenizer(
+        {"image_token": "<image>"} | {f"extra_{at}_token": word for at, word in enumerate(tokens)}
+    )
+    processor = AyaVisionProcessor(
+        GotOcr2ImageProcessorPil(size=SQUARE, max_patches=1),
+        tokenizer,
+        patch_size=PATCH,
+        img_size=SIDE,
+        downsample_factor=2,
+    )
+    return assemble(
+        processor,
+        "aya_vision",
+        text={"model_type": "cohere2"},
+        vision={**SMALL_VISION, "model_type": "siglip_vision_model", "vision_use_head": False},
+        image_token_index=tokenizer.convert_tokens_to_ids("<|IMG_PATCH|>"),
+        downsample_factor=2,
+        adapter_layer_norm_eps=1e-6,
+    )
+
+
+def tiny_glm46v():
+    """As GLM-4V."""
+    return tiny_glm4v("glm46v", Glm46VProcessor, Glm46VImageProcessorPil)
+
+
+def tiny_glm4v(model_type="glm4v", processor_class=Glm4vProcessor, image_class=Glm4vImageProcessorPil):
+    """Multimodal rotary positions; 4 tokens a picture."""
+    names = {"image_token": "<|image|>", "video_token": "<|video|>"}
+    edges = {"vision_bos_token": "<|begin_of_image|>", "vision_eos_token": "<|end_of_image|>"}
+    tokenizer = byte_tokenizer(names | edges)
+    pixels = {"shortest_edge": SIDE * SIDE, "longest_edge": 2 * SIDE * SIDE}
+    vision = {
+        "depth": 2,
+        "hidden_size": 32,
+        "num_heads": 2,
+        "intermediate_size": 64,
+        "image_size": SIDE,
+        "patch_size": PATCH,
+    }
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3], "partial_rotary_factor": 1.0}
+    return assemble(
+        pictures_only(processor_class)(image_class(size=pixels, patch_size=PATCH), tokenizer),
+        model_type,
+        text={"rope_parameters": rope},
+        vision={**vision, "out_hidden_size": 32, "spatial_merge_size": 2},
+        picture="<|begin_of_image|><|image|><|end_of_image|>",
+        image_token_id=tokenizer.image_token_id,
+        video_token_id=tokenizer.video_token_id,
+        image_start_token_id=tokenizer.vision_bos_token_id,
+        image_end_token_id=tokenizer.vision_eos_token_id,
+    )
+
+
+def tiny_mllama():
+    """Pictures through cross-attention layers of the decoder."""
+    tokenizer = byte_tokenizer({"image_token": "<|image|>", "python_token": "<|python_tag|>"})
+    images = MllamaImageProcessorPil(size=SQUARE, max_image_tiles=1)
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_global_layers": 1,
+        "attention_heads": 2,
+    }
+    return assemble(
+        MllamaProcessor(images, tokenizer),
+        "mllama",
+        text={"model_type": "mllama_text_model", "cross_attention_layers": [1], "num_hidden_layers": 3},
+        vision={
+            **vision,
+            "image_size": SIDE,
+            "patch_size": PATCH,
+            "max_num_tiles": 1,
+            "vision_output_dim": 64,
+            "intermediate_layers_indices": [0],
+            "supported_aspect_ratios": [[1, 1]],
+        },
+        image_token_index=tokenizer.image_token_id,
+    )
+
+
 WITH_PROCESSOR = {
     "llava": tiny_llava,
     "llava_next": tiny_llava_next,
@@ -335,5 +470,11 @@ WITH_PROCESSOR = {
     "gemma3": tiny_gemma3,
     "idefics3": tiny_idefics3,
     "internvl": tiny_internvl,
+    "vipllava": tiny_vipllava,
+    "llava_onevision": tiny_llava_onevision,
+    "aya_vision": tiny_aya_vision,
+    "glm4v": tiny_glm4v,
+    "glm46v": tiny_glm46v,
+    "mllama": tiny_mllama,
 }
 """The families here that read text with and without pictures, by their names in transformers."""

@@ -113,11 +113,9 @@ class Batch:
         tensors = {name for name, value in self._kwargs.items() if isinstance(value, torch.Tensor)}
         if not isinstance(cache, DynamicCache) or not tensors <= set(ROWWISE):
             return False
-        layers = [layer for layer in cache.layers if getattr(layer, "keys", None) is not None]
-        return (
-            all(type(layer) is DynamicLayer for layer in cache.layers)
-            and len({layer.keys.shape[2] for layer in layers}) == 1
-        )
+        if not all(type(layer) is DynamicLayer and isinstance(layer.keys, torch.Tensor) for layer in cache.layers):
+            return False
+        return len({layer.keys.shape[2] for layer in cache.layers}) == 1
 
     def join(self, other: Batch) -> None:
         """Take over the rows of another flexible batch of the same kind; the other one is closed."""

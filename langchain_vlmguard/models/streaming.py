@@ -47,13 +47,16 @@ class GrowingText:
 
     def end(self) -> str:
         """Return the text that was still held back, without blanks at the end."""
+        whole = str(self._tokenizer.decode(self._ids)).lstrip()
+        if not self.stopped and whole.startswith(self.text):  # bytes at the end that make no character
+            self.text = whole
         self.text = self.text.rstrip()
         return self._release(len(self.text))
 
     def _piece(self, token: int) -> str:
+        self._ids.append(token)
         if self._stream is not None:
             return self._stream.step(self._backend, token) or ""
-        self._ids.append(token)
         decoded = str(self._tokenizer.decode(self._ids))
         if decoded.endswith("\N{REPLACEMENT CHARACTER}"):
             return ""

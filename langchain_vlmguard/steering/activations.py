@@ -74,8 +74,16 @@ def last_token_states(
         encoded = encode_prompts(processor, [prompts[i] for i in indices])
         with torch.inference_mode(), capture_last_token(model, range(len(decoder.layers))) as states:
             model(**{k: v.to(model.device) for k, v in encoded.items()}, **_positions(encoded, model), use_cache=False)
-            rows[indices] = torch.stack([states[layer].float().cpu() for layer in sorted(states)], dim=1)
+            rows[indices] = _every_layer(states, len(decoder.layers))
     return rows
+
+
+def _every_layer(states: dict[int, Tensor], depth: int) -> Tensor:
+    """Stack the layers' states; a layer that did not run (cross-attention without a picture) left its input as it was."""
+    every = [states[min(states)]]
+    for layer in range(1, depth):
+        every.append(states.get(layer, every[-1]))
+    return torch.stack([state.float().cpu() for state in every], dim=1)
 
 
 def _by_picture(prompts: Sequence[Prompt]) -> tuple[list[int], list[int]]:
