@@ -47,9 +47,9 @@ def table(rows: list[dict[str, str]]) -> str:
 
 def publish(rows: list[dict[str, str]]) -> None:
     """Put the table between its marks on the page."""
-    marked = re.compile(r"(<!-- architectures -->\n).*?(\n<!-- /architectures -->)", re.DOTALL)
+    marked = re.compile(r"(<!-- architectures -->\n).*?(<!-- /architectures -->)", re.DOTALL)
     page = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(marked.sub(lambda found: found[1] + table(rows) + found[2], page), encoding="utf-8")
+    PAGE.write_text(marked.sub(lambda found: found[1] + table(rows) + "\n" + found[2], page), encoding="utf-8")
 
 
 if __name__ == "__main__":
