@@ -190,9 +190,10 @@ class ToolCheck:
 
 def _own(part: Any) -> Any:
     """Return a tool's return value whose messages may be replaced, without state that only the guard writes."""
-    if not isinstance(part, Command) or not isinstance(part.update, dict):
+    if not isinstance(part, Command) or part.update is None:
         return part
-    update = {key: value for key, value in part.update.items() if key not in GUARD_KEYS}
+    given_update = part.update if isinstance(part.update, dict) else dict(part._update_as_tuples())  # noqa: SLF001 - as the graph reads it
+    update = {key: value for key, value in given_update.items() if key not in GUARD_KEYS}
     if "messages" in update:
         given = update["messages"] if isinstance(update["messages"], list) else [update["messages"]]
         update["messages"] = convert_to_messages(given)
