@@ -167,7 +167,7 @@ def _suffixes(target: Target, name: str, options: dict[str, Any]) -> dict[str, A
 
     asked = Cell("textual", "text", harmful=True).sample(SUFFIXED_REQUESTS, seed=11)
     return attack_by_suffixes(
-        arm_named(name), target, asked, SuffixBudget(steps=15, candidates=32), **options.get(name, {})
+        arm_named(name), target, asked, SuffixBudget(steps=10, candidates=24), **options.get(name, {})
     )
 
 

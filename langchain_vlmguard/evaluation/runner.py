@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from inspect_ai.scorer import Scorer
     from langchain_core.language_models import BaseChatModel
 
-    from langchain_vlmguard.evaluation.arms.base import Target
+    from langchain_vlmguard.evaluation.arms.base import Defence, Target
     from langchain_vlmguard.evaluation.results import Row
     from langchain_vlmguard.evaluation.suites.base import Suite, SuiteCard
 
@@ -116,17 +116,39 @@ def _run(
     settings = hashlib.sha256(json.dumps(defence.options, sort_keys=True).encode()).hexdigest()[:8]
     task_name = f"{suite.card.name}-{name}-{seed}-{settings}"
     arms[name] = {**vars(arm.card), "options": defence.options}
-    task = Task(
+    logs = out / "logs" / task_name
+    log = _finished(logs, suite)
+    if log is None:
+        log = _asked(_task(plan, suite, defence, f"{target.name}@{name}", task_name), logs, plan)
+    return rows_of(log, suite, name, seed), _seconds(log)
+
+
+def _finished(logs: Path, suite: Suite) -> EvalLog | None:
+    """Return the log of a task that was finished over the same items, if there is one."""
+    for file in sorted(logs.glob("*.eval"), reverse=True):
+        if read_eval_log(str(file), header_only=True).status == "success":
+            log = read_eval_log(str(file))
+            if {str(sample.id) for sample in log.samples or ()} == {item.id for item in suite.items}:
+                return log
+    return None
+
+
+def _task(plan: Plan, suite: Suite, defence: Defence, model: str, name: str) -> Task:
+    """Return the inspect_ai task that asks a suite of a defence."""
+    return Task(
         dataset=dataset(suite.items, suite.card.name),
         solver=defence.solver(),
         scorer=_scorers(plan, suite),
-        model=as_inspect_model(f"{target.name}@{name}", defence.build, concurrency=plan.concurrency),
-        name=task_name,
+        model=as_inspect_model(model, defence.build, concurrency=plan.concurrency),
+        name=name,
         cost_limit=plan.cost_limit,
     )
+
+
+def _asked(task: Task, logs: Path, plan: Plan) -> EvalLog:
     done, found = eval_set(
         task,
-        log_dir=str(out / "logs" / task_name),
+        log_dir=str(logs),
         display="none",
         log_level="warning",
         max_samples=plan.concurrency,
@@ -138,10 +160,9 @@ def _run(
     )
     if not done:
         error = found[0].error.message if found and found[0].error else "no log was written"
-        msg = f"{task_name} did not finish: {error}"
+        msg = f"{task.name} did not finish: {error}"
         raise RuntimeError(msg)
-    log = read_eval_log(found[0].location)
-    return rows_of(log, suite, name, seed), _seconds(log)
+    return read_eval_log(found[0].location)
 
 
 def _seconds(log: EvalLog) -> float:
