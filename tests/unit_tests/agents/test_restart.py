@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,8 @@ def postgres(tmp_path_factory):
     programs = postgres_folder()
     if programs is None:
         pytest.skip("no Postgres server here: apt-get install postgresql")
-    folder, port = tmp_path_factory.mktemp("postgres"), free_port()
+    # Not pytest's own folder: sessions that run at the same time delete each other's.
+    folder, port = Path(tempfile.mkdtemp(prefix="vlmguard-postgres-")), free_port()
     as_user = {}
     if os.geteuid() == 0:  # Postgres does not run as root
         try:
@@ -45,14 +47,14 @@ def postgres(tmp_path_factory):
             entry = pwd.getpwnam("postgres")
         except KeyError:
             pytest.skip("running as root, and there is no user 'postgres' to run the server as")
-        for path in (folder, *list(folder.parents)[:2]):
-            path.chmod(0o755)
         os.chown(folder, entry.pw_uid, entry.pw_gid)
         as_user = {"user": "postgres", "group": entry.pw_gid, "extra_groups": []}
 
+    log_file = tmp_path_factory.mktemp("logs") / "postgres.log"
+
     def program(name, *arguments):
         command = [str(programs / name), "-D", str(folder / "data"), *arguments]
-        with (folder.parent / "postgres-programs.log").open("ab") as log:
+        with log_file.open("ab") as log:
             subprocess.run(command, check=True, stdout=log, stderr=log, cwd="/", timeout=60, **as_user)  # noqa: S603
 
     program("initdb", "-A", "trust", "-U", "postgres", "--no-sync")
@@ -60,6 +62,7 @@ def postgres(tmp_path_factory):
     program("pg_ctl", "-o", options, "-w", "-l", str(folder / "log"), "start")
     yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
     program("pg_ctl", "-m", "fast", "stop")
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -73,7 +76,7 @@ def address(request, tmp_path):
 def process(address, decisions):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(SCRIPT), address, json.dumps(decisions)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90, env=environment, check=False)  # noqa: S603
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment, check=False)  # noqa: S603
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
