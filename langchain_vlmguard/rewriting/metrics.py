@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from langchain_core.exceptions import ContextOverflowError
+
 from langchain_vlmguard.errors import RewriteError
 from langchain_vlmguard.rewriting.report import Rewrite
 
@@ -24,14 +26,14 @@ def measure_rewriter(
     """Compare a rewriter with the examples' own reports.
 
     Returns:
-        `parse_rate` of all items; of those, with unreadable answers counted as wrong, `action_accuracy`, `hazard_f1` by channel
-        (a hit is the right hazard id in the right channel; `None` where a channel has no hazard), and `benign_faithfulness`,
-        the share of harmless prompts that go on unchanged.
+        `parse_rate` of all items; with unreadable answers and prompts too long to read counted as wrong, `action_accuracy`,
+        `hazard_f1` by channel (a hit is the right hazard id in the right channel; `None` where a channel has no hazard), and
+        `benign_faithfulness`, the share of harmless prompts that go on unchanged.
     """
     asked: list[Any] = [example.item.messages() for example in examples]
     answers: list[Any] = rewriter.batch(asked, {"max_concurrency": concurrency}, return_exceptions=True)
     for answer in answers:
-        if isinstance(answer, Exception) and not isinstance(answer, RewriteError):
+        if isinstance(answer, Exception) and not isinstance(answer, RewriteError | ContextOverflowError):
             raise answer
     said = [answer if isinstance(answer, Rewrite) else None for answer in answers]
     wanted = [example.rewrite for example in examples]

@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from langchain_core.exceptions import ContextOverflowError
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -39,6 +40,7 @@ def data(tmp_path_factory):
 def qwen(tmp_path_factory):
     folder = tmp_path_factory.mktemp("qwen")
     model, processor = tiny_qwen2_vl()
+    model.config.text_config.max_position_embeddings = 2048
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return str(folder)
@@ -116,6 +118,12 @@ def test_metrics_count_unreadable_answers_as_wrong(data):
     class Mute(Oracle):
         def batch(self, asked, config, return_exceptions):
             return [RewriteError("nothing")] * len(asked)
+
+    class Small(Oracle):
+        def batch(self, asked, config, return_exceptions):
+            return [ContextOverflowError("the prompt is too long")] * len(asked)
+
+    assert measure_rewriter(Small(), examples)["parse_rate"] == 0
 
     class Shy(Oracle):
         def batch(self, asked, config, return_exceptions):
