@@ -65,7 +65,9 @@ def wide_model(testbed: LoadedVLM) -> LoadedVLM:
         max_position_embeddings=4096,
         eos_token_id=None,
     )
-    vision = CLIPVisionConfig(hidden_size=64, intermediate_size=64, num_hidden_layers=1, image_size=48, patch_size=8)
+    vision = CLIPVisionConfig(
+        hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, image_size=48, patch_size=8
+    )
     config = LlavaConfig(text_config=text, vision_config=vision, image_token_index=testbed.model.config.image_token_id)
     torch.manual_seed(0)
     model = LlavaForConditionalGeneration(config).eval()
