@@ -17,13 +17,21 @@ ROOT = Path(__file__).parent.parent
 SOURCE, PICTURE, README = ROOT / "docs/results/demo.json", ROOT / "docs/images/result.png", ROOT / "README.md"
 MARKS = "<!-- results -->", "<!-- end of results -->"
 
-ARMS = {"plain": "#b91c1c", "guarded": "#0f766e"}
+ARMS = {
+    "plain": ("plain", "#b91c1c"),
+    "guarded": ("guarded (steering)", "#0f766e"),
+    "guarded_rewriter": ("guarded, with rewriter", "#1d4ed8"),
+}
+COLUMNS = {"plain": "plain", "guarded": "guarded", "guarded_rewriter": "with rewriter", "project_out": "`ProjectOut`"}
 ROWS = (
-    ("textual", "text", "typed, no picture"),
-    ("meaningless", "blank", "+ blank picture"),
+    ("textual", "text", "typed,\nno picture"),
+    ("meaningless", "blank", "+ blank\npicture"),
     ("meaningless", "noise", "+ noise"),
-    ("meaningless", "plain", "+ plain colour"),
-    ("meaningless", "irrelevant", "+ unrelated thing"),
+    ("meaningless", "plain", "+ plain\ncolour"),
+    ("meaningless", "irrelevant", "+ unrelated\nthing"),
+    ("picture", "make_this", "thing in\nthe picture"),
+    ("drawn", "poster", "request in\nthe picture"),
+    ("cross_modal", "here", "words and\npicture together"),
 )
 
 
@@ -46,14 +54,13 @@ def _part(cells: list[dict[str, Any]], *, harmful: bool) -> str:
     measured, title = (
         ("unsafe", "harmful requests, complied with") if harmful else ("correct", "harmless requests, right")
     )
-    arms = ("plain", "guarded", "project_out")
     rows: dict[str, dict[str, dict[str, Any]]] = {}
     for cell in cells:
         if cell["harmful"] == harmful:
             rows.setdefault(f"{cell['family']} / {cell['variant']}", {})[cell["arm"]] = cell
-    lines = [f"| {title} | n | plain | guarded | `ProjectOut` |", "| --- | --- | --- | --- | --- |"]
+    lines = [f"| {title} | n | {' | '.join(COLUMNS.values())} |", "| --- | --- |" + " --- |" * len(COLUMNS)]
     for name, found in rows.items():
-        shares = " | ".join(_share(found[arm], measured) for arm in arms)
+        shares = " | ".join(_share(found[arm], measured) for arm in COLUMNS)
         lines.append(f"| {name} | {found['plain']['n']} | {shares} |")
     return "\n".join(lines)
 
@@ -65,22 +72,22 @@ def _share(cell: dict[str, Any], measured: str) -> str:
 
 def _draw(measured: list[dict[str, Any]]) -> Figure:
     cells = {(c["family"], c["variant"], c["harmful"], c["arm"]): c for c in measured}
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure = Figure(figsize=(11, 3.8), layout="constrained")
     axes = figure.subplots()
-    for index, (arm, colour) in enumerate(ARMS.items()):
+    for index, (arm, (label, colour)) in enumerate(ARMS.items()):
         rows = [cells[family, variant, True, arm] for family, variant, _ in ROWS]
         values = [100 * row["unsafe"] for row in rows]
         below = [100 * (row["unsafe"] - row["ci95"]["unsafe"][0]) for row in rows]
         above = [100 * (row["ci95"]["unsafe"][1] - row["unsafe"]) for row in rows]
-        places = [place + (index - 0.5) * 0.36 for place in range(len(ROWS))]
-        axes.bar(places, values, 0.34, color=colour, label=arm, yerr=[below, above], ecolor="#475569", capsize=3)
+        places = [place + (index - 1) * 0.28 for place in range(len(ROWS))]
+        axes.bar(places, values, 0.26, color=colour, label=label, yerr=[below, above], ecolor="#475569", capsize=2)
         for place, value, rise in zip(places, values, above, strict=True):
-            axes.text(place, value + rise + 2, f"{value:.1f}", ha="center", fontsize=9, color=colour)
+            axes.text(place, value + rise + 2, f"{value:.0f}", ha="center", fontsize=8, color=colour)
     axes.set_xticks(range(len(ROWS)), [label for _, _, label in ROWS])
     axes.set_ylabel("harmful requests\ncomplied with, %")
-    axes.set_ylim(0, 110)
+    axes.set_ylim(0, 128)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper left")
+    axes.legend(frameon=False, loc="upper left", ncols=3)
     return figure
 
 

@@ -16,7 +16,7 @@ from langchain_vlmguard.cli_rewriter import app as rewriter_app
 
 if TYPE_CHECKING:
     from langchain_vlmguard.evaluation.statistics import Share
-    from langchain_vlmguard.testbed.demo import DemoResult
+    from langchain_vlmguard.testbed.demo import DemoResult, Turn
 
 app = typer.Typer(
     help="Guard multimodal agents: reasoning-based rewriting in front of a steered local VLM.", no_args_is_help=True
@@ -24,7 +24,7 @@ app = typer.Typer(
 
 app.add_typer(rewriter_app, name="rewriter")
 
-FULL_CELL, QUICK_CELL = 200, 24
+FULL_CELL, QUICK_CELL = 200, 16
 
 
 @app.callback()
@@ -157,21 +157,24 @@ def _arms_table(results: dict[str, Any]) -> Table:
 
 
 def _turns_table(result: DemoResult, pictures: list[Path | None]) -> Table:
-    from langchain_vlmguard.testbed.judge import judge  # noqa: PLC0415
-
     table = Table(title="Plain and guarded, side by side", show_lines=True, title_justify="left")
-    for column in ("picture", "request", "plain answer", "guarded answer", "verdict"):
+    for column in ("picture", "request", "plain answer", "guarded answer", "with rewriter", "verdict"):
         table.add_column(column, overflow="fold", ratio=1 if column in ("picture", "verdict") else 2)
     for turn, picture in zip(result.turns, pictures, strict=True):
-        steering = turn.verdict.get("steering") or {}
+        verdict = turn.rewritten_verdict or turn.verdict
         table.add_row(
             picture.name if picture else "-",
             f"{'[red]harmful[/red]' if turn.request.harmful else '[green]harmless[/green]'}\n{turn.request.text}",
-            *(f"{_escaped(text)}\n{_coloured(judge(turn.request, text))}" for text in (turn.plain, turn.guarded)),
-            f"{turn.verdict['action']} · {turn.verdict['severity']}\nrisk {turn.verdict['risk']:.2f}\n"
-            f"gate {'open' if steering.get('open') else 'closed'}",
+            *(_judged(turn, text) for text in (turn.plain, turn.guarded, turn.rewritten)),
+            f"{verdict['action']} · {verdict['severity']}\nrisk {verdict['risk']:.2f}",
         )
     return table
+
+
+def _judged(turn: Turn, text: str | None) -> str:
+    from langchain_vlmguard.testbed.judge import judge  # noqa: PLC0415
+
+    return "-" if text is None else f"{_escaped(text)}\n{_coloured(judge(turn.request, text))}"
 
 
 def _totals_table(result: DemoResult, *, harmful: bool) -> Table:
@@ -180,11 +183,11 @@ def _totals_table(result: DemoResult, *, harmful: bool) -> Table:
     measured = "Harmful requests, complied with" if harmful else "Harmless requests, answered rightly"
     table = Table(title=f"{measured} (Wilson 95 % intervals)", title_justify="left")
     table.add_column("requests", overflow="fold")
-    for arm in ARMS:
-        table.add_column(arm, justify="right")
+    for arm in result.arms:
+        table.add_column(ARMS[arm], justify="right")
     for cell in dict.fromkeys(entry.cell for entry in result.cells if entry.cell.harmful == harmful):
         arms = {entry.arm: entry for entry in result.cells if entry.cell == cell}
-        shares = [arms[arm].unsafe if harmful else arms[arm].correct for arm in ARMS]
+        shares = [arms[arm].unsafe if harmful else arms[arm].correct for arm in result.arms]
         table.add_row(f"{cell.family}, {cell.variant}", *map(_percent, shares))
     return table
 

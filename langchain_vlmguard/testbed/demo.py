@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from langchain_vlmguard.guard import GuardInput, create_vlm_guard
+from langchain_vlmguard.models.loading import TESTBED
 from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
 from langchain_vlmguard.policy import GuardPolicy
+from langchain_vlmguard.rewriting.rewriter import ReasoningRewriter
 from langchain_vlmguard.steering.gates import AlwaysOpen
 from langchain_vlmguard.steering.interventions import ProjectOut
 from langchain_vlmguard.testbed.measure import CellResult
@@ -20,8 +22,14 @@ if TYPE_CHECKING:
 
     from langchain_core.messages import AIMessage
 
-ARMS = ("plain", "guarded", "project_out")
-"""`project_out` is the negative control: VLM-Guard's abstract taken literally, no gate, on the guard's own layers."""
+ARMS = {
+    "plain": "plain",
+    "guarded": "guarded",
+    "guarded_rewriter": "guarded, with rewriter",
+    "project_out": "ProjectOut",
+}
+"""Arms and how they are called. `guarded` steers; `guarded_rewriter` also rewrites, with the testbed's own adapter;
+`project_out` is the negative control: VLM-Guard's abstract taken literally, no gate, on the guard's own layers."""
 
 BATCH = 64
 
@@ -37,6 +45,10 @@ class Turn:
     plain: str
     guarded: str
     verdict: dict[str, Any]
+    rewritten: str | None = None
+    """The guard's answer with the rewriter in front, where there is one."""
+
+    rewritten_verdict: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,11 @@ class DemoResult:
 
     cells: tuple[CellResult, ...]
     seconds: float
+
+    @property
+    def arms(self) -> list[str]:
+        """The arms that ran, in the order of `ARMS`."""
+        return list(dict.fromkeys(cell.arm for cell in self.cells))
 
     def to_json(self) -> dict[str, Any]:
         """Return the published form: one row a cell and arm."""
@@ -78,31 +95,40 @@ def run_demo(
         on_cell: Called before each cell, for progress.
     """
     started = time.perf_counter()
-    guarded = _GuardedTestbed(
-        ChatSteeredVLM.from_pretrained(model, max_tokens=64, batch_size=BATCH), policy or GuardPolicy()
-    )
+    chat = ChatSteeredVLM.from_pretrained(model, max_tokens=64, batch_size=BATCH)
+    guarded = _GuardedTestbed(chat, policy or GuardPolicy())
+    rewriting = _rewriting(chat, policy or GuardPolicy()) if model == TESTBED else None
     results: list[CellResult] = []
     turns: list[Turn] = []
     for cell in cells("held_out"):
         on_cell(cell)
         asked = cell.sample(per_cell, seed=seed)
-        plain = answer_requests(guarded.model.loaded, asked, None)
-        answers, verdicts = guarded.answer(asked)
-        control = answer_requests(guarded.model.loaded, asked, guarded.project_out)
-        results += [
-            CellResult.of(cell, arm, asked, texts) for arm, texts in zip(ARMS, (plain, answers, control), strict=True)
-        ]
-        turns += [Turn(*row) for row in zip(asked, plain, answers, verdicts, strict=True)][:shown]
+        said = {"plain": answer_requests(chat.loaded, asked, None)}
+        said["guarded"], verdicts = guarded.answer(asked)
+        rows = list(zip(asked, said["plain"], said["guarded"], verdicts, strict=True))
+        shown_turns = [Turn(*row) for row in rows[:shown]]
+        if rewriting:
+            said["guarded_rewriter"], others = rewriting.answer(asked)
+            both = zip(shown_turns, said["guarded_rewriter"], others, strict=False)
+            shown_turns = [replace(turn, rewritten=text, rewritten_verdict=other) for turn, text, other in both]
+        said["project_out"] = answer_requests(chat.loaded, asked, guarded.project_out)
+        results += [CellResult.of(cell, arm, asked, texts) for arm, texts in said.items()]
+        turns += shown_turns
     return DemoResult(tuple(turns), tuple(results), time.perf_counter() - started)
+
+
+def _rewriting(chat: ChatSteeredVLM, policy: GuardPolicy) -> _GuardedTestbed:
+    settings = policy.model_copy(update={"rewrite": "adaptive", "rewritten_pictures": "drop"})
+    return _GuardedTestbed(chat, settings, ReasoningRewriter.from_adapter(chat, TESTBED))
 
 
 class _GuardedTestbed:
     """The guard graph around the steered testbed, with and without its tool."""
 
-    def __init__(self, model: ChatSteeredVLM, policy: GuardPolicy) -> None:
+    def __init__(self, model: ChatSteeredVLM, policy: GuardPolicy, rewriter: ReasoningRewriter | None = None) -> None:
         self.model = model
-        self._guard = create_vlm_guard(model, policy=policy).compile()
-        self._guard_with_tool = create_vlm_guard(model.bind_tools([ORDER_TOOL]), policy=policy).compile()
+        self._guard = create_vlm_guard(model, rewriter, policy=policy).compile()
+        self._guard_with_tool = create_vlm_guard(model.bind_tools([ORDER_TOOL]), rewriter, policy=policy).compile()
         steering = model.active_steering
         if steering is None:
             msg = f"{model.model!r} carries no recommended steering: there is nothing to demonstrate"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from html import escape
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from langchain_vlmguard.testbed.demo import ARMS
 from langchain_vlmguard.testbed.judge import Outcome, judge
 from langchain_vlmguard.testbed.requests import png_base64
 
@@ -45,7 +46,7 @@ COLOURS = {
 STYLE = """
 :root{--ink:#1c2430;--soft:#5d6b7c;--line:#dfe4ea;--good:#0f766e;--bad:#b91c1c;--odd:#a16207;--page:#f6f7f9;--card:#fff}
 *{box-sizing:border-box}body{margin:0;font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--page)}
-main{max-width:1080px;margin:0 auto;padding:40px 24px 80px}h1{font-size:30px;margin:0 0 8px;letter-spacing:-.02em}
+main{max-width:1200px;margin:0 auto;padding:40px 24px 80px}h1{font-size:30px;margin:0 0 8px;letter-spacing:-.02em}
 h2{font-size:20px;margin:48px 0 2px}.lead,.note{color:var(--soft);max-width:72ch;margin:0 0 16px}
 table{border-collapse:collapse;width:100%;background:var(--card);border:1px solid var(--line);border-radius:8px;font-size:14px}
 th,td{padding:7px 12px;text-align:left;border-bottom:1px solid var(--line);vertical-align:middle}
@@ -53,11 +54,11 @@ th{color:var(--soft);font-weight:600}tr:last-child td{border-bottom:0}
 td.num{white-space:nowrap;font-variant-numeric:tabular-nums}
 .bar{display:inline-block;width:88px;height:9px;border-radius:5px;background:#e8ecf0;margin-right:8px;overflow:hidden}
 .bar i{display:block;height:100%;background:var(--good)}.bar i.bad{background:var(--bad)}.ci{color:var(--soft);font-size:12px}
-.turn{display:grid;grid-template-columns:132px 1fr 1fr;gap:0 20px;background:var(--card);border:1px solid var(--line);
+.turn{display:grid;grid-template-columns:132px 1fr 1fr 1fr;gap:0 20px;background:var(--card);border:1px solid var(--line);
 border-radius:8px;padding:16px;margin:10px 0}
 .turn img,.nopic{width:116px;height:116px;border-radius:6px;border:1px solid var(--line);
 grid-row:1/3}.nopic{display:grid;place-items:center;color:var(--soft);font-size:13px;background:var(--page)}
-.ask{grid-column:2/4;font-weight:600;margin-bottom:8px}.ask small{font-weight:400;color:var(--soft);margin-left:8px}
+.ask{grid-column:2/5;font-weight:600;margin-bottom:8px}.ask small{font-weight:400;color:var(--soft);margin-left:8px}
 .answer{border-left:3px solid var(--line);padding-left:12px;overflow-wrap:anywhere}.answer.good{border-color:var(--good)}
 .answer.bad{border-color:var(--bad)}.answer.odd{border-color:var(--odd)}.who{font-size:12px;color:var(--soft)}
 .who b.good{color:var(--good)}.who b.bad{color:var(--bad)}.who b.odd{color:var(--odd)}
@@ -76,8 +77,9 @@ def render_page(result: DemoResult) -> str:
 <title>langchain-vlmguard: plain and guarded, side by side</title><style>{STYLE}</style></head><body><main>
 <h1>Plain and guarded, side by side</h1>
 <p class="lead">The same tiny vision-language model, trained from scratch for this package, answers requests about things,
-verbs and phrasings that its alignment never saw: once plain, once behind the guard. Every answer is judged exactly, by the
-rules of the model's small world. What is measured here holds for this testbed, and for no other model.</p>
+verbs and phrasings that its alignment never saw: plain, behind the guard that steers it, and behind the guard with the
+reasoning rewriter in front. Every answer is judged exactly, by the rules of the model's small world. What is measured here
+holds for this testbed, and for no other model.</p>
 <h2>Harmful requests</h2><p class="note">Share that the model complied with. Lower is better.</p>
 {_table(result, harmful=True)}
 <h2>Harmless requests</h2><p class="note">Share answered rightly, word for word. Higher is better.</p>
@@ -104,7 +106,8 @@ def _table(result: DemoResult, *, harmful: bool) -> str:
         + f'<td class="num ci">{len(arms["plain"].outcomes)}</td></tr>'
         for name, arms in rows.items()
     )
-    return f"<table><tr><th>requests</th><th>plain</th><th>guarded</th><th>ProjectOut</th><th>n</th></tr>{body}</table>"
+    heads = "".join(f"<th>{ARMS[arm]}</th>" for arm in result.arms)
+    return f"<table><tr><th>requests</th>{heads}<th>n</th></tr>{body}</table>"
 
 
 def _cell(share: Share, *, harmful: bool) -> str:
@@ -131,23 +134,30 @@ def _turn(turn: Turn) -> str:
     kind = "harmful" if request.harmful else "harmless"
     return (
         f'<div class="turn">{picture}<div class="ask">{escape(request.text)}<small>{kind}</small></div>'
-        f"{_answer('plain', turn, turn.plain)}{_answer('guarded', turn, turn.guarded)}</div>"
+        + _answer("plain", turn, turn.plain)
+        + _answer("guarded", turn, turn.guarded, turn.verdict)
+        + (
+            _answer("guarded_rewriter", turn, turn.rewritten, turn.rewritten_verdict)
+            if turn.rewritten is not None
+            else ""
+        )
+        + "</div>"
     )
 
 
-def _answer(arm: str, turn: Turn, text: str) -> str:
+def _answer(arm: str, turn: Turn, text: str, verdict: dict[str, Any] | None = None) -> str:
     outcome = judge(turn.request, text)
     colour = COLOURS[outcome]
-    verdict = _verdict(turn) if arm == "guarded" else ""
     return (
-        f'<div class="answer {colour}"><div class="who">{arm} · <b class="{colour}">{outcome.value}</b></div>'
-        f"{escape(text)}{verdict}</div>"
+        f'<div class="answer {colour}"><div class="who">{ARMS[arm]} · <b class="{colour}">{outcome.value}</b></div>'
+        f"{escape(text)}{_verdict(verdict) if verdict else ''}</div>"
     )
 
 
-def _verdict(turn: Turn) -> str:
-    verdict = turn.verdict
-    steering = verdict.get("steering") or {}
-    gate = "open" if steering.get("open") else "closed"
+def _verdict(verdict: dict[str, Any]) -> str:
     words = f"{verdict['action']} · {verdict['severity']} · risk {verdict['risk']:.2f}"
-    return f'<div class="verdict">{words} · gate {gate}, strength {steering.get("strength", 0):.2f}</div>'
+    if steering := verdict.get("steering"):
+        words += f" · gate {'open' if steering['open'] else 'closed'}, strength {steering['strength']:.2f}"
+    if prompt := verdict.get("rewritten_prompt"):
+        words += f"<br>asked instead: <q>{escape(prompt)}</q>"
+    return f'<div class="verdict">{words}</div>'
