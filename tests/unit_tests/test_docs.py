@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+PAGES = sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))
+DOCUMENTS = ["README.md", "CHANGELOG.md", *PAGES]
 
 
 def publish():
@@ -50,6 +52,7 @@ def test_the_card_is_of_the_recipe_in_the_code():
 
 
 def test_the_readmes_python_runs(tmp_path, monkeypatch):
+    from langchain_core.tools import StructuredTool
     from langgraph.checkpoint.memory import InMemorySaver
 
     from langchain_vlmguard.testbed.requests import Cell
@@ -59,7 +62,11 @@ def test_the_readmes_python_runs(tmp_path, monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(blocks) >= 5
     weights = ROOT / "langchain_vlmguard/testbed/weights"
-    names = {"any_chat_model": ScriptedModel(answers=[ALLOW]), "checkpointer": InMemorySaver()}
+    names = {
+        "any_chat_model": ScriptedModel(answers=[ALLOW]),
+        "checkpointer": InMemorySaver(),
+        "tools": [StructuredTool.from_function(lambda item: f"ordered {item}", name="order", description="Order it.")],
+    }
     for block in blocks:
         code = block.replace('"path/or/hub-id"', repr(str(weights))).replace('"path/', f'"{tmp_path}/')
         if "select_layers" in code:
@@ -78,7 +85,9 @@ def small_anchors():
     return load_testbed_anchors(32)
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/agents.md", "docs/steering.md", "CHANGELOG.md"])
+@pytest.mark.parametrize(
+    "document", DOCUMENTS
+)
 def test_links_lead_somewhere(document):
     path = ROOT / document
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
