@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -52,6 +53,7 @@ def demo(
     from langchain_vlmguard.testbed.demo_page import render_page  # noqa: PLC0415
     from langchain_vlmguard.testbed.requests import cells  # noqa: PLC0415
 
+    logging.getLogger("langchain_vlmguard").setLevel(logging.ERROR)  # a failed rewriting is on the page, in its verdict
     n = per_cell or (FULL_CELL if full else QUICK_CELL)
     bar = Progress(
         TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
