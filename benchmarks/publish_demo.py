@@ -86,6 +86,7 @@ def _draw(measured: list[dict[str, Any]]) -> Figure:
     axes.set_xticks(range(len(ROWS)), [label for _, _, label in ROWS])
     axes.set_ylabel("harmful requests\ncomplied with, %")
     axes.set_ylim(0, 128)
+    axes.set_yticks(range(0, 101, 20))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="upper left", ncols=3)
     return figure

@@ -85,9 +85,7 @@ def small_anchors():
     return load_testbed_anchors(32)
 
 
-@pytest.mark.parametrize(
-    "document", DOCUMENTS
-)
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_somewhere(document):
     path = ROOT / document
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):

@@ -205,7 +205,8 @@ def test_rows_are_read_alike_alone_and_left_padded_beside_others(family):
 def test_the_picture_stands_where_the_image_tokens_are_and_is_seen(family):
     model, processor = WITH_PROCESSOR[family]()
     red, blue, none = (encode(processor, ("what is this", picture)) for picture in (RED, BLUE, None))
-    assert (red["input_ids"] == image_token_id(model)).sum() >= 4
+    least = 1 if family == "mllama" else 4  # its decoder attends across to a picture that one token stands for
+    assert (red["input_ids"] == image_token_id(model)).sum() >= least
     assert (none["input_ids"] == image_token_id(model)).sum() == 0
     assert torch.equal(red["input_ids"], blue["input_ids"])
     assert not torch.allclose(scores(model, red), scores(model, blue), atol=1e-5)
