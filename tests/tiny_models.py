@@ -444,7 +444,7 @@ def tiny_mllama():
         "num_global_layers": 1,
         "attention_heads": 2,
     }
-    return assemble(
+    model, processor = assemble(
         MllamaProcessor(images, tokenizer),
         "mllama",
         text={"model_type": "mllama_text_model", "cross_attention_layers": [1], "num_hidden_layers": 3},
@@ -459,6 +459,11 @@ def tiny_mllama():
         },
         image_token_index=tokenizer.image_token_id,
     )
+    # Its cross-attention starts shut, with which a model not yet trained sees no picture.
+    for name, parameter in model.named_parameters():
+        if "cross_attn" in name and name.endswith("gate"):
+            torch.nn.init.ones_(parameter)
+    return model, processor
 
 
 WITH_PROCESSOR = {
