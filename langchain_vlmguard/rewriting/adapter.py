@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from langchain_vlmguard.errors import AdapterError
+from langchain_vlmguard.steering.attaching import attached
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -138,16 +139,9 @@ class RewriterAdapter:
     def attach(self, model: PreTrainedModel, **_given: Any) -> Iterator[_AdaptedCall]:
         """Add the updates to what this thread (or task) runs on the model inside the block, and to nothing else."""
         call = _AdaptedCall(len(_given["pictured"]) if "pictured" in _given else 1)
-        handles = [
-            _layer(model, name).register_forward_hook(_hook(call, update)) for name, update in self.updates.items()
-        ]
-        token = _ACTIVE.set(call)
-        try:
+        hooks = [(_layer(model, name), _hook(call, update)) for name, update in self.updates.items()]
+        with attached(_ACTIVE, call, hooks):
             yield call
-        finally:
-            _ACTIVE.reset(token)
-            for handle in handles:
-                handle.remove()
 
 
 @dataclass(eq=False)

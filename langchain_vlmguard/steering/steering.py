@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from langchain_vlmguard.steering.activations import capture_last_token
 from langchain_vlmguard.steering.architectures import layer_output, locate_decoder, replace_layer_output
+from langchain_vlmguard.steering.attaching import attached, clean_prefill
 from langchain_vlmguard.steering.gates import Gate, GateReading, ReluGate
 from langchain_vlmguard.steering.interventions import INTERVENTIONS, Intervention, LayerEdit, Restore
 
@@ -168,14 +168,9 @@ class Steering:
         call.prepare(model, inputs, text_inputs)
         decoder = locate_decoder(model)
         watched = sorted({*self.layers, self.read_layer})
-        handles = [decoder.layers[layer].register_forward_hook(call.hook(layer)) for layer in watched]
-        token = _ACTIVE.set(call)
-        try:
+        hooks = [(decoder.layers[layer], call.hook(layer)) for layer in watched]
+        with attached(_ACTIVE, call, hooks):
             yield call
-        finally:
-            _ACTIVE.reset(token)
-            for handle in handles:
-                handle.remove()
 
 
 class SteeredCall:
@@ -203,7 +198,7 @@ class SteeredCall:
             query = _given(
                 text_inputs, "text_inputs", f"{steering.intervention.name} or its gate reads the text-only query"
             )
-            queries = _prefill(model, query, (*steering.layers, layer))
+            queries = clean_prefill(_ACTIVE, model, query, (*steering.layers, layer))
         if steering.intervention.needs_text_query:
             vectors = steering.directions.vectors
             self._reference = {one: queries[one].float().cpu() @ vectors[one].T for one in steering.layers}
@@ -211,7 +206,9 @@ class SteeredCall:
         if reads == "query":
             self._decide(None)
         elif not steering.single_pass:
-            states = _prefill(model, _given(inputs, "inputs", "the gate reads above the first edited layer"), (layer,))
+            states = clean_prefill(
+                _ACTIVE, model, _given(inputs, "inputs", "the gate reads above the first edited layer"), (layer,)
+            )
             self._decide(states[layer])
 
     def hook(self, layer: int) -> Any:
@@ -324,16 +321,6 @@ def _read(call: SteeredCall) -> GateReading:
         msg = "the gate has read nothing: run the model inside the block first"
         raise RuntimeError(msg)
     return call.reading
-
-
-def _prefill(model: PreTrainedModel, inputs: dict[str, Tensor], layers: tuple[int, ...]) -> dict[int, Tensor]:
-    outer = _ACTIVE.set(None)
-    try:
-        with torch.inference_mode(), capture_last_token(model, layers) as states:
-            model(**inputs, use_cache=False)
-            return dict(states)
-    finally:
-        _ACTIVE.reset(outer)
 
 
 def _given(inputs: dict[str, Tensor] | None, name: str, reason: str) -> dict[str, Tensor]:

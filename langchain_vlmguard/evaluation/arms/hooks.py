@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from langchain_vlmguard.evaluation.arms.peers import Seen
-from langchain_vlmguard.steering.activations import capture_last_token
 from langchain_vlmguard.steering.architectures import layer_output, locate_decoder, replace_layer_output
+from langchain_vlmguard.steering.attaching import attached, clean_prefill
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,14 +79,9 @@ class PeerSteering:
         seen = {layer: Seen(states[layer], pictured.to(model.device), queries.get(layer)) for layer in self.layers}
         call = PeerCall(self, seen)
         decoder = locate_decoder(model)
-        handles = [decoder.layers[layer].register_forward_hook(call.hook(layer)) for layer in self.layers]
-        token = _ACTIVE.set(call)
-        try:
+        hooks = [(decoder.layers[layer], call.hook(layer)) for layer in self.layers]
+        with attached(_ACTIVE, call, hooks):
             yield call
-        finally:
-            _ACTIVE.reset(token)
-            for handle in handles:
-                handle.remove()
 
 
 class PeerCall:
@@ -132,10 +127,4 @@ class PeerCall:
 
 
 def _prefill(model: PreTrainedModel, inputs: dict[str, Tensor], layers: tuple[int, ...]) -> dict[int, Tensor]:
-    outer = _ACTIVE.set(None)
-    try:
-        with torch.inference_mode(), capture_last_token(model, layers) as states:
-            model(**inputs, use_cache=False)
-            return {layer: state.float() for layer, state in states.items()}
-    finally:
-        _ACTIVE.reset(outer)
+    return {layer: state.float() for layer, state in clean_prefill(_ACTIVE, model, inputs, layers).items()}

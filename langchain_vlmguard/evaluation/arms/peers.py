@@ -6,6 +6,7 @@ prefill stands in `Seen`.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -42,7 +43,7 @@ class Seen:
 
 
 @dataclass(frozen=True, eq=False)
-class PeerEdit:
+class PeerEdit(ABC):
     """An edit of hidden states; tensors that hold a layer each are indexed by the decoder's layer."""
 
     name: ClassVar[str]
@@ -52,9 +53,9 @@ class PeerEdit:
     decode: ClassVar[bool] = True
     needs_query: ClassVar[bool] = False
 
+    @abstractmethod
     def edit(self, hidden: Tensor, layer: int, seen: Seen) -> Tensor:
         """Return edited states `(rows, tokens, hidden)` float32."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,50 @@
+"""Hooks for one call alone: they last for a block and act only in the thread or task that opened it."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+from langchain_vlmguard.steering.activations import capture_last_token
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from contextvars import ContextVar
+
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+Call = TypeVar("Call")
+
+
+@contextmanager
+def attached(
+    active: ContextVar[Call | None], call: Call, hooks: Iterable[tuple[nn.Module, Callable[..., Any]]]
+) -> Iterator[Call]:
+    """Register forward hooks for the block, with `call` as the context's active one; all go however the block ends.
+
+    A hook must do nothing unless `active.get()` is its own call: other threads run the same modules.
+    """
+    handles = [module.register_forward_hook(hook) for module, hook in list(hooks)]
+    token = active.set(call)
+    try:
+        yield call
+    finally:
+        active.reset(token)
+        for handle in handles:
+            handle.remove()
+
+
+def clean_prefill(
+    active: ContextVar[Call | None], model: PreTrainedModel, inputs: dict[str, Tensor], layers: tuple[int, ...]
+) -> dict[int, Tensor]:
+    """Return the last prompt token's states by layer, `(rows, hidden)`, with no call of `active` taking part."""
+    outer = active.set(None)
+    try:
+        with torch.inference_mode(), capture_last_token(model, layers) as states:
+            model(**inputs, use_cache=False)
+            return dict(states)
+    finally:
+        active.reset(outer)
