@@ -18,7 +18,7 @@ from langchain_vlmguard.testbed.release import answer_requests, versions
 from langchain_vlmguard.testbed.requests import ORDER_TOOL, Cell, Request, cells, order_call
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from langchain_core.messages import AIMessage
 
@@ -150,8 +150,3 @@ def answer_text(message: AIMessage) -> str:
     if message.tool_calls:
         return order_call(str(message.tool_calls[0]["args"].get("item", "")))
     return str(message.text)
-
-
-def totals(results: Sequence[CellResult], arm: str, *, harmful: bool) -> Iterator[CellResult]:
-    """Yield one arm's cells of harmful or of harmless requests."""
-    return (result for result in results if result.arm == arm and result.cell.harmful == harmful)

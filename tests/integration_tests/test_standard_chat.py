@@ -19,6 +19,7 @@ from PIL import Image
 
 from langchain_vlmguard import ChatSteeredVLM
 from langchain_vlmguard.content.fetch import PictureFetcher
+from tests.standard_flags import SteeredVLMFlags
 
 pytest.importorskip("llguidance")
 
@@ -65,7 +66,7 @@ def _pictures_without_network(monkeypatch):
     monkeypatch.setattr(httpx, "get", lambda url, **_: httpx.Response(200, content=picture()))
 
 
-class TestChatSteeredVLM(ChatModelIntegrationTests):
+class TestChatSteeredVLM(SteeredVLMFlags, ChatModelIntegrationTests):
     @pytest.fixture
     def model(self, testbed, request):
         kind = Copying if request.node.originalname in COPYING else ChatSteeredVLM
@@ -77,29 +78,5 @@ class TestChatSteeredVLM(ChatModelIntegrationTests):
         )
 
     @property
-    def chat_model_class(self):
-        return ChatSteeredVLM
-
-    @property
     def chat_model_params(self):
         return {"model": "testbed"}
-
-    @property
-    def supports_image_inputs(self):
-        return True
-
-    @property
-    def supports_image_urls(self):
-        return True
-
-    @property
-    def supports_image_tool_message(self):
-        return True
-
-    @property
-    def supports_json_mode(self):
-        return True
-
-    @property
-    def has_tool_choice(self):
-        return True
