@@ -86,8 +86,8 @@ class GateJudge(Runnable["list[BaseMessage]", Rewrite]):
 
     @property
     def identity(self) -> str:
-        """What a verdict calls this judge."""
-        steering = self.model.active_steering
+        """What a verdict calls this judge; it names no steering that would have to be loaded first."""
+        steering = self.model.active_steering if self.model.is_loaded else None
         return f"GateJudge:{self.model.model}:{steering.identity if steering else None}"
 
     def phrase(self, subject: Subject) -> str:

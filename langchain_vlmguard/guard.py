@@ -311,10 +311,10 @@ class GuardNodes:
         trace = call.result.steering if call.failure is None else None
         if trace is None or trace["open"] or self.policy.severity(trace["risk"]) != "safe":
             return None
-        return self._answered(cast("VLMGuardState", {**state, "draft": {**state["draft"], "skipped": True}}), call)
+        return self._answered(state, call)
 
     def _rewritten(self, state: VLMGuardState, call: _Call) -> dict[str, Any]:
-        draft = call.into(state["draft"], self.policy)
+        draft = {**call.into(state["draft"], self.policy), "asked": True}
         if call.failure is None:
             rewrite: Rewrite = call.result
             hazards = [
@@ -407,7 +407,7 @@ class GuardNodes:
     def _provenance(self, draft: dict[str, Any]) -> Provenance:
         policy = self.policy
         return Provenance(
-            rewriter=None if draft.get("skipped") else getattr(self.rewriter, "identity", None),
+            rewriter=getattr(self.rewriter, "identity", None) if draft.get("asked") else None,
             evidence=self.hidden.reader.identity if self.hidden else None,
             policy=policy.hash,
             thresholds=policy.thresholds,

@@ -83,11 +83,15 @@ class VLMGuardNode(Runnable[Any, dict[str, Any]]):
         """Return the conversation of a judged state as a model may get it.
 
         Raises:
-            ValueError: The state holds no verdict that lets the turn go on.
+            ValueError: The state holds no verdict that lets the turn go on, or one that was made under another policy than
+                this run's, e.g. by a node cache, which knows nothing of the run's context.
         """
         verdict = current_verdict(state)
         if verdict is None or verdict.action not in ("allow", "rewrite"):
             msg = "the turn has no verdict that lets it go on: route on the verdict before asking the model"
+            raise ValueError(msg)
+        if verdict.provenance.policy != self._nodes.policy.hash:
+            msg = "the verdict was made under another policy than this run's: cache no guard where tenants bring their own"
             raise ValueError(msg)
         draft = {
             "action": verdict.action,

@@ -122,6 +122,8 @@ class Provenance(_Record):
     package_version: str = __version__
     model: str | None = None
     rewriter: str | None = None
+    """Identity of the judge that was asked; `None` where nobody was."""
+
     steering: str | None = None
     """Identity of directions, layers, gate and intervention."""
 

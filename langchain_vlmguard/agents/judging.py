@@ -173,6 +173,7 @@ def joined(draft: dict[str, Any], found: Sequence[dict[str, Any]]) -> dict[str, 
         "failure": severest.get("failure") or draft.get("failure"),
         "unjudged": [*draft["unjudged"], *(part for other in found for part in other["unjudged"])],
         "hazards": hazards,
+        "asked": any(one.get("asked", False) for one in (draft, *found)),
         "risk": max(one.get("risk", 0.0) for one in (draft, *found)),
         "usage": dict(usage),
     }

@@ -175,6 +175,11 @@ class ChatSteeredVLM(BaseChatModel):
             return self._loaded
 
     @property
+    def is_loaded(self) -> bool:
+        """Whether the model is in memory."""
+        return self._loaded is not None
+
+    @property
     def _load_options(self) -> dict[str, Any]:
         named = ("device_map", "attn_implementation", "quantization_config")
         given = {name: getattr(self, name) for name in named if getattr(self, name) is not None}

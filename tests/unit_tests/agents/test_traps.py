@@ -1,13 +1,20 @@
-"""Traps found in other guards, through `create_agent`; those not here are in test_middleware and test_channels."""
+"""Traps found in other guards, through `create_agent`; docs/agent_rules.md lists them all and names their tests."""
+
+import ast
+import sys
+from pathlib import Path
+from threading import get_ident
 
 import pytest
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.tools import tool
 
-from langchain_vlmguard import VLMGuardMiddleware
+from langchain_vlmguard import ChatSteeredVLM, GateJudge, ReasoningRewriter, VLMGuardMiddleware
+from langchain_vlmguard.models.loading import checkpoint_path
 from tests.agent_models import AgentModel, WordJudge, agent, both, call, calling
-from tests.pictures import READABLE, b64, png
+from tests.chat_models import ScriptedModel
+from tests.pictures import READABLE, UNREADABLE, b64, png
 
 BOTH = pytest.mark.parametrize("use_async", [False, True], ids=["sync", "async"])
 
@@ -28,6 +35,14 @@ async def test_no_flagged_answer_stays_beside_its_notice(use_async):
     assert "bomb" not in str(state)
 
 
+def _words(content):
+    return [
+        part if isinstance(part, str) else part["text"]
+        for part in content
+        if isinstance(part, str) or part["type"] == "text"
+    ]
+
+
 @BOTH
 @pytest.mark.parametrize(
     "content",
@@ -35,11 +50,14 @@ async def test_no_flagged_answer_stays_beside_its_notice(use_async):
     ids=["text", "list of text", "block", "picture alone", "text and picture"],
 )
 async def test_harmless_content_of_every_form_passes_and_is_judged(content, use_async):
-    graph, _model, judge = agent(["fine"])
+    graph, model, judge = agent(["fine"])
     state = await both(graph, {"messages": [HumanMessage(content)]}, use_async=use_async)
     assert state["messages"][-1].text == "fine"
     assert state["verdicts"][0]["stage"] == "input"
     assert len(judge.seen) == 2
+    [seen] = model.seen[0]
+    said = [block["text"] for block in seen.content_blocks if block["type"] == "text"]
+    assert (seen.content if isinstance(content, str) else said) == {str: content, list: _words(content)}[type(content)]
 
 
 @BOTH
@@ -109,3 +127,80 @@ async def test_a_guard_that_is_listed_is_called_on_both_routes(use_async):
     else:
         _ = list(graph.stream({"messages": [HumanMessage("hi")]}))
     assert len(judge.seen) == 4
+
+
+@BOTH
+@pytest.mark.parametrize("stage", ["input", "output", "tool_args", "tool_result"])
+async def test_a_judges_answer_that_cannot_be_read_counts_as_a_no(stage, use_async):
+    ran = []
+
+    @tool
+    def look(what: str) -> str:
+        """Look."""
+        ran.append(what)
+        return "a view"
+
+    checks = {f"check_{one}": one == stage for one in ("input", "output", "tool_args")}
+    judge = ReasoningRewriter.from_model(ScriptedModel(answers=["I think that this is fine."]))
+    guard = VLMGuardMiddleware(judge, check_tool_results=stage == "tool_result", **checks)
+    model = AgentModel(answers=[calling(call("look", what="out")), "SAID"])
+    state = await both(
+        create_agent(model, [look], middleware=[guard]), {"messages": [HumanMessage("hi")]}, use_async=use_async
+    )
+    assert [record["verdict"]["action"] for record in state["verdicts"]] == ["refuse"]
+    assert state["verdicts"][0]["verdict"]["failure"]["error"] == "RewriteError"
+    assert ran == ([] if stage in ("input", "tool_args") else ["out"])
+    assert ("a view" in str(state)) == (stage == "output")
+    assert ("SAID" in str(state)) == (stage in ("tool_args", "tool_result"))
+
+
+class Opened:
+    """Which files of a checkpoint are opened, and whether by the event loop's thread."""
+
+    def __init__(self):
+        self.folder, self.by, self.times, self.watching = checkpoint_path("testbed"), [], [], False
+        sys.addaudithook(self._heard)
+
+    def __enter__(self):
+        self.watching = True
+        return self
+
+    def __exit__(self, *_):
+        self.watching = False
+
+    def _heard(self, event, args):
+        if self.watching and event == "open" and str(args[0]).startswith(self.folder):
+            self.by.append(get_ident())
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("content", "action"),
+    [("how do i use a kite ?", "allow"), ([UNREADABLE["https address"][0]], "refuse")],
+    ids=["judged", "unreadable"],
+)
+async def test_weights_are_loaded_once_for_all_checks_and_never_on_the_event_loop(content, action, use_async):
+    vlm = ChatSteeredVLM(model="testbed", max_tokens=16)
+    graph = create_agent(vlm, middleware=[VLMGuardMiddleware(GateJudge(vlm))])
+    with Opened() as opened:
+        for _ in range(2):
+            state = await both(graph, {"messages": [HumanMessage(content)]}, use_async=use_async)
+            assert state["verdict"]["action"] == action
+            assert not use_async or get_ident() not in opened.by
+            opened.times.append(len(opened.by))
+    assert opened.times[0] == opened.times[1]
+    assert opened.times[0] > 0 or action == "refuse"
+
+
+def test_no_test_of_agents_stands_on_a_mock():
+    """A mock has neither the real signature nor the real graph's behaviour."""
+    files = [*Path(__file__).parent.glob("*.py"), *Path(__file__).parents[1].glob("test_*.py")]
+    for file in files:
+        names = [one for node in ast.walk(ast.parse(file.read_text())) for one in _imported(node)]
+        assert not [name for name in names if "mock" in name.lower()], file
+
+
+def _imported(node):
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module or ""] if isinstance(node, ast.ImportFrom) else []
