@@ -1,5 +1,6 @@
-"""The code of docs/agents.md runs as it stands."""
+"""The code of docs/agents.md runs as it stands, and the tests that docs/agent_rules.md names exist."""
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -12,7 +13,8 @@ from tests.chat_models import ScriptedModel
 from tests.unit_tests.rewriting.test_rewriter import ALLOW
 
 OBJECTS = {"rewriter", "policy", "phrase", "fetcher", "evidence", "judge", "telemetry"}
-PAGE = Path(__file__).parents[3] / "docs/agents.md"
+ROOT = Path(__file__).parents[3]
+PAGE = ROOT / "docs/agents.md"
 
 
 def test_the_pages_python_runs():
@@ -55,3 +57,23 @@ def test_the_published_scenarios_hold_what_the_page_says():
     said = f"{first['guarded_sync']['harmless_blocked']} of {first['harmless_orders']}"
     assert said in " ".join(PAGE.read_text().split())
     assert f"{first['plain']['harmful_tool_executions']} harmful executions" in PAGE.read_text()
+
+
+def run_on_both_stacks():
+    """Names of the test functions below the paths that the Makefile runs on the newest LangChain, slow ones too."""
+    [listed] = re.findall(r"^NEXT_TESTS := (.*?)\n\n", (ROOT / "Makefile").read_text(), re.MULTILINE | re.DOTALL)
+    paths = [ROOT / name for name in listed.replace("\\", " ").split()]
+    files = [file for path in paths for file in (sorted(path.rglob("test_*.py")) if path.is_dir() else [path])]
+    functions = ast.FunctionDef | ast.AsyncFunctionDef
+    return [one.name for file in files for one in ast.parse(file.read_text()).body if isinstance(one, functions)]
+
+
+def test_every_test_named_here_exists_and_runs_on_both_stacks():
+    page = (ROOT / "docs/agent_rules.md").read_text()
+    rows = dict(re.findall(r"^\| ([TRF]\d+) \| .* \| (`test_.*`) \|$", page, re.MULTILINE))
+    assert [len([key for key in rows if key[0] == kind]) for kind in "TRF"] == [17, 12, 27]
+    assert len(rows) == len(re.findall(r"^\| [TRF]\d+ ", page, re.MULTILINE))
+    known = run_on_both_stacks()
+    for key, named in rows.items():
+        for name in re.findall(r"`(\w+)`", named):
+            assert known.count(name) == 1, f"{key}: {name}"

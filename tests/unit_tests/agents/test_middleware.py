@@ -368,7 +368,7 @@ async def test_two_guards_in_one_agent_need_two_names_and_do_not_mix_their_notes
 
 
 @BOTH
-async def test_a_tenants_policy_comes_with_the_context(use_async):
+async def test_a_tenants_policy_reaches_the_middleware(use_async):
     judge = RunnableLambda(lambda _: {"threats": [], "intent": "x", "action": "allow", "risk": 0.9})
     model = AgentModel()
     graph = create_agent(model, middleware=[VLMGuardMiddleware(judge)], context_schema=dict)
