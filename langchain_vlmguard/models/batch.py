@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 ROWWISE = ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
 """What of a call's keyword arguments grows by one column a token, rows in the first axis but one of `position_ids`."""
 
-PICTURES = ("pixel_", "image_")
+PICTURES = ("pixel_", "image_", "mm_encoder_")
 """Beginnings of the names of what the prefill alone reads."""
 
 
@@ -73,6 +73,7 @@ class Batch:
 
     def _prefill(self) -> None:
         steering = self._requests[0].steering
+        self._see()
         if steering is not None:
             pictured = torch.tensor([bool(request.row.pictures) for request in self._requests])
             text = encode_rows(self._requests, pictures=False) if steering.needs_text_query else None
@@ -83,6 +84,12 @@ class Batch:
             self._model.generate(
                 **self._inputs, max_new_tokens=longest, do_sample=False, num_beams=1, custom_generate=self._start
             )
+
+    def _see(self) -> None:
+        """Put the pictures' features in the place of their pixels."""
+        if any(request.row.pictures for request in self._requests):
+            with using_adapter(self._model, self._adapter):
+                self._inputs = self._requests[0].loaded.features.into(self._requests, self._inputs)
 
     def _step(self) -> None:
         width = 1 if self._kwargs["use_cache"] else None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
@@ -33,6 +35,15 @@ class ChatRow:
     """The same conversation with its pictures left out: the path on which the language model's alignment is whole."""
 
     pictures: tuple[Image.Image, ...] = ()
+
+    @cached_property
+    def pictures_hash(self) -> str:
+        """SHA-256 of the pictures' modes, sizes and decoded pixels, in order."""
+        digest = hashlib.sha256()
+        for picture in self.pictures:
+            digest.update(f"{picture.mode}:{picture.size}:".encode())
+            digest.update(picture.tobytes())
+        return digest.hexdigest()
 
 
 def to_chat_row(

@@ -11,6 +11,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from langchain_vlmguard.models.adapters import load_adapter
+from langchain_vlmguard.models.picture_features import PictureFeatures
 from langchain_vlmguard.models.scheduler import Scheduler
 from langchain_vlmguard.models.tool_calls import CALL_MARKERS
 
@@ -39,6 +40,9 @@ class LoadedVLM:
     """The directions that lay in the checkpoint folder."""
 
     scheduler: Scheduler = field(default_factory=Scheduler)
+    features: PictureFeatures = field(default_factory=PictureFeatures)
+    """What the vision tower made of pictures; `features.max_bytes` bounds it."""
+
     lock: Lock = field(default_factory=Lock)
     """Held while the model generates; some families keep per-call state on the module."""
 

@@ -189,15 +189,12 @@ class Scheduler:
 
 
 def _alike(requests: Sequence[Request]) -> list[list[Request]]:
-    """Part requests into prefills: with and without pictures, similar lengths together."""
+    """Part requests into prefills: without pictures, with pictures seen before, with new ones; similar lengths together."""
+    seen = {request: (bool(request.row.pictures), not request.loaded.features.knows(request)) for request in requests}
     parts: list[list[Request]] = []
-    for request in sorted(requests, key=lambda one: (bool(one.row.pictures), len(one.row.text))):
+    for request in sorted(requests, key=lambda one: (*seen[one], len(one.row.text))):
         first = parts[-1][0] if parts else None
-        if (
-            first is None
-            or bool(first.row.pictures) != bool(request.row.pictures)
-            or len(request.row.text) > 2 * len(first.row.text) + 256
-        ):
+        if first is None or seen[first] != seen[request] or len(request.row.text) > 2 * len(first.row.text) + 256:
             parts.append([])
         parts[-1].append(request)
     return parts

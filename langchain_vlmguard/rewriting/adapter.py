@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from langchain_vlmguard.errors import AdapterError
+from langchain_vlmguard.steering.architectures import TOWERS
 from langchain_vlmguard.steering.attaching import attached
 
 if TYPE_CHECKING:
@@ -88,6 +89,11 @@ class RewriterAdapter:
 
     needs_text_query: bool = False
     reads: str = "input"
+
+    @property
+    def edits_pictures(self) -> bool:
+        """Whether it changes what the vision tower or the projector makes of a picture."""
+        return any(TOWERS.intersection(name.split(".")) or ".layers." not in name for name in self.updates)
 
     @classmethod
     def load(cls, folder: str | Path) -> RewriterAdapter:

@@ -89,6 +89,11 @@ class Steering:
         return min(self.layers) if self.gate_layer is None else self.gate_layer
 
     @property
+    def edits_pictures(self) -> bool:
+        """Whether it changes what the vision tower makes of a picture: never, it edits the language model alone."""
+        return False
+
+    @property
     def single_pass(self) -> bool:
         """Whether the gate reads at or before the first edit, so that one prefill serves both."""
         return self.read_layer <= min(self.layers)

@@ -41,6 +41,11 @@ class PeerSteering:
     """What tells two settings of one peer apart."""
 
     @property
+    def edits_pictures(self) -> bool:
+        """Whether it changes what the vision tower makes of a picture: no peer here does."""
+        return False
+
+    @property
     def needs_text_query(self) -> bool:
         """Whether the text without its picture must be run."""
         return self.edit.needs_query
