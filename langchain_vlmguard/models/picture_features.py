@@ -195,6 +195,6 @@ def _own(value: Any) -> Any:
 
 def _bytes_of(value: Any) -> int:
     if _is_tensor(value):
-        return value.numel() * value.element_size()
+        return int(value.numel() * value.element_size())
     parts = value.values() if isinstance(value, dict) else value
     return sum(_bytes_of(one) for one in parts)
