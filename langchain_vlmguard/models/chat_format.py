@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
@@ -36,14 +35,8 @@ class ChatRow:
 
     pictures: tuple[Image.Image, ...] = ()
 
-    @cached_property
-    def pictures_hash(self) -> str:
-        """SHA-256 of the pictures' modes, sizes and decoded pixels, in order."""
-        digest = hashlib.sha256()
-        for picture in self.pictures:
-            digest.update(f"{picture.mode}:{picture.size}:".encode())
-            digest.update(picture.tobytes())
-        return digest.hexdigest()
+    pictures_hash: str | None = None
+    """SHA-256 of the pictures' modes, sizes and pixels, in order; `None` where their features are not to be kept."""
 
 
 def to_chat_row(
@@ -79,7 +72,15 @@ def to_chat_row(
         options["tools"] = list(tools)
     text = processor.apply_chat_template(turns, **options)
     bare = processor.apply_chat_template([_without_pictures(turn) for turn in turns], **options) if pictures else text
-    return ChatRow(text, bare, tuple(pictures))
+    return ChatRow(text, bare, tuple(pictures), _hash(pictures) if pictures else None)
+
+
+def _hash(pictures: Sequence[Image.Image]) -> str:
+    digest = hashlib.sha256()
+    for picture in pictures:
+        digest.update(f"{picture.mode}:{picture.size}:".encode())
+        digest.update(picture.tobytes())
+    return digest.hexdigest()
 
 
 def _turn(message: BaseMessage, pictures: list[Image.Image], controls: re.Pattern[str]) -> dict[str, Any]:

@@ -86,12 +86,12 @@ class PictureFeatures:
 
     def _key(self, request: Request) -> str | None:
         """Return what the features depend on, `None` where they may not be kept."""
-        steering = request.steering
-        if not request.row.pictures or not self.max_bytes:
+        steering, row = request.steering, request.row
+        if not row.pictures or row.pictures_hash is None or not self.max_bytes:
             return None
         if steering is not None and getattr(steering, "edits_pictures", True):
             return None
-        return f"{request.settings.adapter}:{request.row.pictures_hash}"
+        return f"{request.settings.adapter}:{row.pictures_hash}"
 
     def _get(self, key: str) -> dict[str, Any] | None:
         with self._lock:
