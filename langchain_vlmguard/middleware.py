@@ -107,10 +107,9 @@ class VLMGuardMiddleware(AgentMiddleware[VLMGuardAgentState, Any, Any]):
             show_held: Put the content that waits for review into the interrupt, which every stream shows.
             phrase: How answers and calls are worded for the rewriter; a rewriter may bring its own as attribute `phrase`.
             fetcher: How pictures are fetched by address, where the policy lists `image_hosts`.
-            evidence: Reads what pictures say, tools' pictures too (extra `evidence`).
-            judge: What judges the words in pictures as if typed, e.g. a `ChatSteeredVLM`; the rewriter alone when `None`.
-            evidence: Reads what pictures say (extra `evidence`), in the turn and in tool results.
-            judge: What judges the words in pictures, e.g. a steered VLM; without one the rewriter alone gets them as quotes.
+            evidence: Reads what pictures say, in the turn and in tool results (extra `evidence`).
+            judge: What judges the words in pictures as if typed, e.g. a `ChatSteeredVLM`; without one the rewriter alone gets
+                them, as quotes.
             telemetry: Reports every check to OpenTelemetry (extra `otel`).
             name: Of this instance; two differently configured ones in one agent need two names.
 
@@ -159,9 +158,9 @@ class VLMGuardMiddleware(AgentMiddleware[VLMGuardAgentState, Any, Any]):
         return self._name
 
     @hook_config(can_jump_to=["model", "end"])
-    def before_model(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any] | None:  # noqa: ARG002 - the hook's form
+    def before_model(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any] | None:
         """Ask a person about tool results that are held."""
-        return review_results(self._guard, state)
+        return self._decided(review_results(self._guard, state), runtime)
 
     @hook_config(can_jump_to=["model", "end"])
     async def abefore_model(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any] | None:
@@ -169,14 +168,20 @@ class VLMGuardMiddleware(AgentMiddleware[VLMGuardAgentState, Any, Any]):
         return self.before_model(state, runtime)
 
     @hook_config(can_jump_to=["model", "end"])
-    def after_model(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any] | None:  # noqa: ARG002 - the hook's form
+    def after_model(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any] | None:
         """Ask a person about the turn, the answer or the calls that are held."""
-        return review_answer(self._guard, state)
+        return self._decided(review_answer(self._guard, state), runtime)
 
     @hook_config(can_jump_to=["model", "end"])
     async def aafter_model(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any] | None:
         """Ask a person about the turn, the answer or the calls that are held."""
         return self.after_model(state, runtime)
+
+    def _decided(self, update: dict[str, Any] | None, runtime: Runtime[Any]) -> dict[str, Any] | None:
+        """Publish what a person decided, like any other check."""
+        if update is not None:
+            self._guard.report(runtime.stream_writer, update["verdicts"])
+        return update
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]

@@ -20,7 +20,8 @@ class GuardTelemetry:
     """Reports every check: `VLMGuardMiddleware(..., telemetry=GuardTelemetry())`.
 
     Spans are called `vlmguard.check <stage>` and hang below the span that is open. Metrics: `vlmguard.checks` (count),
-    `vlmguard.check.duration` (seconds) and `vlmguard.check.risk`. Attributes are actions, stages, hazard ids and hashes: nothing
+    `vlmguard.check.duration` (seconds) and `vlmguard.check.risk`. A person's decision about a held part is one more check, with
+    `vlmguard.reviewed`, that took no time and found no risk of its own. Attributes are actions, stages, hazard ids and hashes: nothing
     that a person, a model or a tool wrote. `capture_content` adds the rewritten prompt, the intent and the reason.
     """
 
@@ -54,16 +55,19 @@ class GuardTelemetry:
 
     def _record(self, record: CheckRecord) -> None:
         verdict = record["verdict"]
-        seconds = sum(verdict["timings"].values())
+        decided = verdict["reviewed"] is not None
+        seconds = 0.0 if decided else sum(verdict["timings"].values())
         labels: dict[str, Any] = {
             "vlmguard.guard": record["guard"],
             "vlmguard.stage": record["stage"],
             "vlmguard.action": verdict["action"],
             "vlmguard.enforced": verdict["enforced"],
+            **({"vlmguard.reviewed": verdict["reviewed"]} if decided else {}),
         }
         self._checks.add(1, labels)
-        self._seconds.record(seconds, labels)
-        self._risk.record(verdict["risk"], labels)
+        if not decided:
+            self._seconds.record(seconds, labels)
+            self._risk.record(verdict["risk"], labels)
         end = time.time_ns()
         span = self._tracer.start_span(f"vlmguard.check {record['stage']}", start_time=end - int(seconds * 1e9))
         span.set_attributes({**labels, **_attributes(record), **(_content(verdict) if self.capture_content else {})})

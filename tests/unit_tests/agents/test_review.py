@@ -142,6 +142,39 @@ async def test_a_result_under_review_and_the_tool_runs_once(decision, use_async)
     assert state["messages"][-1].text == "done"
 
 
+REVIEWS = {
+    "input": ("maybe a kite", ["fine"]),
+    "output": ("hi", ["maybe this"]),
+    "tool_args": ("hi", [calling(call("order", item="maybe kite")), "done"]),
+    "tool_result": ("hi", [calling(call("order", item="kite")), "done"]),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("decision", ["approve", "reject"])
+@pytest.mark.parametrize("stage", REVIEWS)
+async def test_a_review_is_published_when_it_waits_and_once_more_when_it_is_decided(stage, decision, use_async):
+    @tool
+    def order(item: str) -> str:
+        """Order an item."""
+        return "maybe ordered" if stage == "tool_result" else "ordered"
+
+    async def heard(given):
+        if use_async:
+            events = [event async for event in graph.astream(given, THREAD, stream_mode="custom")]
+        else:
+            events = list(graph.stream(given, THREAD, stream_mode="custom"))
+        records = [event for event in events if event["stage"] == stage and event["type"] == "vlmguard.verdict"]
+        return [(record["verdict"]["action"], record["verdict"]["reviewed"]) for record in records]
+
+    text, answers = REVIEWS[stage]
+    graph, _, _ = agent(answers, [order], checkpointer=InMemorySaver())
+    assert await heard(asked(text)) == [("review", None)]
+    assert (await heard(Command(resume=decision)))[0] == ({"approve": "allow", "reject": "refuse"}[decision], decision)
+    kept = [one["verdict"]["reviewed"] for one in graph.get_state(THREAD).values["verdicts"] if one["stage"] == stage]
+    assert kept[:2] == [None, decision]
+
+
 @BOTH
 async def test_without_anybody_to_ask_review_is_refusal(shop, use_async):
     order, ordered = shop
