@@ -21,8 +21,8 @@ class GuardTelemetry:
 
     Spans are called `vlmguard.check <stage>` and hang below the span that is open. Metrics: `vlmguard.checks` (count),
     `vlmguard.check.duration` (seconds) and `vlmguard.check.risk`. A person's decision about a held part is one more check, with
-    `vlmguard.reviewed`, that took no time and found no risk of its own. Attributes are actions, stages, hazard ids and hashes: nothing
-    that a person, a model or a tool wrote. `capture_content` adds the rewritten prompt, the intent and the reason.
+    `vlmguard.reviewed`, that took no time and found no risk of its own. Attributes are actions, stages, hazard ids and hashes:
+    nothing that a person, a model or a tool wrote. `capture_content` adds the rewritten prompt, the intent and the reason.
     """
 
     def __init__(
