@@ -1,6 +1,6 @@
 """Verdicts as other contracts put them: Agent Control Specification, agent-hooks and OpenGuardrails, as plain dicts.
 
-Written from the published JSON Schemas as of November 2026 (ACS `wire/verdict`, agent-hooks 0.1 `verdict`, OGR 1.0 `Verdict`).
+Written from the published JSON Schemas (ACS 0.4 `wire/verdict`, agent-hooks 0.1 `verdict`, OGR 1.0 `Verdict`).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from langchain_vlmguard.verdict import Hazard
 
-TARGET = "$policy_target"
-"""Root of paths that both ACS and agent-hooks accept."""
+TARGET = "$target"
+"""Root of paths that both ACS and agent-hooks accept; ACS before 0.4 called it `$policy_target`."""
 
 OGR_CATEGORIES: Mapping[str, str] = MappingProxyType(
     {

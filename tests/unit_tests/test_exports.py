@@ -11,6 +11,7 @@ TRANSFORM_GOES_WITH_ITS_BODY = {
     "else": {"not": {"required": ["transform"]}},
 }
 TEXT = {"type": ["string", "null"]}
+APPROVAL_LIFTS_A_DENY = {"if": {"required": ["approval"]}, "then": {"properties": {"decision": {"const": "deny"}}}}
 EVIDENCE = {
     "type": "object",
     "additionalProperties": False,
@@ -38,13 +39,13 @@ def contract(decisions, reserved, path, **more):
             "result_labels": {"type": "array", "items": {"type": "string"}},
             **more,
         },
-        "allOf": [TRANSFORM_GOES_WITH_ITS_BODY],
+        "allOf": [TRANSFORM_GOES_WITH_ITS_BODY, APPROVAL_LIFTS_A_DENY],
     }
 
 
 WARNING = {"type": "object", "additionalProperties": False, "properties": {"reason": TEXT, "message": TEXT}}
 CONTRACTS = {
-    "acs": contract(["allow", "deny", "warn", "escalate", "transform"], "runtime_error", r"^\$policy_target(\.|\[|$)"),
+    "acs": contract(["allow", "deny", "warn", "escalate", "transform"], "runtime_error", r"^\$target(\.|\[|$)"),
     "agent_hooks": contract(
         ["allow", "deny", "transform"],
         "host_error",
@@ -127,6 +128,11 @@ def test_every_verdict_is_valid_in_both_contracts(kind, name):
     assert exported["decision"] == decisions.get(kind, "deny")
     assert ("approval" in exported) == (kind == "review" and name == "agent_hooks")
     assert exported == to_acs(VERDICTS[kind].to_state(), contract=name)
+
+
+def test_a_host_can_name_the_place_of_the_prompt():
+    for path in ("$target.text", "$policy_target"):
+        assert to_acs(VERDICTS["rewrite"], path=path)["transform"] == {"path": path, "value": "say it safely"}
 
 
 def test_reasons_tell_failures_from_decisions():
