@@ -1,7 +1,9 @@
 """What each channel shows: the table of docs/agents.md, cell by cell."""
 
 import json
+import re
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -29,6 +31,30 @@ SCENES = {
     "withheld result": ("hello", [calling(call("order", item="kite")), "fine"]),
 }
 MODES = ["values", "updates", "messages", "custom"]
+
+
+PAGE = (Path(__file__).parents[3] / "docs/agents.md").read_text()
+TABLE = {
+    row[0]: dict(zip(("raw input", "rewritten prompt", "raw output", "verdict"), row[1:], strict=True))
+    for row in (
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in PAGE.partition("Does it appear there?")[2]
+        .partition("\n\n")[2]
+        .partition("\n\n")[0]
+        .splitlines()[2:]
+    )
+}
+"""The table of the page: channel, then what appears there."""
+
+ROWS = {
+    "state": "state, `values`",
+    **{mode: "state, `values`" if mode == "values" else f"`{mode}`" for mode in MODES},
+    "v2": "v2 events (`astream_events`)",
+    "v3": "v3 events (`stream_events`)",
+    "checkpoints": "checkpoints",
+    "callbacks": "callbacks, tracers",
+}
+"""Channels that are looked at, and the row of the table that speaks of each."""
 
 
 class Watcher(BaseCallbackHandler):
@@ -109,6 +135,53 @@ async def streamed(agent, given, use_async, **options):
     if use_async:
         return [part async for part in agent.astream(given, THREAD, **options)]
     return list(agent.stream(given, THREAD, **options))
+
+
+async def shown(channel, scene, *, use_async):
+    """Return everything that a channel shows of a run, as text."""
+    saver, observers = InMemorySaver(), [Watcher(), Traces()]
+    agent, given = build(scene, saver)
+    if channel in MODES:
+        return str(await streamed(agent, given, use_async, stream_mode=channel))
+    if channel in ("v2", "v3"):
+        return str(await events_of(agent, given, channel, use_async))
+    config = {**THREAD, "callbacks": observers}
+    state = await agent.ainvoke(given, config) if use_async else agent.invoke(given, config)
+    kept = [list(saver.list(THREAD)), saver.blobs, saver.writes]
+    heard = [observers[0].heard, [values(run) for run in observers[1].runs]]
+    return str({"state": state, "checkpoints": kept, "callbacks": heard}[channel])
+
+
+async def events_of(agent, given, version, use_async):
+    if version == "v2":
+        return [event async for event in agent.astream_events(given, THREAD, version="v2")]
+    if use_async:
+        return [event async for event in await agent.astream_events(given, THREAD, version="v3")]
+    return list(agent.stream_events(given, THREAD, version="v3"))
+
+
+def says_yes(cell, scene):
+    """Read a cell of the table."""
+    if cell.startswith("answers and calls no"):
+        return scene == "withheld result"
+    return not cell.strip("*").startswith("no")
+
+
+def test_the_table_has_a_row_for_every_channel():
+    assert set(TABLE) == set(ROWS.values())
+
+
+@pytest.mark.parametrize("use_async", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("scene", SCENES)
+@pytest.mark.parametrize("channel", ROWS)
+async def test_every_cell_of_the_table_is_what_happens(channel, scene, use_async):
+    cells, seen = TABLE[ROWS[channel]], await shown(channel, scene, use_async=use_async)
+    assert ("RAWINPUT" in seen) == ("input" in scene and says_yes(cells["raw input"], scene))
+    assert (PROMPT in seen) == (scene == "rewritten input" and says_yes(cells["rewritten prompt"], scene))
+    assert bool(re.search("RAW(OUTPUT|CALL|RESULT)", seen)) == (
+        "input" not in scene and says_yes(cells["raw output"], scene)
+    )
+    assert bool(re.search(r"['\"]action['\"]: ", seen)) == says_yes(cells["verdict"], scene)
 
 
 @pytest.mark.parametrize("use_async", [False, True], ids=["sync", "async"])
