@@ -297,13 +297,17 @@ class GuardNodes:
     def _probing(self, state: VLMGuardState) -> _Call | None:
         """Return the call that tries the gate first, or `None` where the rewriter is asked anyway or never.
 
-        A gate that reads the text alone says nothing about pictures: they skip the rewriter only if the policy says so.
+        A gate that reads the text alone says nothing about pictures: without a probe that has read them, they skip the
+        rewriter only if the policy says so.
         """
-        gate, draft = _gate_of(self.model), state["draft"]
+        draft = state["draft"]
         open_turn = self.rewriter is not None and self.policy.rewrite == "adaptive" and draft["action"] == "allow"
-        if not open_turn or gate is None or draft.get("security") or draft.get("evidence"):
+        if not open_turn or draft.get("security") or draft.get("evidence"):
             return None
-        blind = gate.reads == "query" and self.policy.adaptive_pictures == "rewrite"
+        screening = _screening_of(self.model)
+        if screening is None:
+            return None
+        blind = not screening.sees_pictures and self.policy.adaptive_pictures == "rewrite"
         return None if blind and _shows_pictures(self._turn(state).messages) else _Call("answer")
 
     def _skipped(self, state: VLMGuardState, call: _Call) -> dict[str, Any] | None:
@@ -415,11 +419,11 @@ class GuardNodes:
         )
 
 
-def _gate_of(model: Any) -> Any:
-    """Return the steering of a model that can stop where its gate opens, tools bound or not; `None` for any other."""
+def _screening_of(model: Any) -> Any:
+    """Return the screening of a model that can stop where its gate opens, tools bound or not; `None` for any other."""
     while hasattr(model, "bound"):
         model = model.bound
-    return getattr(model, "active_steering", None)
+    return getattr(model, "screening", None)
 
 
 def _shows_pictures(messages: Sequence[BaseMessage]) -> bool:
@@ -515,7 +519,7 @@ class Answer:
         return cls(message, steering, {key: value for key, value in named.items() if isinstance(value, str)})
 
 
-_FROM_MODEL = ("steering", "directions", "anchors")
+_FROM_MODEL = ("steering", "directions", "anchors", "probe")
 """Fields of a verdict's provenance that a steered model knows."""
 
 

@@ -65,8 +65,8 @@ class GuardPolicy(BaseModel):
     gate has all read is answered from that same prefill, without the rewriter; a model without a gate makes it `always`."""
 
     adaptive_pictures: Literal["rewrite", "skip"] = "rewrite"
-    """With `adaptive`, whether a turn with pictures may skip the rewriter on the word of a gate that read its text alone.
-    `skip` is faster and blind to harm that only the picture shows."""
+    """With `adaptive`, whether a turn with pictures may skip the rewriter on the word of a gate that read its text alone (a
+    probe that has read the pictures decides by itself). `skip` is faster and blind to harm that only the picture shows."""
 
     rewritten_pictures: Literal["keep", "drop"] = "keep"
     """Whether the turn's pictures are shown to the model beside a rewritten prompt. `drop` takes away the picture's pull, where

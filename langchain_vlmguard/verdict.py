@@ -129,6 +129,9 @@ class Provenance(_Record):
 
     directions: str | None = None
     anchors: str | None = None
+    probe: str | None = None
+    """Hash of the probe that read the whole turn, where one did."""
+
     evidence: str | None = None
     """Readers of the evidence, with versions."""
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from langchain_vlmguard.models.generation import Generated, TokenLogprob
     from langchain_vlmguard.models.tool_calls import Reading
+    from langchain_vlmguard.steering.screening import Screening
     from langchain_vlmguard.steering.steering import Steering
 
 PROVIDER = "langchain-vlmguard"
@@ -24,7 +25,7 @@ PROVIDER = "langchain-vlmguard"
 class Answer:
     """Makes messages of what one call of a chat model generates."""
 
-    def __init__(self, model: str, steering: Steering | None, offered: Collection[str]) -> None:
+    def __init__(self, model: str, steering: Steering | Screening | None, offered: Collection[str]) -> None:
         """Answer as `model`, under a steering, with the tools whose names were offered."""
         self._model, self._steering, self._offered = model, steering, frozenset(offered)
         self._reader = CallReader(self._offered)
@@ -101,6 +102,8 @@ class Answer:
                 "directions": directions.hash,
                 "anchors": directions.card.anchors_hash,
             }
+            if (probe := getattr(self._steering, "probe", None)) is not None:
+                metadata["provenance"]["probe"] = probe.hash
         usage = {
             "input_tokens": row.input_tokens,
             "output_tokens": row.output_tokens,

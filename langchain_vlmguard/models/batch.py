@@ -76,7 +76,7 @@ class Batch:
         self._see()
         if steering is not None:
             pictured = torch.tensor([bool(request.row.pictures) for request in self._requests])
-            text = encode_rows(self._requests, pictures=False) if steering.needs_text_query else None
+            text = self._text_query(steering.needs_text_query, pictured)
             attached = steering.attach(self._model, pictured=pictured, inputs=self._inputs, text_inputs=text)
             self._call = self._stack.enter_context(attached)
         longest = max(request.settings.max_tokens for request in self._requests)
@@ -84,6 +84,12 @@ class Batch:
             self._model.generate(
                 **self._inputs, max_new_tokens=longest, do_sample=False, num_beams=1, custom_generate=self._start
             )
+
+    def _text_query(self, needed: bool, pictured: Tensor) -> dict[str, Tensor] | None:  # noqa: FBT001 - it is one word
+        """Return the rows as text alone; rows without pictures are that already."""
+        if not needed:
+            return None
+        return encode_rows(self._requests, pictures=False) if pictured.any() else self._inputs
 
     def _see(self) -> None:
         """Put the pictures' features in the place of their pixels."""
@@ -171,6 +177,8 @@ class Batch:
         self._encoder_decoder = bool(model.config.is_encoder_decoder)
         self._advance(outputs)
         self._kwargs = {name: value for name, value in self._kwargs.items() if not name.startswith(PICTURES)}
+        if self._call is not None and not getattr(self._call, "edits_decoding", True):
+            self._stack.close()
 
     def _advance(self, outputs: Any) -> None:
         self._kwargs = self._model._update_model_kwargs_for_generation(

@@ -21,10 +21,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
 
     from langchain_vlmguard.steering.directions import SafetyDirections
+    from langchain_vlmguard.steering.probe import TurnProbe
     from langchain_vlmguard.steering.steering import Steering
 
 DIRECTIONS_FILE = "safety_directions.safetensors"
 """A checkpoint folder that holds this file is steered by it unless told otherwise."""
+
+PROBE_FILE = "turn_probe.safetensors"
+"""A checkpoint folder that holds this file has turns cleared by it in adaptive rewriting."""
 
 TESTBED = "testbed"
 
@@ -38,6 +42,9 @@ class LoadedVLM:
     processor: ProcessorMixin
     directions: SafetyDirections | None
     """The directions that lay in the checkpoint folder."""
+
+    probe: TurnProbe | None = None
+    """The probe on whole turns that lay there too."""
 
     scheduler: Scheduler = field(default_factory=Scheduler)
     features: PictureFeatures = field(default_factory=PictureFeatures)
@@ -129,10 +136,10 @@ def load_vlm(
     vlm = AutoModelForImageTextToText.from_pretrained(path, dtype=chosen, **options)
     if "device_map" not in options:
         vlm = vlm.to(device)
-    directions = _directions_beside(path, vlm)
+    directions, probe = _directions_beside(path, vlm), _probe_beside(path, vlm)
     for name, folder in (adapters or {}).items():
         load_adapter(vlm, name, folder)
-    return LoadedVLM(model, vlm.eval(), load_processor(path, **shared), directions)
+    return LoadedVLM(model, vlm.eval(), load_processor(path, **shared), directions, probe)
 
 
 def _directions_beside(path: str, model: PreTrainedModel) -> SafetyDirections | None:
@@ -140,3 +147,10 @@ def _directions_beside(path: str, model: PreTrainedModel) -> SafetyDirections | 
 
     file = Path(path) / DIRECTIONS_FILE
     return SafetyDirections.load(file, model=model) if file.is_file() else None
+
+
+def _probe_beside(path: str, model: PreTrainedModel) -> TurnProbe | None:
+    from langchain_vlmguard.steering.probe import TurnProbe  # noqa: PLC0415
+
+    file = Path(path) / PROBE_FILE
+    return TurnProbe.load(file, model=model) if file.is_file() else None

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from langchain_vlmguard.models.chat_format import ChatRow
     from langchain_vlmguard.steering.directions import SafetyDirections
+    from langchain_vlmguard.steering.screening import Screening
     from langchain_vlmguard.steering.steering import Steering
 
 
@@ -66,6 +67,9 @@ class ChatSteeredVLM(BaseChatModel):
 
     steering: Any = "auto"
     """A `Steering`, `None` for the plain model, or `"auto"`: the choice that lies with the checkpoint, if any."""
+
+    probe: Any = "auto"
+    """A `TurnProbe` that clears whole turns in adaptive rewriting, `None`, or `"auto"`: the one that lies with the checkpoint."""
 
     device: str | None = None
     """Torch device; the GPU when there is one."""
@@ -193,6 +197,16 @@ class ChatSteeredVLM(BaseChatModel):
         return self.loaded.recommended
 
     @property
+    def screening(self) -> Screening | None:
+        """What clears turns in adaptive rewriting; `None` without a steering that has a gate."""
+        from langchain_vlmguard.steering.screening import Screening  # noqa: PLC0415 - importing must stay light
+
+        steering = self.active_steering
+        if steering is None or not hasattr(steering, "read_gate"):
+            return None
+        return Screening(steering, self.loaded.probe if self.probe == "auto" else self.probe)
+
+    @property
     def can_judge(self) -> bool:
         """Whether there is a steering whose gate can judge texts."""
         return self.active_steering is not None
@@ -225,11 +239,20 @@ class ChatSteeredVLM(BaseChatModel):
         """Everything that can change an answer; LangChain's caches key on it."""
         steering = self.active_steering
         left_out = {"cache", "callbacks", "tags", "metadata", "rate_limiter", "verbose", "disable_streaming", "profile"}
-        left_out |= {"steering", "timeout", "batch_size", "fetcher", "quantization_config", "custom_get_token_ids"}
+        left_out |= {
+            "steering",
+            "probe",
+            "timeout",
+            "batch_size",
+            "fetcher",
+            "quantization_config",
+            "custom_get_token_ids",
+        }
         return {
             **{name: getattr(self, name) for name in sorted(type(self).model_fields.keys() - left_out)},
             "quantization_config": repr(self.quantization_config),
             "steering": steering.identity if steering else None,
+            "screening": screening.identity if (screening := self.screening) else None,
         }
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
@@ -406,7 +429,7 @@ class ChatSteeredVLM(BaseChatModel):
         several = [settings] * kwargs.get("n", self.n)
         if settings.seed is not None:
             several = [replace(one, seed=settings.seed + index) for index, one in enumerate(several)]
-        steering = self.active_steering
+        steering: Any = self._attached(kwargs)
         return [
             Request(self.loaded, row, one, steering, batch_size=self.batch_size, client=id(self)) for one in several
         ]
@@ -431,8 +454,12 @@ class ChatSteeredVLM(BaseChatModel):
             timeout=given("timeout"),
         )
 
+    def _attached(self, kwargs: dict[str, Any]) -> Steering | Screening | None:
+        """Return what acts on a call: the steering, or what only reads the gate where a caller wants to know it first."""
+        return (self.screening if kwargs.get("until_gate") else None) or self.active_steering
+
     def _answer(self, kwargs: dict[str, Any]) -> Answer:
-        return Answer(self.model, self.active_steering, offered_names(kwargs))
+        return Answer(self.model, self._attached(kwargs), offered_names(kwargs))
 
 
 def _recommended(directions: SafetyDirections | str, loaded: LoadedVLM) -> Steering:

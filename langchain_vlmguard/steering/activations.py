@@ -73,7 +73,11 @@ def last_token_states(
     for indices in tqdm(batches, desc=label, disable=not progress):
         encoded = encode_prompts(processor, [prompts[i] for i in indices])
         with torch.inference_mode(), capture_last_token(model, range(len(decoder.layers))) as states:
-            model(**{k: v.to(model.device) for k, v in encoded.items()}, **_positions(encoded, model), use_cache=False)
+            model(
+                **{k: v.to(model.device) for k, v in encoded.items()},
+                **padded_positions(encoded, model),
+                use_cache=False,
+            )
             rows[indices] = _every_layer(states, len(decoder.layers))
     return rows
 
@@ -93,7 +97,7 @@ def _by_picture(prompts: Sequence[Prompt]) -> tuple[list[int], list[int]]:
     return [i for i in order if prompts[i].picture is None], shown
 
 
-def _positions(encoded: dict[str, Tensor], model: PreTrainedModel) -> dict[str, Tensor]:
+def padded_positions(encoded: dict[str, Tensor], model: PreTrainedModel) -> dict[str, Tensor]:
     """Give left-padded rows their positions, except where the family computes its own (multimodal rotary)."""
     text_config = model.config.get_text_config()
     rope = getattr(text_config, "rope_parameters", None) or getattr(text_config, "rope_scaling", None) or {}

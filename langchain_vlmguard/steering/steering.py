@@ -235,6 +235,11 @@ class SteeredCall:
 
         return steer
 
+    @property
+    def edits_decoding(self) -> bool:
+        """Whether the tokens after the prompt are edited too; if not, the hooks may go after the prefill."""
+        return self.steering.decode
+
     def trace(self) -> list[dict[str, Any]]:
         """Return one steering trace a row, as plain values.
 

@@ -18,7 +18,7 @@ import transformers
 from langchain_vlmguard._version import __version__
 from langchain_vlmguard.models.chat_format import to_chat_row
 from langchain_vlmguard.models.generation import Settings, generate_rows
-from langchain_vlmguard.models.loading import DIRECTIONS_FILE, LoadedVLM, load_vlm
+from langchain_vlmguard.models.loading import DIRECTIONS_FILE, PROBE_FILE, LoadedVLM, load_vlm
 from langchain_vlmguard.steering.directions import SafetyDirections
 from langchain_vlmguard.steering.encoding import Prompt
 from langchain_vlmguard.steering.gates import ReluGate
@@ -30,6 +30,7 @@ from langchain_vlmguard.testbed.anchors import load_testbed_anchors
 from langchain_vlmguard.testbed.architectures import ARCHITECTURES
 from langchain_vlmguard.testbed.judge import refuses
 from langchain_vlmguard.testbed.measure import CellResult
+from langchain_vlmguard.testbed.probe import fit_probe
 from langchain_vlmguard.testbed.requests import MEANINGLESS, ORDER_TOOL, Cell, Picture, cells
 
 if TYPE_CHECKING:
@@ -79,12 +80,15 @@ def release(
     loaded = load_vlm(str(beside), device="cpu")
     directions = fit_directions(loaded)
     directions.save(beside / DIRECTIONS_FILE)
+    probe = fit_probe(loaded, n=3 * n)
+    probe.save(beside / PROBE_FILE)
     facts = {
         "recipe": asdict(recipe),
         "training_seconds": round(seconds),
         "weights_sha256": file_hash(beside / "model.safetensors"),
         "parameters": sum(p.numel() for p in loaded.model.parameters()),
         "steering": directions.card.choice,
+        "probe": asdict(probe.card),
         "gap": [result.row() for result in measure(loaded, None, "plain", n=n)],
         "versions": versions(),
         "date": time.strftime("%Y-%m-%d"),

@@ -58,7 +58,7 @@ def test_the_gates_prefill_is_the_answers(loaded):
     layer = locate_decoder(loaded.model).layers[0]
     handle = layer.register_forward_hook(lambda _m, _a, kwargs, out: counted.append(out[0].shape), with_kwargs=True)
     try:
-        ChatSteeredVLM.from_loaded(loaded).invoke(HARMLESS)
+        ChatSteeredVLM.from_loaded(loaded, steering=None).invoke(HARMLESS)
         plain = len(counted)
         Asked(loaded, ALLOW)(HARMLESS)
         assert len(counted) == 2 * plain
@@ -81,7 +81,7 @@ def test_an_open_gate_stops_at_once_and_asks_the_rewriter(loaded):
 
 def test_a_probe_that_fails_leaves_the_turn_to_the_rewriter(loaded):
     class Broken(ScriptedModel):
-        active_steering: object = ChatSteeredVLM.from_loaded(loaded).active_steering
+        screening: object = ChatSteeredVLM.from_loaded(loaded).screening
 
     asked = Asked(loaded, ALLOW, model=Broken(answers=[ConnectionError("down"), "fine"]))
     state = asked(HARMLESS)
@@ -91,11 +91,12 @@ def test_a_probe_that_fails_leaves_the_turn_to_the_rewriter(loaded):
 
 def test_a_gate_that_reads_words_alone_does_not_clear_pictures(loaded):
     (request,) = Cell("meaningless", "blank", harmful=False, split="seen").sample(1, seed=2)
-    asked = Asked(loaded, SAFE)
+    asked = Asked(loaded, SAFE, model=ChatSteeredVLM.from_loaded(loaded, probe=None))
     assert asked.model.active_steering.reads == "query"
     asked(request.message())
     assert len(asked.rewriter.seen) == 1
-    blind = Asked(loaded, SAFE, GuardPolicy(rewrite="adaptive", adaptive_pictures="skip"))
+    skips = GuardPolicy(rewrite="adaptive", adaptive_pictures="skip")
+    blind = Asked(loaded, SAFE, skips, ChatSteeredVLM.from_loaded(loaded, probe=None))
     blind(request.message())
     assert blind.rewriter.seen == []
 

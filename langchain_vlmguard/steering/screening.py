@@ -1,0 +1,213 @@
+"""Screening: read the gate, or a probe, on the answer's own prefill and edit nothing.
+
+A turn that is cleared goes on from that prefill as if nothing had been there: no prefill of its own, no hook while it decodes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from langchain_vlmguard.steering.architectures import image_token_id, layer_output, locate_decoder
+from langchain_vlmguard.steering.attaching import attached, clean_prefill
+from langchain_vlmguard.steering.probe import TurnStates
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from langchain_vlmguard.steering.directions import SafetyDirections
+    from langchain_vlmguard.steering.probe import TurnProbe
+    from langchain_vlmguard.steering.steering import Steering
+
+_ACTIVE: ContextVar[ScreenedCall | None] = ContextVar("vlmguard_screened_call", default=None)
+
+
+@dataclass(frozen=True)
+class Screening:
+    """Says of each row whether it is cleared; takes the place of a `Steering` for one call.
+
+    Rows of a form that the probe knows (with pictures, or without) are read by the probe alone, others by the steering's gate.
+    """
+
+    steering: Steering
+    probe: TurnProbe | None = None
+
+    @property
+    def directions(self) -> SafetyDirections:
+        """The steering's directions."""
+        return self.steering.directions
+
+    @property
+    def sees_pictures(self) -> bool:
+        """Whether what decides about rows with pictures has read the pictures."""
+        return self._head(pictured=True) is not None or self.steering.reads != "query"
+
+    @property
+    def needs_text_query(self) -> bool:
+        """Whether rows with pictures must be run as text alone, too."""
+        return self._head(pictured=True) is None and self.steering.reads != "input"
+
+    @property
+    def edits_pictures(self) -> bool:
+        """Nothing is edited."""
+        return False
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of everything that changes what is cleared."""
+        probe = self.probe.hash if self.probe is not None else None
+        return hashlib.sha256(f"screening:{self.steering.identity}:{probe}".encode()).hexdigest()[:16]
+
+    @contextmanager
+    def attach(
+        self,
+        model: PreTrainedModel,
+        *,
+        pictured: Tensor,
+        inputs: dict[str, Tensor] | None = None,
+        text_inputs: dict[str, Tensor] | None = None,
+    ) -> Iterator[ScreenedCall]:
+        """Read what this thread runs on the model inside the block.
+
+        Args:
+            model: The model.
+            pictured: Which rows show a picture, `(rows,)` bool; all or none.
+            inputs: The encoded rows, left-padded.
+            text_inputs: The same rows as text alone, where they are needed.
+
+        Raises:
+            ValueError: An input is missing.
+        """
+        shown = bool(pictured.any())
+        query = None
+        if shown and self.needs_text_query:
+            if text_inputs is None:
+                msg = "attach needs text_inputs: the gate reads the text-only query"
+                raise ValueError(msg)
+            layer = self.steering.read_layer
+            query = clean_prefill(_ACTIVE, model, text_inputs, (layer,))[layer]
+        call = ScreenedCall(self, pictured.cpu(), query)
+        if (head := self._head(pictured=shown)) is not None:
+            if inputs is None or self.probe is None:
+                msg = "attach needs inputs: the probe pools states over the prompt's tokens"
+                raise ValueError(msg)
+            call.states = TurnStates(self.probe.card.layers, inputs, image_token_id(model))
+        watched = self.steering.read_layer, *(call.states.layers if head is not None and call.states else ())
+        layers = locate_decoder(model).layers
+        with attached(_ACTIVE, call, [(layers[at], call.hook(at)) for at in dict.fromkeys(watched)]):
+            yield call
+
+    def _head(self, *, pictured: bool) -> Any:
+        return None if self.probe is None else self.probe.heads.get("picture" if pictured else "text")
+
+
+class ScreenedCall:
+    """What one prefill showed, a trace a row."""
+
+    edits_decoding = False
+    """Nothing is done to the tokens after the prompt."""
+
+    def __init__(self, screening: Screening, pictured: Tensor, query: Tensor | None) -> None:
+        """Start with nothing read."""
+        self.screening = screening
+        self.pictured = pictured
+        self.states: TurnStates | None = None
+        self._query = query
+        self._state: Tensor | None = None
+        self._traces: list[dict[str, Any]] | None = None
+
+    def hook(self, layer: int) -> Any:
+        """Return the forward hook of one layer."""
+
+        def read(_module: object, _inputs: object, output: Any) -> None:
+            if _ACTIVE.get() is not self or self._traces is not None:
+                return
+            hidden = layer_output(output)
+            if layer == self.screening.steering.read_layer:
+                self._state = hidden[:, -1]
+            if self.states is not None:
+                self.states.see(layer, hidden)
+
+        return read
+
+    def trace(self) -> list[dict[str, Any]]:
+        """Return one trace a row, as plain values: what was read, and that nothing was edited.
+
+        Raises:
+            RuntimeError: The prefill has not run.
+        """
+        if self._traces is None:
+            self._traces = self._decided()
+        return self._traces
+
+    def keep(self, rows: list[int]) -> None:
+        """Go on with some of the rows alone."""
+        traces = self.trace()
+        self._traces = [traces[row] for row in rows]
+
+    def absorb(self, other: ScreenedCall) -> None:
+        """Take over the rows of another call of the same screening."""
+        self._traces = [*self.trace(), *other.trace()]
+
+    def _decided(self) -> list[dict[str, Any]]:
+        if self._state is None:
+            msg = "nothing was read: run the model inside the block first"
+            raise RuntimeError(msg)
+        return self._by_gate(self._state) if self.states is None else self._by_probe(self.states)
+
+    def _by_probe(self, states: TurnStates) -> list[dict[str, Any]]:
+        shown, probe = bool(self.pictured.any()), self.screening.probe
+        if probe is None:
+            msg = "a call without a probe has no states to read"
+            raise RuntimeError(msg)
+        head = probe.heads["picture" if shown else "text"]
+        scores, threshold = head.score(states.features(pictured=shown)), float(head.threshold)
+        return [
+            self._row(
+                "probe",
+                score,
+                threshold,
+                is_open=score >= threshold,
+                risk=risk,
+                layers=probe.card.layers,
+                reads="input",
+            )
+            for score, risk in zip(scores.tolist(), scores.sigmoid().tolist(), strict=True)
+        ]
+
+    def _by_gate(self, state: Tensor) -> list[dict[str, Any]]:
+        steering = self.screening.steering
+        seen = None if self._query is not None and steering.reads == "query" else state
+        reading = steering.read_gate(self.pictured, seen, self._query)
+        return [
+            self._row(
+                steering.gate.name,
+                float(reading.score[row]),
+                float(reading.threshold[row]),
+                is_open=bool(reading.strength[row] > 0),
+                risk=float(reading.risk[row]),
+                layers=(steering.read_layer,),
+                reads=steering.reads,
+            )
+            for row in range(len(self.pictured))
+        ]
+
+    def _row(self, gate: str, score: float, threshold: float, *, is_open: bool, **more: Any) -> dict[str, Any]:
+        return {
+            "intervention": "none",
+            "gate": gate,
+            "score": score,
+            "threshold": threshold,
+            "open": is_open,
+            "strength": 0.0,
+            "picture": bool(self.pictured.any()),
+            **more,
+            "layers": list(more["layers"]),
+        }

@@ -1,0 +1,153 @@
+"""The probe on whole turns: what it clears, what that costs, and which model it belongs to."""
+
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import torch
+
+from langchain_vlmguard import ChatSteeredVLM, GuardPolicy, ReasoningRewriter, create_vlm_guard
+from langchain_vlmguard.errors import DirectionsMismatchError
+from langchain_vlmguard.models.picture_features import PictureFeatures
+from langchain_vlmguard.models.scheduler import Scheduler
+from langchain_vlmguard.steering.architectures import locate_decoder
+from langchain_vlmguard.steering.logistic import Logistic
+from langchain_vlmguard.steering.probe import LabelledTurn, TurnProbe
+from langchain_vlmguard.testbed.probe import probe_turns
+from langchain_vlmguard.testbed.requests import Cell
+from tests.chat_models import ScriptedModel
+from tests.tiny_models import tiny_llava
+from tests.unit_tests.rewriting.test_rewriter import ALLOW
+
+ADAPTIVE = GuardPolicy(rewrite="adaptive")
+
+
+@pytest.fixture
+def vlm(testbed):
+    return replace(testbed, scheduler=Scheduler(), features=PictureFeatures())
+
+
+@contextmanager
+def counted(vlm):
+    """Count runs of the processor, the tower and the decoder, and hooks that are left when a token is decoded."""
+    counts = Counter()
+    layers = locate_decoder(vlm.model).layers
+
+    def decoder(_module, _args, given):
+        one = given["inputs_embeds"].shape[1] == 1
+        counts["decode" if one else "prefill"] += 1
+        counts["hooks while decoding"] += one and sum(len(layer._forward_hooks) for layer in layers)
+
+    handles = [
+        vlm.model.model.language_model.register_forward_pre_hook(decoder, with_kwargs=True),
+        vlm.model.model.vision_tower.register_forward_pre_hook(lambda *_: counts.update(["tower"])),
+    ]
+    original = type(vlm.processor).__call__
+
+    def call(self, *args, **kwargs):
+        counts["processor"] += 1
+        return original(self, *args, **kwargs)
+
+    type(vlm.processor).__call__ = call
+    try:
+        yield counts
+    finally:
+        type(vlm.processor).__call__ = original
+        for handle in handles:
+            handle.remove()
+
+
+def guarded(vlm):
+    rewriter = ScriptedModel(answers=[ALLOW])
+    model = ChatSteeredVLM.from_loaded(vlm, max_tokens=20)
+    return rewriter, create_vlm_guard(model, ReasoningRewriter.from_model(rewriter), policy=ADAPTIVE).compile()
+
+
+@pytest.mark.parametrize(
+    "cell", [Cell("picture", "identity", harmful=False, split="seen"), Cell("textual", "text", harmful=False)]
+)
+def test_a_cleared_turn_costs_what_the_plain_answer_costs(vlm, cell):
+    message = cell.sample(3, seed=5)[2].message()
+    with counted(vlm) as plain:
+        expected = ChatSteeredVLM.from_loaded(vlm, steering=None, max_tokens=20).invoke([message])
+    vlm.features.clear()
+    rewriter, guard = guarded(vlm)
+    with counted(vlm) as counts:
+        state = guard.invoke({"messages": [message]})
+    assert rewriter.seen == []
+    assert counts == plain
+    assert (plain["prefill"], plain["processor"], plain["hooks while decoding"]) == (1, 1, 0)
+    assert state["messages"][-1].text == expected.text
+    trace, provenance = state["verdict"]["steering"], state["verdict"]["provenance"]
+    assert (trace["gate"], trace["intervention"], trace["open"]) == ("probe", "none", False)
+    assert provenance["probe"] == vlm.probe.hash
+
+
+@pytest.mark.parametrize(
+    ("family", "variant"), [("picture", "make_this"), ("cross_modal", "here"), ("drawn", "poster")]
+)
+def test_what_only_the_picture_shows_is_not_cleared(vlm, family, variant):
+    rewriter, guard = guarded(vlm)
+    for request in Cell(family, variant, harmful=True, split="seen").sample(4, seed=21):
+        guard.invoke({"messages": [request.message()]})
+    assert len(rewriter.seen) == 4
+
+
+def test_rows_that_are_screened_together_are_read_as_when_alone(vlm):
+    cells = [
+        Cell("picture", "identity", harmful=False),
+        Cell("drawn", "poster", harmful=True),
+        Cell("textual", "text", harmful=True),
+    ]
+    messages = [[cell.sample(1, seed=8)[0].message()] for cell in cells for _ in range(2)]
+    model = ChatSteeredVLM.from_loaded(vlm, max_tokens=12)
+    alone = [model.invoke(one, until_gate=True).response_metadata["steering"] for one in messages]
+    together = [answer.response_metadata["steering"] for answer in model.batch(messages, until_gate=True)]
+    assert [trace["open"] for trace in together] == [trace["open"] for trace in alone]
+    assert [trace["score"] for trace in together] == pytest.approx([trace["score"] for trace in alone], abs=1e-3)
+
+
+def test_fitting_finds_what_tells_the_classes_apart(testbed):
+    turns = [turn for turn in probe_turns(testbed.processor, 8) if turn.kind in ("textual/text", "picture/make_this")]
+    probe = TurnProbe.fit(testbed.model, testbed.processor, turns, missed=0.0, progress=False)
+    assert set(probe.heads) == {"text", "picture"}
+    assert probe.card.turns == len(turns)
+    assert probe.card.cleared["text"] > 0.5
+    again = TurnProbe.fit(testbed.model, testbed.processor, turns, missed=0.0, progress=False)
+    assert again.hash == probe.hash
+
+
+def test_a_probe_needs_both_classes_and_groups(testbed):
+    row = LabelledTurn("<user>hello<end><assistant>", harmful=False, groups=("a", "b", "c", "d"))
+    with pytest.raises(ValueError, match="harmful and harmless"):
+        TurnProbe.fit(testbed.model, testbed.processor, [row], progress=False)
+    with pytest.raises(ValueError, match="as many groups"):
+        TurnProbe.fit(testbed.model, testbed.processor, [replace(row, groups=("a",))], progress=False)
+
+
+def test_saved_and_read_back_and_refused_elsewhere(testbed, tmp_path):
+    path = tmp_path / "probe.safetensors"
+    testbed.probe.save(path)
+    assert TurnProbe.load(path, model=testbed.model).hash == testbed.probe.hash
+    with pytest.raises(DirectionsMismatchError, match="not on this model"):
+        TurnProbe.load(path, model=tiny_llava()[0])
+    testbed.directions.save(path)
+    with pytest.raises(DirectionsMismatchError, match="no turn probe"):
+        TurnProbe.load(path)
+
+
+def test_two_probes_never_share_a_cached_answer(testbed):
+    one, other = (ChatSteeredVLM.from_loaded(testbed, probe=probe) for probe in ("auto", None))
+    assert one._identifying_params != other._identifying_params
+    assert one.screening.sees_pictures
+    assert not other.screening.sees_pictures
+
+
+def test_logistic_regression_finds_a_line_it_can_find():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 3, generator=generator)
+    positive = x[:, 0] + 2 * x[:, 1] > 0.5
+    found = Logistic.fit(x, positive, 1e-4)
+    assert ((found.score(x) > 0) == positive).float().mean() > 0.98
+    assert (found.weights / found.scale)[1] > 1.5 * (found.weights / found.scale)[0]
