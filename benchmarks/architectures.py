@@ -1,4 +1,8 @@
-"""Try every architecture with every capability; write what works to docs/results/architectures.json and docs/chat_model.md."""
+"""Try every architecture with every capability; write what works to docs/results/architectures.json and docs/chat_model.md.
+
+python benchmarks/architectures.py            # all of them
+python benchmarks/architectures.py gemma4     # one or some, the others kept as they are in the file
+"""
 
 from __future__ import annotations
 
@@ -17,11 +21,11 @@ from tests.tiny_models import WITH_PROCESSOR  # noqa: E402
 RESULTS, PAGE = ROOT / "docs" / "results" / "architectures.json", ROOT / "docs" / "chat_model.md"
 
 
-def measure() -> list[dict[str, str]]:
+def measure(families: list[str]) -> list[dict[str, str]]:
     """Return one row a family and capability."""
     rows = []
-    for family, build in WITH_PROCESSOR.items():
-        vlm = loaded_vlm(*build())
+    for family in families:
+        vlm = loaded_vlm(*WITH_PROCESSOR[family]())
         for capability, check in CAPABILITIES.items():
             try:
                 check(vlm)
@@ -53,7 +57,10 @@ def publish(rows: list[dict[str, str]]) -> None:
 
 
 if __name__ == "__main__":
-    measured = measure()
+    wanted = sys.argv[1:] or list(WITH_PROCESSOR)
+    before = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.is_file() else []
+    fresh = measure(wanted) + [row for row in before if row["family"] not in wanted]
+    measured = [row for family in WITH_PROCESSOR for row in fresh if row["family"] == family]
     from importlib.metadata import version
 
     facts = {

@@ -14,6 +14,7 @@ from transformers import (
     Gemma3Processor,
     Glm4vProcessor,
     Glm46VProcessor,
+    Idefics2Processor,
     Idefics3Processor,
     InternVLProcessor,
     LlavaNextProcessor,
@@ -28,9 +29,13 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.gemma4.feature_extraction_gemma4 import Gemma4AudioFeatureExtractor
+from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
+from transformers.models.gemma4.processing_gemma4 import Gemma4Processor
 from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
 from transformers.models.glm46v.image_processing_pil_glm46v import Glm46VImageProcessorPil
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2ImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
@@ -242,7 +247,19 @@ def tiny_qwen3_vl():
     )
 
 
-def _qwen(processor_class, model_type, *, vision, **rope):
+def tiny_qwen3_vl_moe():
+    """As Qwen3-VL, with experts."""
+    vision = {"hidden_size": 32, "out_hidden_size": 32, "intermediate_size": 64, "num_position_embeddings": 16}
+    return _qwen(
+        Qwen3VLProcessor,
+        "qwen3_vl_moe",
+        vision={**vision, "deepstack_visual_indexes": [0]},
+        text={"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
+        mrope_interleaved=True,
+    )
+
+
+def _qwen(processor_class, model_type, *, vision, text=None, **rope):
     names = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
     edges = {"vision_bos_token": "<|vision_start|>", "vision_eos_token": "<|vision_end|>"}
     tokenizer = byte_tokenizer(names | edges)
@@ -251,7 +268,7 @@ def _qwen(processor_class, model_type, *, vision, **rope):
     return assemble(
         pictures_only(processor_class)(Qwen2VLImageProcessorPil(size=pixels, patch_size=PATCH), tokenizer, None),
         model_type,
-        text={"rope_parameters": rope_parameters},
+        text={"rope_parameters": rope_parameters, **(text or {})},
         vision={"depth": 2, "num_heads": 2, "patch_size": PATCH, "spatial_merge_size": 2, **vision},
         picture="<|vision_start|><|image_pad|><|vision_end|>",
         image_token_id=tokenizer.image_token_id,
@@ -280,6 +297,40 @@ def tiny_gemma3():
     return model, processor
 
 
+def tiny_gemma4():
+    """Pictures of any shape and layers with a sliding window; 70 tokens a picture, the fewest that it knows."""
+    names = {"image_token": "<|image|>", "boi_token": "<|image>", "eoi_token": "<image|>"}
+    sounds = {"audio_token": "<|audio|>", "boa_token": "<|audio>", "eoa_token": "<audio|>"}
+    tokenizer = byte_tokenizer({**names, **sounds, "video_token": "<|video|>"})
+    images = Gemma4ImageProcessorPil(patch_size=PATCH, max_soft_tokens=70, pooling_kernel_size=2)
+    vision = {name: value for name, value in SMALL_VISION.items() if name != "image_size"}
+    return assemble(
+        pictures_only(Gemma4Processor)(Gemma4AudioFeatureExtractor(), images, tokenizer),
+        "gemma4",
+        text={
+            "model_type": "gemma4_text",
+            "vocab_size_per_layer_input": len(tokenizer),
+            "hidden_size_per_layer_input": 0,
+            "global_head_dim": 16,
+            "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+        },
+        vision={
+            **vision,
+            "model_type": "gemma4_vision",
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "pooling_kernel_size": 2,
+            "position_embedding_size": 64,
+        },
+        **{
+            f"{name}_id": getattr(tokenizer, f"{name}_id")
+            for name in (*names, *sounds, "video_token")
+            if name != "eoa_token"
+        },
+        eoa_token_index=tokenizer.eoa_token_id,
+    )
+
+
 def tiny_paligemma():
     """SigLIP and Gemma, the whole prompt attended to in both directions; its processor refuses text without a picture."""
     tokenizer = byte_tokenizer({"image_token": "<image>"})
@@ -292,6 +343,34 @@ def tiny_paligemma():
         vision={**SMALL_VISION, "model_type": "siglip_vision_model", "projection_dim": 32},
         image_token_index=tokenizer.image_token_id,
         projection_dim=32,
+    )
+
+
+def tiny_idefics2():
+    """A perceiver between SigLIP and Mistral; 4 tokens a picture."""
+    names = {
+        "image_token": "<image>",
+        "image_boundary_token": "<fake_token_around_image>",
+        "turn_token": "<end_of_utterance>",
+    }
+    tokenizer = byte_tokenizer(names)
+    edges = {"longest_edge": SIDE, "shortest_edge": SIDE}
+    images = Idefics2ImageProcessorPil(size=edges, do_image_splitting=False)
+    return assemble(
+        Idefics2Processor(images, tokenizer, image_seq_len=4),
+        "idefics2",
+        text={"model_type": "mistral", "sliding_window": None},
+        vision={**SMALL_VISION, "model_type": "idefics2_vision"},
+        perceiver_config={
+            "model_type": "idefics2_perceiver",
+            "hidden_size": 32,
+            "resampler_n_latents": 4,
+            "resampler_depth": 1,
+            "resampler_n_heads": 2,
+            "resampler_head_dim": 16,
+            "num_key_value_heads": 2,
+        },
+        image_token_id=tokenizer.image_token_id,
     )
 
 
@@ -405,7 +484,12 @@ def tiny_glm46v():
     return tiny_glm4v("glm46v", Glm46VProcessor, Glm46VImageProcessorPil)
 
 
-def tiny_glm4v(model_type="glm4v", processor_class=Glm4vProcessor, image_class=Glm4vImageProcessorPil):
+def tiny_glm4v_moe():
+    """As GLM-4V, with experts."""
+    return tiny_glm4v("glm4v_moe", n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=32)
+
+
+def tiny_glm4v(model_type="glm4v", processor_class=Glm4vProcessor, image_class=Glm4vImageProcessorPil, **text):
     """Multimodal rotary positions; 4 tokens a picture."""
     names = {"image_token": "<|image|>", "video_token": "<|video|>"}
     edges = {"vision_bos_token": "<|begin_of_image|>", "vision_eos_token": "<|end_of_image|>"}
@@ -423,7 +507,7 @@ def tiny_glm4v(model_type="glm4v", processor_class=Glm4vProcessor, image_class=G
     return assemble(
         pictures_only(processor_class)(image_class(size=pixels, patch_size=PATCH), tokenizer),
         model_type,
-        text={"rope_parameters": rope},
+        text={"rope_parameters": rope, **text},
         vision={**vision, "out_hidden_size": 32, "spatial_merge_size": 2},
         picture="<|begin_of_image|><|image|><|end_of_image|>",
         image_token_id=tokenizer.image_token_id,
@@ -472,13 +556,17 @@ WITH_PROCESSOR = {
     "qwen2_vl": tiny_qwen2_vl,
     "qwen2_5_vl": tiny_qwen2_5_vl,
     "qwen3_vl": tiny_qwen3_vl,
+    "qwen3_vl_moe": tiny_qwen3_vl_moe,
     "gemma3": tiny_gemma3,
+    "gemma4": tiny_gemma4,
+    "idefics2": tiny_idefics2,
     "idefics3": tiny_idefics3,
     "internvl": tiny_internvl,
     "vipllava": tiny_vipllava,
     "llava_onevision": tiny_llava_onevision,
     "aya_vision": tiny_aya_vision,
     "glm4v": tiny_glm4v,
+    "glm4v_moe": tiny_glm4v_moe,
     "glm46v": tiny_glm46v,
     "mllama": tiny_mllama,
 }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig, AutoProcessor, ProcessorMixin
@@ -14,8 +16,8 @@ if TYPE_CHECKING:
 def load_processor(path: str, **shared: Any) -> ProcessorMixin:
     """Load the processor that belongs to a checkpoint.
 
-    Families that also read video (Qwen-VL, InternVL, LLaVA-OneVision) want torchvision for it. The guard shows no video, so
-    without torchvision their processors are loaded with pictures and text alone.
+    Families that also read video (Qwen-VL, InternVL, LLaVA-OneVision, Gemma 4) want torchvision for it. The guard shows no
+    video, so without torchvision their processors are loaded with pictures and text alone.
 
     Args:
         path: A folder or a hub id.
@@ -40,7 +42,27 @@ def pictures_only(family: type[ProcessorMixin]) -> type[ProcessorMixin]:
         return [name for name in family.get_attributes() if name != "video_processor"]
 
     body = {"get_attributes": classmethod(get_attributes), "__module__": family.__module__, "video_processor": None}
-    return type(family.__name__, (family,), body)
+    if inspect.signature(family.__init__).parameters["video_processor"].default is inspect.Parameter.empty:
+        body["__init__"] = _without_asking(family)
+    return type(family.__name__, (family, _PicturesOnly), body)
+
+
+class _PicturesOnly(ProcessorMixin):
+    """Stands between a family and `ProcessorMixin`, which takes no video processor that is none of its attributes."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.pop("video_processor", None)
+        super().__init__(*args, **kwargs)
+
+
+def _without_asking(family: type[ProcessorMixin]) -> Any:
+    """Return the initialiser of a family that insists on a video processor (Gemma 4), with `None` for it."""
+
+    @wraps(family.__init__)
+    def init(self: ProcessorMixin, *args: Any, **kwargs: Any) -> None:
+        family.__init__(self, *args, **{"video_processor": None, **kwargs})
+
+    return init
 
 
 def _processor_class(path: str, **shared: Any) -> type[ProcessorMixin]:
