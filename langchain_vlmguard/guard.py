@@ -27,6 +27,7 @@ from langchain_vlmguard.errors import RewriteError
 from langchain_vlmguard.hazards import HAZARDS, title_of
 from langchain_vlmguard.hidden import HiddenRequests, judge_in, quotes_message
 from langchain_vlmguard.policy import GuardPolicy
+from langchain_vlmguard.refusals import in_plain_words, refusal_message
 from langchain_vlmguard.rewriting.rewriter import Rewrite, repeats_prompt
 from langchain_vlmguard.rewriting.turns import with_prompt
 from langchain_vlmguard.verdict import GuardFailure, Hazard, Provenance, SafetyVerdict, SteeringTrace
@@ -268,7 +269,7 @@ class GuardNodes:
     def refuse(self, state: VLMGuardState) -> dict[str, Any]:
         """Say why, in general terms, and offer the safe way."""
         verdict = self.verdict(state["draft"])
-        message = AIMessage(refusal_text(verdict, self.policy), response_metadata=_metadata(verdict))
+        message = refusal_message(refusal_text(verdict, self.policy), verdict, response_metadata=_metadata(verdict))
         return {"messages": [message], "verdict": verdict.to_state(), "draft": {}}
 
     def review(self, state: VLMGuardState) -> dict[str, Any]:
@@ -337,10 +338,11 @@ class GuardNodes:
     def for_model(self, state: VLMGuardState) -> list[BaseMessage]:
         """Return the conversation as the model gets it: checked pictures, and the rewritten prompt where there is one."""
         turn, draft = self._turn(state), state["draft"]
+        messages = [*map(in_plain_words, turn.messages)]
         if draft["action"] != "rewrite":
-            return turn.messages
+            return messages
         keep = self.policy.rewritten_pictures == "keep"
-        return with_prompt(turn.messages, turn.start, draft["rewritten_prompt"], keep_pictures=keep)
+        return with_prompt(messages, turn.start, draft["rewritten_prompt"], keep_pictures=keep)
 
     def _answered(self, state: VLMGuardState, call: _Call) -> dict[str, Any]:
         draft = call.into(state["draft"], self.policy)

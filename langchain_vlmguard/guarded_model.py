@@ -23,6 +23,7 @@ from langchain_vlmguard.errors import GuardViolationError
 from langchain_vlmguard.guard import Answer, GuardNodes, refusal_text, with_verdict
 from langchain_vlmguard.hidden import HiddenRequests, judge_in
 from langchain_vlmguard.policy import GuardPolicy
+from langchain_vlmguard.refusals import refusal_message
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -260,9 +261,8 @@ class _Turn:
         heard: AIMessage | None = getattr(self, "message", None)
         metadata = {} if heard is None else {"model_name": heard.response_metadata.get("model_name")}
         usage = heard.usage_metadata if heard is not None else None
-        message = AIMessage(
-            refusal_text(verdict, self.guard.nodes.policy), response_metadata=metadata, usage_metadata=usage
-        )
+        text = refusal_text(verdict, self.guard.nodes.policy)
+        message = refusal_message(text, verdict, response_metadata=metadata, usage_metadata=usage)
         return with_verdict(message, verdict)
 
 

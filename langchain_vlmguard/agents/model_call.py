@@ -15,6 +15,7 @@ from langchain_vlmguard.agents.judging import joined
 from langchain_vlmguard.agents.subjects import Subject, call_fingerprint, fingerprint, result_as_turn, turn_fingerprint
 from langchain_vlmguard.content.messages import turn_start
 from langchain_vlmguard.guard import Answer, with_verdict
+from langchain_vlmguard.refusals import refusal_message
 from langchain_vlmguard.verdict import GuardFailure
 
 if TYPE_CHECKING:
@@ -259,8 +260,9 @@ class ModelCall:
         return self._respond([with_verdict(placeholder, self.guard.nodes.verdict(draft))], draft)
 
     def _notice(self, draft: dict[str, Any], stage: Any, message_id: str | None = None) -> AIMessage:
-        message = _message(self.guard.notice(draft, stage), message_id)
-        return with_verdict(message, self.guard.nodes.verdict(draft))
+        verdict = self.guard.nodes.verdict(draft)
+        message = refusal_message(self.guard.notice(draft, stage), verdict, id=message_id or _new_id())
+        return with_verdict(message, verdict)
 
     def _respond(self, result: list[Any], draft: dict[str, Any]) -> ExtendedModelResponse[Any]:
         self.guard.report(self.request.runtime.stream_writer, self._records)

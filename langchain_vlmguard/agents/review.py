@@ -10,6 +10,7 @@ from langchain_vlmguard.agents.held import ask, restored, unpacked, with_calls
 from langchain_vlmguard.agents.model_call import call_note
 from langchain_vlmguard.agents.subjects import fingerprint
 from langchain_vlmguard.guard import decided, with_verdict
+from langchain_vlmguard.refusals import refusal_message
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage, ToolCall
@@ -128,5 +129,5 @@ def _refused(
     guard: AgentGuard, draft: dict[str, Any], stage: Any, message: BaseMessage, records: list[Any]
 ) -> dict[str, Any]:
     verdict = guard.nodes.verdict(draft)
-    notice = with_verdict(AIMessage(guard.notice(draft, stage), id=message.id), verdict)
+    notice = with_verdict(refusal_message(guard.notice(draft, stage), verdict, id=message.id), verdict)
     return {"messages": [notice], "verdict": verdict.to_state(), "verdicts": records}
