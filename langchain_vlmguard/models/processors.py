@@ -47,7 +47,7 @@ def pictures_only(family: type[ProcessorMixin]) -> type[ProcessorMixin]:
     return type(family.__name__, (family, _PicturesOnly), body)
 
 
-class _PicturesOnly(ProcessorMixin):  # type: ignore[misc] - untyped in transformers
+class _PicturesOnly(ProcessorMixin):  # type: ignore[misc]
     """Stands between a family and `ProcessorMixin`, which takes no video processor that is none of its attributes."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
