@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -35,8 +37,10 @@ def test_guard_in_a_graph_and_its_file_for_studio(capsys):
     for graph in listed["graphs"].values():
         file, name = graph["path"].split(":")
         assert hasattr(example(Path(file).stem), name)
-    cli = pytest.importorskip("langgraph_cli.config", reason="needs langgraph-cli to validate langgraph.json")
-    cli.validate_config_file(ROOT / "examples/langgraph.json")
+    pytest.importorskip("langgraph_cli", reason="needs langgraph-cli to validate langgraph.json")
+    command = [sys.executable, "-m", "langgraph_cli", "validate"]
+    environment = {**os.environ, "LANGGRAPH_CLI_NO_ANALYTICS": "1"}
+    subprocess.run(command, cwd=ROOT / "examples", env=environment, check=True, timeout=60)  # noqa: S603
 
 
 def test_the_shop_assistant_orders_harmless_things_and_no_others(capsys):

@@ -4,8 +4,10 @@ import pytest
 from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage
 from langchain_core.tools import tool
+from langgraph.checkpoint.memory import InMemorySaver
 
 from langchain_vlmguard import ChatSteeredVLM, EvidenceReader, GuardPolicy, PictureFetcher, VLMGuardMiddleware
+from langchain_vlmguard.content.messages import LEFT_OUT
 from langchain_vlmguard.testbed.requests import Cell
 from tests.agent_models import AgentModel, agent, both, call, calling
 from tests.picture_server import picture_server, trusting
@@ -97,8 +99,10 @@ def reads(testbed):
     pytest.importorskip("rapidocr", reason="needs rapidocr (extra `evidence`)")
     judge, reader = ChatSteeredVLM.from_loaded(testbed), EvidenceReader()
 
-    def build(model, tools=()):
-        return create_agent(model, list(tools), middleware=[VLMGuardMiddleware(evidence=reader, judge=judge)])
+    def build(model, tools=(), **options):
+        return create_agent(
+            model, list(tools), middleware=[VLMGuardMiddleware(evidence=reader, judge=judge)], **options
+        )
 
     return build
 
@@ -133,3 +137,15 @@ async def test_harm_that_is_only_drawn_in_a_tools_picture_never_reaches_the_mode
     [record] = [one for one in state["verdicts"] if one["stage"] == "tool_result"]
     assert (record["verdict"]["action"] == "refuse") == harmful
     assert record["verdict"]["evidence"][0]["where"].startswith("messages[")
+
+
+@BOTH
+async def test_a_picture_that_was_refused_stays_out_of_later_turns_and_the_thread_goes_on(reads, use_async):
+    model = AgentModel()
+    graph, thread = reads(model, checkpointer=InMemorySaver()), {"configurable": {"thread_id": "1"}}
+    refused = await both(graph, {"messages": [DRAWN[True].message()]}, thread, use_async=use_async)
+    assert (refused["verdict"]["action"], model.seen) == ("refuse", [])
+    state = await both(graph, asked("and what is a kite ?"), thread, use_async=use_async)
+    assert (state["verdict"]["action"], state["messages"][-1].text) == ("allow", "fine")
+    assert LEFT_OUT in str(model.seen[0][0].content)
+    assert "base64" not in str(model.seen)
