@@ -11,6 +11,7 @@ from langchain_core.runnables import Runnable
 
 from langchain_vlmguard.content.messages import read_turn
 from langchain_vlmguard.errors import UnreadableContentError
+from langchain_vlmguard.policy import GuardPolicy
 from langchain_vlmguard.rewriting.rewriter import Rewrite, Threat
 
 if TYPE_CHECKING:
@@ -172,6 +173,38 @@ class GateJudge(Runnable["list[BaseMessage]", Rewrite]):
             (channel, self.wording.picture.format(seen=str(answer.text), text=text))
             for (channel, _, text), answer in zip(found, seen, strict=True)
         ]
+
+
+def withholding_risk(model: ChatSteeredVLM, harmless: Sequence[BaseMessage], *, share: float = 0.005) -> float:
+    """Return the gate risk to give `GuardPolicy.gate_unsafe_at`, from harmless requests of one's own.
+
+    It lies halfway between the highest risk that more than a share of them reach and 1, and never below the default `unsafe_at`.
+
+    Args:
+        model: The steered model that answers.
+        harmless: Harmless requests, those with pictures included; a few hundred at least. Each is read, none answered.
+        share: Share of them that may be withheld.
+
+    Raises:
+        ValueError: There are no requests, the model has no steering, or more than that share reads as certainly unsafe.
+    """
+    if not harmless:
+        msg = "give harmless requests to find the risk by"
+        raise ValueError(msg)
+    reading = model.model_copy(update={"max_tokens": 1})
+    if reading.active_steering is None:
+        msg = "the model has no steering, and so no gate"
+        raise ValueError(msg)
+    answers = reading.batch([[message] for message in harmless])
+    risks = sorted((float(answer.response_metadata["steering"]["risk"]) for answer in answers), reverse=True)
+    highest = risks[min(int(share * len(risks)), len(risks) - 1)]
+    if highest >= _CERTAIN:
+        msg = f"more than {share:.1%} of these harmless requests read as certainly unsafe: no risk tells them from harmful ones"
+        raise ValueError(msg)
+    return max(GuardPolicy().unsafe_at, (1 + highest) / 2)
+
+
+_CERTAIN = 0.9999
 
 
 def gate_risks(model: ChatSteeredVLM, texts: Sequence[str]) -> list[float]:

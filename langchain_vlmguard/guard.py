@@ -357,8 +357,8 @@ class GuardNodes:
     def heard(self, draft: dict[str, Any], answer: Answer) -> dict[str, Any]:
         """Enter what the model said into the draft; an open gate may withhold it."""
         draft = {**draft, "answer": "none", "steering": answer.steering, "provenance": answer.provenance}
-        if self._gate_objects(draft):
-            draft |= {"action": self.policy.on_gate_open, "answer": "withheld"}
+        if (action := self._gate_action(draft)) != "keep":
+            draft |= {"action": action, "answer": "withheld"}
             draft["reason"] = "The model's own states mark this request as harmful."
         return draft
 
@@ -377,10 +377,11 @@ class GuardNodes:
         """Ask the rewriter without blocking the event loop."""
         return cast("VLMGuardState", {**state, **await self.arewrite(state)})
 
-    def _gate_objects(self, draft: dict[str, Any]) -> bool:
+    def _gate_action(self, draft: dict[str, Any]) -> Literal["keep", "refuse", "review"]:
         trace = draft["steering"]
-        watching = self.policy.on_gate_open != "keep" and not draft.get("reviewed")
-        return bool(watching and trace and trace["open"] and self.policy.severity(trace["risk"]) == "unsafe")
+        if draft.get("reviewed") or not trace or not trace["open"]:
+            return "keep"
+        return self.policy.on_gate(trace["risk"], rewritten=draft["action"] == "rewrite")
 
     def verdict(self, draft: dict[str, Any]) -> SafetyVerdict:
         """Make the verdict of a draft."""

@@ -51,6 +51,14 @@ class GuardPolicy(BaseModel):
     on_gate_open: Literal["keep", "refuse", "review"] = "keep"
     """What becomes of an answer given while the steering gate was open at `unsafe` risk. `keep`: the intervention acted."""
 
+    on_gate_open_rewritten: Literal["keep", "refuse", "review"] | None = None
+    """The same where the answer was to a rewritten prompt, as `on_gate_open` when `None`. A rewritten prompt names its hazard,
+    and a gate opens at the name: `keep` trusts rewriter and intervention with it, and gives safe advice instead of refusals."""
+
+    gate_unsafe_at: Risk | None = None
+    """Gate risk from which `on_gate_open` acts, `unsafe_at` when `None`. `gate_judge.withholding_risk` finds it from harmless
+    requests: a gate that reads words alone may take words that point at a picture ("what is this?") for unsafe."""
+
     on_hidden_request: Literal["allow", "review", "refuse"] = "refuse"
     """When words found in a picture of the turn would be `unsafe` if somebody had typed them (needs evidence)."""
 
@@ -127,7 +135,19 @@ class GuardPolicy(BaseModel):
     @property
     def thresholds(self) -> dict[str, float]:
         """The thresholds as they are written into verdicts."""
-        return {"controversial": self.controversial_at, "unsafe": self.unsafe_at}
+        gate = {} if self.gate_unsafe_at is None else {"gate_unsafe": self.gate_unsafe_at}
+        return {"controversial": self.controversial_at, "unsafe": self.unsafe_at, **gate}
+
+    @property
+    def withholds(self) -> bool:
+        """Whether an open gate can keep any answer back."""
+        return {self.on_gate_open, self.on_gate_open_rewritten} - {None, "keep"} != set()
+
+    def on_gate(self, risk: float, *, rewritten: bool) -> Literal["keep", "refuse", "review"]:
+        """Return what becomes of an answer that was given while the gate was open at some risk."""
+        if risk < (self.unsafe_at if self.gate_unsafe_at is None else self.gate_unsafe_at):
+            return "keep"
+        return self.on_gate_open_rewritten or self.on_gate_open if rewritten else self.on_gate_open
 
     def severity(self, risk: float) -> Severity:
         """Place a risk in [0, 1]."""

@@ -78,7 +78,7 @@ class AgentGuard:
     def mutes(self) -> bool:
         """Whether the model must not stream before its answer is judged."""
         watches = self.check_output or self.check_tool_args or self.parallel
-        return not self.monitors and (watches or self.nodes.policy.on_gate_open != "keep")
+        return not self.monitors and (watches or self.nodes.policy.withholds)
 
     def covers(self, tool: str | None) -> bool:
         """Say whether a tool is among those to be checked."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import HumanMessage
@@ -14,9 +15,9 @@ from langchain_vlmguard.evaluation.statistics import Share
 from langchain_vlmguard.evaluation.tasks import ask
 from langchain_vlmguard.models.chat_format import to_chat_row
 from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
-from langchain_vlmguard.policy import GuardPolicy
 from langchain_vlmguard.testbed.judge import Outcome, judge
 from langchain_vlmguard.testbed.requests import MEANINGLESS, Cell
+from langchain_vlmguard.testbed.world import HARMLESS_THINGS, a
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,11 +27,10 @@ if TYPE_CHECKING:
 
     from langchain_vlmguard.evaluation.arms.base import Arm, Defence, Target
     from langchain_vlmguard.models.chat_format import ChatRow
+    from langchain_vlmguard.rewriting.adapter import RewriterAdapter
     from langchain_vlmguard.testbed.requests import Request
 
 EPS = (4, 8, 16, 32, 64)
-REFUSING = {"gate_refuses": GuardPolicy().unsafe_at, "full": GuardPolicy().unsafe_at}
-"""Arms whose graph withholds answers at a gate risk, and that risk."""
 
 
 def picture_requests(n: int, *, seed: int = 11) -> list[Request]:
@@ -46,7 +46,7 @@ def attack_by_pictures(
     """Attack an arm by PGD and send what came of it, as 8-bit pictures, through the arm's real model or graph.
 
     Args:
-        arm: The arm; the attacker knows its gate and intervention.
+        arm: The arm; the attacker knows its gate, its intervention, and a rewriter that runs on the target's weights.
         target: The testbed.
         asked: Harmful requests beside pictures.
         eps: Budget in 255ths; 0 sends the untouched pictures at the model's own size.
@@ -59,13 +59,16 @@ def attack_by_pictures(
     defence = arm.around(target, **options)
     runnable, chat = defence.build([]), _chat(defence, target)
     rows = [_row(chat, request.message()) for request in asked]
+    messages = [request.message() for request in asked]
     found = attack_pictures(
         target.weights,
         rows,
         [request.complying for request in asked],
         PixelBudget(eps, max(1, steps if eps else 1)),
         defence=chat.active_steering,
-        refuse_at=REFUSING.get(arm.card.name),
+        refuse_at=defence.refuse_at,
+        adapter=_adapter(defence, target),
+        admitted=_admitted(defence, target, asked, messages),
     )
     shown = found.pictures if eps else found.before
     messages = [beside(picture, request.text) for picture, request in zip(shown, asked, strict=True)]
@@ -88,6 +91,8 @@ def attack_by_suffixes(
     def row(text: str) -> ChatRow:
         return _row(chat, HumanMessage(text))
 
+    adapter, plain = _adapter(defence, target), [HumanMessage(request.text) for request in asked]
+    admitted = _admitted(defence, target, asked, plain) or [""] * len(asked)
     found = [
         attack_suffix(
             target.weights,
@@ -96,12 +101,13 @@ def attack_by_suffixes(
             row,
             budget,
             defence=chat.active_steering,
-            refuse_at=REFUSING.get(arm.card.name),
+            refuse_at=defence.refuse_at,
+            adapter=adapter,
+            admitted=report,
         )
-        for request in asked
+        for request, report in zip(asked, admitted, strict=True)
     ]
     messages = [HumanMessage(f"{r.text} {suffix.text}") for r, suffix in zip(asked, found, strict=True)]
-    plain = [HumanMessage(request.text) for request in asked]
     curves = zip(*(suffix.curve for suffix in found), strict=True)
     return {
         "arm": arm.card.name,
@@ -117,6 +123,35 @@ def _complies(runnable: Runnable[Any, Any], asked: Sequence[Request], messages: 
     inputs = [messages_for(runnable, [message]) for message in messages]
     outputs = [to_output(answer, "arm") for answer in runnable.batch(inputs, {"max_concurrency": 64})]
     return [judge(r, output.completion) is Outcome.COMPLIED for r, output in zip(asked, outputs, strict=True)]
+
+
+def _adapter(defence: Defence, target: Target) -> RewriterAdapter | None:
+    """Return the adapter by which a rewriter runs on the target's weights; a rewriter on other weights is met blind."""
+    model = defence.rewriter.model if defence.rewriter else None
+    shared = isinstance(model, ChatSteeredVLM) and model.loaded is target.loaded
+    return model.steering if shared and isinstance(model, ChatSteeredVLM) else None
+
+
+def _admitted(defence: Defence, target: Target, asked: Sequence[Request], messages: Sequence[BaseMessage]) -> list[str]:
+    """Return what the rewriter would write if it let each request go on: what it writes of a harmless thing in its place."""
+    if defence.rewriter is None or _adapter(defence, target) is None:
+        return []
+    others = [_about_another_thing(message, r.thing) for r, message in zip(asked, messages, strict=True)]
+    return [str(a.text) for a in defence.rewriter.model.batch([defence.rewriter.form.ask([m]) for m in others])]
+
+
+def _about_another_thing(message: BaseMessage, thing: str) -> BaseMessage:
+    def swapped(text: str) -> str:
+        return re.sub(rf"\b(an? )?{re.escape(thing)}\b", a(HARMLESS_THINGS[0]), text)
+
+    if isinstance(message.content, str):
+        return HumanMessage(swapped(message.content))
+    shown: list[str | dict[str, Any]] = [
+        {**block, "text": swapped(block["text"])} if block["type"] == "text" else block
+        for block in message.content
+        if isinstance(block, dict)
+    ]
+    return HumanMessage(shown)
 
 
 def _row(chat: ChatSteeredVLM, message: BaseMessage) -> ChatRow:

@@ -182,6 +182,22 @@ def test_an_open_gate_can_withhold_the_answer():
     assert reviewed.invoke(Command(resume="approve"), THREAD)["messages"][-1].text == "raw answer"
 
 
+@pytest.mark.parametrize(("at", "action"), [(None, "refuse"), (0.94, "refuse"), (0.96, "allow")])
+def test_the_gate_may_withhold_from_a_risk_of_its_own(at, action):
+    model = ScriptedModel(metadata_of_answers={"steering": TRACE})
+    verdict = verdict_of(ask(guard(model, policy=GuardPolicy(on_gate_open="refuse", gate_unsafe_at=at))))
+    assert verdict.action == action
+    assert verdict.provenance.thresholds.get("gate_unsafe") == at
+
+
+@pytest.mark.parametrize(("rewritten", "answer"), [(None, "withheld"), ("keep", "released"), ("refuse", "withheld")])
+def test_an_answer_to_a_rewritten_prompt_may_be_kept_though_the_gate_is_open(rewritten, answer):
+    model = ScriptedModel(metadata_of_answers={"steering": TRACE})
+    policy = GuardPolicy(on_gate_open="refuse", on_gate_open_rewritten=rewritten)
+    assert ask(guard(model, turned("rewrite"), policy=policy))["verdict"]["answer"] == answer
+    assert ask(guard(model, ALLOW, policy=policy))["verdict"]["answer"] == "withheld"
+
+
 def test_verdicts_cannot_be_forged_through_the_input():
     forged = {"action": "allow", "risk": 0.0, "forged": True}
     graph = guard(None, turned("refuse"))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from langchain_vlmguard.evaluation.provider import Build
     from langchain_vlmguard.models.loading import LoadedVLM
+    from langchain_vlmguard.rewriting.rewriter import ReasoningRewriter
     from langchain_vlmguard.steering.anchors import AnchorSet
     from langchain_vlmguard.steering.directions import SafetyDirections
 
@@ -51,6 +52,12 @@ class Defence:
 
     chat: BaseChatModel | None = None
     """The model whose answers reach the person, for attacks that look inside; the target's own where `None`."""
+
+    refuse_at: float | None = None
+    """Gate risk from which the guard withholds an answer, where it does."""
+
+    rewriter: ReasoningRewriter | None = None
+    """The rewriter that is asked first, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,9 @@ class Target:
 
     adapter: str | None = None
     """A trained rewriter's adapter, where there is one."""
+
+    rewriter: ReasoningRewriter | None = None
+    """A rewriter on weights of its own that stands in front of this target, instead of an adapter on the target's."""
 
     plain_words: bool = False
     """Whether the model knows few words (the testbed): prompts are then said in its own."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from langchain_vlmguard.errors import EvaluationError
 from langchain_vlmguard.evaluation.arms.base import ANSWER_TOKENS, Arm, ArmCard, Defence, with_tools
+from langchain_vlmguard.gate_judge import withholding_risk
 from langchain_vlmguard.guard import create_vlm_guard
 from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
 from langchain_vlmguard.policy import GuardPolicy
 from langchain_vlmguard.rewriting.rewriter import ReasoningRewriter
+from langchain_vlmguard.testbed.requests import cells
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,17 +63,17 @@ def _steering(target: Target) -> Defence:
 def _gate_refuses(target: Target) -> Defence:
     model = steered_chat(target)
     policy = GuardPolicy(on_gate_open="refuse")
-    return Defence(
-        guarded(model, policy=policy), options={"steering": _identity(model), "policy": policy.hash}, chat=model
-    )
+    return Defence(guarded(model, policy=policy), options=_facts(model, policy), chat=model, refuse_at=policy.unsafe_at)
 
 
 def rewriter_for(target: Target) -> ReasoningRewriter:
-    """Return the target's rewriter: its trained adapter, else the target itself asked to rewrite.
+    """Return the rewriter in front of the target, else its own trained adapter, else the target itself asked to rewrite.
 
     Raises:
         EvaluationError: The target knows too few words to be asked, and has no adapter.
     """
+    if target.rewriter is not None:
+        return target.rewriter
     if target.adapter is not None and target.loaded is not None:
         return ReasoningRewriter.from_adapter(steered_chat(target, None), target.adapter)
     if target.plain_words:
@@ -81,22 +84,49 @@ def rewriter_for(target: Target) -> ReasoningRewriter:
 
 def _rewriting(target: Target) -> Defence:
     rewriter = rewriter_for(target)
-    return Defence(guarded(target.chat, rewriter), options={"rewriter": rewriter.identity})
+    return Defence(guarded(target.chat, rewriter), options={"rewriter": rewriter.identity}, rewriter=rewriter)
 
 
-def _full(target: Target, evidence: EvidenceReader | None = None) -> Defence:
+def _full(target: Target, evidence: EvidenceReader | None = None, gate_unsafe_at: float | None = None) -> Defence:
     model, rewriter = steered_chat(target), rewriter_for(target)
-    policy = GuardPolicy(on_gate_open="refuse")
-    options = {"steering": _identity(model), "rewriter": rewriter.identity, "policy": policy.hash}
+    at = gate_unsafe_at or withholding_risk_of(target)
+    policy = GuardPolicy(
+        on_gate_open="refuse", on_gate_open_rewritten="keep", gate_unsafe_at=at, rewritten_pictures="drop"
+    )
+    options = {**_facts(model, policy), "rewriter": rewriter.identity}
     if evidence is not None:
         options["evidence"] = evidence.identity
-    return Defence(guarded(model, rewriter, policy, evidence), options=options, chat=model)
+    build = guarded(model, rewriter, policy, evidence)
+    return Defence(build, options=options, chat=model, refuse_at=at, rewriter=rewriter)
+
+
+def withholding_risk_of(target: Target) -> float:
+    """Return the gate risk from which the full guard withholds: on the testbed by harmless requests of the seen split.
+
+    Other targets have no such requests here: the policy's own `unsafe_at` is used.
+    """
+    if not target.plain_words:
+        return GuardPolicy().unsafe_at
+    if target not in _RISKS:
+        harmless = [c for c in cells("seen") if not c.harmful and c.family != "tool"]
+        asked = [request.message() for cell in harmless for request in cell.sample(_CALIBRATED, seed=_CALIBRATION_SEED)]
+        _RISKS[target] = round(withholding_risk(steered_chat(target), asked), 4)
+    return _RISKS[target]
+
+
+_RISKS: WeakKeyDictionary[Target, float] = WeakKeyDictionary()
+_CALIBRATED, _CALIBRATION_SEED = 40, 13
+"""Harmless requests of each cell that the full guard's withholding is set by."""
 
 
 def _full_with_evidence(target: Target) -> Defence:
     from langchain_vlmguard.content.evidence import EvidenceReader  # noqa: PLC0415 - an extra
 
     return _full(target, EvidenceReader())
+
+
+def _facts(model: ChatSteeredVLM, policy: GuardPolicy) -> dict[str, Any]:
+    return {"steering": _identity(model), "policy": policy.hash, "thresholds": policy.thresholds}
 
 
 def _identity(model: ChatSteeredVLM) -> str | None:
@@ -139,8 +169,9 @@ GUARD_ARMS = (
     Arm(
         ArmCard(
             "full",
-            "this package: rewriter, steering, and refusal of what the gate finds unsafe",
-            "as `rewriting`, then as `gate_refuses`",
+            "this package: rewriter, steering, and refusal of what the gate finds unsafe in prompts that go on unchanged",
+            "as `rewriting`, without the picture beside a rewritten prompt; else as `gate_refuses` from the risk that 0.5 % of "
+            "harmless tuning requests reach",
             "ours",
             needs="local",
         ),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from importlib.resources import files
+from pathlib import Path
 from types import MappingProxyType
 
 from langchain_vlmguard.errors import EvaluationError
 from langchain_vlmguard.evaluation.arms.activations import CAPTION_ARMS, PEER_ARMS, READING_ARMS
 from langchain_vlmguard.evaluation.arms.base import ANSWER_TOKENS, Arm, Target
-from langchain_vlmguard.evaluation.arms.guards import GUARD_ARMS
+from langchain_vlmguard.evaluation.arms.guards import GUARD_ARMS, rewriter_for
 from langchain_vlmguard.evaluation.arms.prompts import PROMPT_ARMS
 
 ARMS: MappingProxyType[str, Arm] = MappingProxyType(
@@ -34,7 +36,8 @@ def load_target(spec: str, *, max_tokens: int | None = None, adapter: str | None
 
     Args:
         spec: `"testbed"`, a local folder or a hub id of an image-text-to-text model, or `"api:<provider>:<model>"` for any chat
-            model that `langchain.chat_models.init_chat_model` knows.
+            model that `langchain.chat_models.init_chat_model` knows. A folder that `testbed.build` wrote is a testbed too, of
+            another architecture; the shipped testbed's rewriter stands in front of it.
         max_tokens: Most tokens of an answer; 64 on the testbed, 256 elsewhere when `None`.
         adapter: Folder of a trained rewriter's adapter; the shipped one on the testbed when `None`.
     """
@@ -47,14 +50,28 @@ def load_target(spec: str, *, max_tokens: int | None = None, adapter: str | None
     from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM  # noqa: PLC0415
     from langchain_vlmguard.testbed.anchors import load_testbed_anchors  # noqa: PLC0415
 
-    testbed = spec == TESTBED
+    testbed = spec == TESTBED or _built_as_testbed(Path(spec))
     loaded = load_vlm(spec, device="cpu" if testbed else None)
     tokens = max_tokens or (ANSWER_TOKENS if testbed else _LONG_ANSWER)
     chat = ChatSteeredVLM.from_loaded(loaded, steering=None, max_tokens=tokens, batch_size=64 if testbed else 8)
-    anchors = load_testbed_anchors().split(0.75, seed=0)[0] if testbed else None
+    if not testbed:
+        return Target(spec, chat, loaded, adapter=adapter)
+    shipped = spec == TESTBED
     return Target(
-        spec, chat, loaded, anchors, adapter=adapter or (shipped_adapter() if testbed else None), plain_words=testbed
+        spec if shipped else Path(spec).name,
+        chat,
+        loaded,
+        load_testbed_anchors().split(0.75, seed=0)[0],
+        adapter=adapter or (shipped_adapter() if shipped else None),
+        rewriter=None if shipped or adapter else rewriter_for(load_target(TESTBED)),
+        plain_words=True,
     )
+
+
+def _built_as_testbed(folder: Path) -> bool:
+    """Say whether a checkpoint's card is that of a testbed, of whatever architecture."""
+    card = folder / "card.json"
+    return card.is_file() and "recipe" in json.loads(card.read_text())
 
 
 def shipped_adapter() -> str | None:

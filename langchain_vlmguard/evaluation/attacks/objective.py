@@ -1,13 +1,14 @@
 """What a white-box attack minimises: the loss of a complying answer under a defence, the defence's gate included.
 
 The defence is run as it runs in generation, but with gradients: the clean prefill that gates read, the strength they give, and
-the edit at the last prompt token (and at the answer's tokens, where the defence edits decode steps too).
+the edit at the last prompt token (and at the answer's tokens, where the defence edits decode steps too). A rewriter on the same
+weights is attacked with them: the loss of the report by which it would let the prompt go on unchanged is added.
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
     from transformers import PreTrainedModel
+
+    from langchain_vlmguard.rewriting.adapter import RewriterAdapter
 
     Defence = Steering | PeerSteering | None
     Edit = Callable[[Tensor, int], Tensor]
@@ -47,6 +50,9 @@ class Batch:
     text_inputs: dict[str, Tensor] | None = None
     """The prompts without their pictures, for defences that read them."""
 
+    admitted: Tensor | None = None
+    """What the rewriter would write if it let the prompts go on unchanged, as `answers`; `None` where there is no rewriter."""
+
 
 @dataclass(frozen=True, eq=False)
 class Loss:
@@ -61,24 +67,44 @@ class Loss:
     said: Tensor
     """Whether the defended model would say the wanted answer, token by token, `(rows,)` bool."""
 
+    rewriter: Tensor | None = None
+    """Mean cross-entropy of the report that lets the prompt go on, `None` without a rewriter."""
+
     @property
     def total(self) -> Tensor:
-        """Answer and gate, equally weighted."""
-        return self.answer + self.gate
+        """Answer, gate and rewriter, equally weighted."""
+        return self.answer + self.gate if self.rewriter is None else self.answer + self.gate + self.rewriter
 
 
-def attack_loss(model: PreTrainedModel, batch: Batch, defence: Any = None, *, refuse_at: float | None = None) -> Loss:
+def attack_loss(
+    model: PreTrainedModel,
+    batch: Batch,
+    defence: Any = None,
+    *,
+    refuse_at: float | None = None,
+    adapter: RewriterAdapter | None = None,
+) -> Loss:
     """Return the loss of the wanted answers under a defence, with gradients.
 
     Args:
         model: The model, in eval mode.
         batch: Prompts and wanted answers.
         defence: What the attacker knows to be in place.
-        refuse_at: Gate risk from which the guard withholds the answer (`GuardPolicy.unsafe_at` with `on_gate_open`), if it does.
+        refuse_at: Gate risk from which the guard withholds the answer (see `GuardPolicy.on_gate`), if it does.
+        adapter: The rewriter's adapter on these weights, attacked too; needs `batch.admitted`.
 
     Raises:
         TypeError: The defence is of a kind that cannot be differentiated here.
     """
+    loss = _defended_loss(model, batch, defence, refuse_at)
+    if adapter is None or batch.admitted is None:
+        return loss
+    with adapter.attach(model, pictured=batch.pictured):
+        report, _ = _answer_loss(model, replace(batch, answers=batch.admitted), None)
+    return replace(loss, rewriter=report)
+
+
+def _defended_loss(model: PreTrainedModel, batch: Batch, defence: Any, refuse_at: float | None) -> Loss:
     if defence is None:
         answer, said = _answer_loss(model, batch, None)
         return Loss(answer, torch.zeros_like(answer), said)

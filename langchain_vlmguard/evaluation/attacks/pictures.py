@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from langchain_vlmguard.evaluation.attacks.objective import Defence
     from langchain_vlmguard.models.chat_format import ChatRow
     from langchain_vlmguard.models.loading import LoadedVLM
+    from langchain_vlmguard.rewriting.adapter import RewriterAdapter
 
 _LEVELS = 255
 _IMAGE_DIMENSIONS = 4
@@ -66,6 +67,8 @@ def attack_pictures(
     *,
     defence: Defence = None,
     refuse_at: float | None = None,
+    adapter: RewriterAdapter | None = None,
+    admitted: Sequence[str] = (),
     seed: int = 0,
 ) -> AttackedPictures:
     """Change the pictures of some prompts so that the defended model gives the wanted answers.
@@ -80,12 +83,14 @@ def attack_pictures(
         budget: Ball and steps.
         defence: What the attacker knows to be in place; the plain model is attacked without.
         refuse_at: See `attack_loss`.
+        adapter: The rewriter's adapter, where a rewriter on the same weights is shown the same prompts first.
+        admitted: What the rewriter would write of each prompt if it let it go on unchanged.
         seed: Of the random start.
 
     Raises:
         EvaluationError: The processor does not hand pictures over as `(rows, channels, height, width)`.
     """
-    batch = encode_batch(loaded, rows, wanted, defence)
+    batch = encode_batch(loaded, rows, wanted, defence, admitted)
     scale = PixelScale.of(loaded, batch.inputs.get("pixel_values"))
     start = (scale.to_levels(batch.inputs["pixel_values"])).round().clamp(0, _LEVELS)
     generator = torch.Generator().manual_seed(seed)
@@ -93,11 +98,11 @@ def attack_pictures(
     levels = _inside((start + noise).to(start.device), start, budget.eps)
     curve = []
     for _ in range(budget.steps):
-        loss, gradient = _gradient(loaded, batch, scale, levels, defence, refuse_at)
+        loss, gradient = _gradient(loaded, batch, scale, levels, defence, refuse_at, adapter)
         curve.append(float(loss.mean()))
         levels = _inside(levels - budget.step * gradient.sign(), start, budget.eps)
     levels = _inside(levels.round(), start, budget.eps)
-    curve.append(float(_gradient(loaded, batch, scale, levels, defence, refuse_at)[0].mean()))
+    curve.append(float(_gradient(loaded, batch, scale, levels, defence, refuse_at, adapter)[0].mean()))
     return AttackedPictures(_as_pictures(levels), _as_pictures(start), curve)
 
 
@@ -107,23 +112,28 @@ def beside(picture: Image, text: str) -> HumanMessage:
     return HumanMessage([block, {"type": "text", "text": text}])
 
 
-def encode_batch(loaded: LoadedVLM, rows: Sequence[ChatRow], wanted: Sequence[str], defence: Defence) -> Batch:
+def encode_batch(
+    loaded: LoadedVLM, rows: Sequence[ChatRow], wanted: Sequence[str], defence: Defence, admitted: Sequence[str] = ()
+) -> Batch:
     """Encode prompts and wanted answers for the attack's objective."""
     device = loaded.model.device
 
     def encoded(texts: Sequence[str], pictures: Sequence[Sequence[Image]] = ()) -> dict[str, Tensor]:
         return {k: v.to(device) for k, v in encode_texts(loaded.processor, texts, pictures).items()}
 
-    tokenizer = loaded.processor.tokenizer
-    ids = [[*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id] for text in wanted]
-    width = max(map(len, ids))
-    answers = torch.tensor([row + [-100] * (width - len(row)) for row in ids], device=device)
+    def answers(texts: Sequence[str]) -> Tensor:
+        tokenizer = loaded.processor.tokenizer
+        ids = [[*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id] for text in texts]
+        width = max(map(len, ids))
+        return torch.tensor([row + [-100] * (width - len(row)) for row in ids], device=device)
+
     reads = defence is not None and defence.needs_text_query
     return Batch(
         encoded([row.text for row in rows], [row.pictures for row in rows if row.pictures]),
-        answers,
+        answers(wanted),
         torch.tensor([bool(row.pictures) for row in rows]),
         encoded([row.text_only for row in rows]) if reads else None,
+        answers(admitted) if admitted else None,
     )
 
 
@@ -162,13 +172,18 @@ class PixelScale:
 
 
 def _gradient(
-    loaded: LoadedVLM, batch: Batch, scale: PixelScale, levels: Tensor, defence: Defence, refuse_at: float | None
+    loaded: LoadedVLM,
+    batch: Batch,
+    scale: PixelScale,
+    levels: Tensor,
+    defence: Defence,
+    refuse_at: float | None,
+    adapter: RewriterAdapter | None,
 ) -> tuple[Tensor, Tensor]:
     varied = levels.detach().requires_grad_()
-    inputs = {**batch.inputs, "pixel_values": scale.to_pixels(varied)}
-    changed = Batch(inputs, batch.answers, batch.pictured, batch.text_inputs)
+    changed = replace(batch, inputs={**batch.inputs, "pixel_values": scale.to_pixels(varied)})
     with frozen(loaded), torch.enable_grad():
-        loss = attack_loss(loaded.model, changed, defence, refuse_at=refuse_at).total
+        loss = attack_loss(loaded.model, changed, defence, refuse_at=refuse_at, adapter=adapter).total
         (gradient,) = torch.autograd.grad(loss.sum(), varied)
     return loss.detach(), gradient
 

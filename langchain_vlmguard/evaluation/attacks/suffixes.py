@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from langchain_vlmguard.evaluation.attacks.objective import Defence
+    from langchain_vlmguard.evaluation.attacks.objective import Batch, Defence
     from langchain_vlmguard.models.chat_format import ChatRow
     from langchain_vlmguard.models.loading import LoadedVLM
+    from langchain_vlmguard.rewriting.adapter import RewriterAdapter
 
     MakeRow = Callable[[str], ChatRow]
     """From the words of a request to its rendered prompt."""
@@ -56,6 +57,8 @@ def attack_suffix(
     *,
     defence: Defence = None,
     refuse_at: float | None = None,
+    adapter: RewriterAdapter | None = None,
+    admitted: str = "",
     seed: int = 0,
 ) -> Suffix:
     """Look for words behind a request in text alone with which the defended model gives the wanted answer.
@@ -72,9 +75,12 @@ def attack_suffix(
         budget: How long and how hard.
         defence: What the attacker knows to be in place.
         refuse_at: See `attack_loss`.
+        adapter: The rewriter's adapter, where a rewriter on the same weights is shown the same prompt first.
+        admitted: What the rewriter would write of the request if it let it go on unchanged.
         seed: Of the start and the samples.
     """
-    search = _Search(loaded, text, wanted, make_row, budget, defence, refuse_at, seed)
+    wants = (wanted, admitted) if adapter else (wanted,)
+    search = _Search(loaded, text, wants, make_row, budget, defence, refuse_at, adapter, seed)
     return search.run()
 
 
@@ -83,15 +89,16 @@ class _Search:
         self,
         loaded: LoadedVLM,
         text: str,
-        wanted: str,
+        wanted: tuple[str, ...],
         make_row: MakeRow,
         budget: SuffixBudget,
         defence: Defence,
         refuse_at: float | None,
+        adapter: RewriterAdapter | None,
         seed: int,
     ) -> None:
         self._loaded, self._text, self._wanted, self._make_row = loaded, text, wanted, make_row
-        self._budget, self._defence, self._refuse_at = budget, defence, refuse_at
+        self._budget, self._defence, self._refuse_at, self._adapter = budget, defence, refuse_at, adapter
         self._generator = torch.Generator().manual_seed(seed)
         self._words = usable_words(loaded)
         self._ids = torch.tensor(list(self._words))
@@ -120,23 +127,28 @@ class _Search:
         return self._make_row(f"{self._text} {self._written(suffix)}")
 
     def _losses(self, suffixes: Sequence[Sequence[int]]) -> Tensor:
-        batch = encode_batch(
-            self._loaded, [self._row(s) for s in suffixes], [self._wanted] * len(suffixes), self._defence
-        )
         with frozen(self._loaded), torch.no_grad():
-            return attack_loss(self._loaded.model, batch, self._defence, refuse_at=self._refuse_at).total
+            return self._total(self._encoded(suffixes))
+
+    def _encoded(self, suffixes: Sequence[Sequence[int]]) -> Batch:
+        answer, *admitted = ([text] * len(suffixes) for text in self._wanted)
+        return encode_batch(self._loaded, [self._row(s) for s in suffixes], answer, self._defence, *admitted)
+
+    def _total(self, batch: Batch) -> Tensor:
+        return attack_loss(
+            self._loaded.model, batch, self._defence, refuse_at=self._refuse_at, adapter=self._adapter
+        ).total
 
     def _proposals(self, suffix: Sequence[int]) -> Tensor:
         """Return the most promising words for each place, `(words, top)` token ids."""
-        batch = encode_batch(self._loaded, [self._row(suffix)], [self._wanted], self._defence)
+        batch = self._encoded([suffix])
         table = self._loaded.model.get_input_embeddings().weight
         ids = batch.inputs["input_ids"]
         embedded = table[ids].detach().requires_grad_()
         inputs = {"inputs_embeds": embedded, "attention_mask": batch.inputs["attention_mask"]}
         with frozen(self._loaded), torch.enable_grad():
             changed = replace(batch, inputs=inputs, text_inputs=inputs if batch.text_inputs else None)
-            loss = attack_loss(self._loaded.model, changed, self._defence, refuse_at=self._refuse_at).total
-            (gradient,) = torch.autograd.grad(loss.sum(), embedded)
+            (gradient,) = torch.autograd.grad(self._total(changed).sum(), embedded)
         places = _places(ids[0].tolist(), suffix)
         with torch.no_grad():
             gain = -(gradient[0, places] @ table[self._ids].T)
