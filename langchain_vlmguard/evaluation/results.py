@@ -84,12 +84,18 @@ def _sample_rows(sample: EvalSample, item: Item, where: Where) -> Iterable[Row]:
             item.harmful,
             judge,
             {name: None if math.isnan(float(value[name])) else bool(value[name]) for name in MEASURES},
-            sample.output.time or sample.total_time or 0.0,
+            _seconds(sample),
             item.text,
             score.answer or "",
             str(item.picture) if item.picture else None,
             score.explanation or "",
         )
+
+
+def _seconds(sample: EvalSample) -> float:
+    """Return the seconds of every question that was put to the model for one request."""
+    asked = [event.output.time or 0.0 for event in sample.events if event.event == "model"]
+    return sum(asked) if asked else sample.total_time or 0.0
 
 
 def summarise(rows: Sequence[Row], *, against: str, facts: dict[str, Any], seconds: float) -> dict[str, Any]:

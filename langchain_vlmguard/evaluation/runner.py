@@ -152,6 +152,7 @@ def _asked(task: Task, logs: Path, plan: Plan) -> EvalLog:
         display="none",
         log_level="warning",
         max_samples=plan.concurrency,
+        log_images=False,
         log_model_api=False,
         log_realtime=False,
         score_display=False,

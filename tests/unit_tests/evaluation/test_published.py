@@ -20,19 +20,33 @@ def results():
     return json.loads((ROOT / "docs/results/evaluation.json").read_text())
 
 
-def benchmark():
-    spec = importlib.util.spec_from_file_location("evaluate_benchmark", ROOT / "benchmarks/evaluate.py")
+@pytest.fixture(scope="module")
+def pages():
+    spec = importlib.util.spec_from_file_location("evaluation_page", ROOT / "benchmarks/evaluation_page.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def test_every_table_of_the_page_is_that_of_the_results(results):
+def test_every_table_of_the_page_is_that_of_the_results(results, pages):
     page = PAGE.read_text()
-    tables = benchmark().tables(results)
-    assert len(tables) == 9
+    tables = pages.tables(results)
+    assert len(tables) == 13
     for name, table in tables.items():
         assert f"<!-- {name} -->\n{table}\n<!-- end of {name} -->" in page, name
+
+
+def test_the_results_are_written_as_they_are_read(results, pages):
+    assert json.loads(pages.as_json(results)) == results
+    assert pages.as_json(results) == (ROOT / "docs/results/evaluation.json").read_text()
+
+
+def test_a_table_without_a_place_on_the_page_is_an_error(results, pages, tmp_path, monkeypatch):
+    monkeypatch.setattr(pages, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(pages, "IMAGES", tmp_path)
+    (tmp_path / "page.md").write_text("<!-- measured -->\n<!-- end of measured -->\n")
+    with pytest.raises(ValueError, match="no place for the table 'goals'"):
+        pages.publish(results)
 
 
 def test_published_arms_have_the_formulas_of_the_code(results):
@@ -42,11 +56,15 @@ def test_published_arms_have_the_formulas_of_the_code(results):
 
 
 def test_published_shares_carry_their_intervals(results):
+    targets = results["targets"].values()
     for row in (
         *results["cells"],
         *results["pooled"],
+        *results["conversations"],
+        *(row for target in targets for row in (*target["pooled"], *target["cells"])),
         *results["attacks"]["pictures"],
         *results["attacks"]["suffixes"],
+        *results["parts"],
     ):
         share = row["unsafe"]
         assert Share(share["hits"], share["n"]).to_json() == share
@@ -54,20 +72,47 @@ def test_published_shares_carry_their_intervals(results):
     assert {"seconds", "machine", "date", "versions"} <= set(results)
 
 
-def test_every_arm_was_asked_the_same(results):
-    pooled = [row for row in results["pooled"] if row["suite"] == "testbed" and row["judge"] == "oracle"]
-    for harmful in (True, False):
-        assert len({row["n"] for row in pooled if row["harmful"] == harmful}) == 1
-    assert {row["arm"] for row in pooled} == set(results["arms"])
+def test_arms_of_a_kind_were_asked_the_same_on_every_target(results):
+    for target in results["targets"].values():
+        for harmful in (True, False):
+            rows = [row for row in target["pooled"] if row["harmful"] == harmful]
+            for wide in (True, False):
+                assert len({row["n"] for row in rows if (row["arm"] in results["wide"]) is wide}) <= 1
+        assert {row["arm"] for row in target["pooled"]} | set(target["skipped"]) == set(results["arms"])
+
+
+def test_what_is_pooled_is_the_sum_of_the_targets(results):
+    for row in results["pooled"]:
+        own = [
+            one
+            for target in results["targets"].values()
+            for one in target["pooled"]
+            if (one["arm"], one["harmful"]) == (row["arm"], row["harmful"])
+        ]
+        assert row["n"] == sum(one["n"] for one in own)
+        for measure in ("unsafe", "refused", "useful"):
+            assert row[measure]["hits"] == sum(one[measure]["hits"] for one in own)
 
 
 def test_tuned_options_are_those_that_were_measured(results):
-    for name, trials in results["tuning"].items():
-        if trials:
+    for target in results["targets"].values():
+        for name, trials in target["tuning"].items():
             scores = [min(t["safe"], t["kept"]) + 0.1 * (t["safe"] + t["kept"]) for t in trials]
             assert scores == sorted(scores, reverse=True)
-            chosen = results["arms"][name]["options"]
-            assert trials[0]["options"].items() <= chosen.items()
+            assert trials[0]["options"].items() <= target["options"][name].items()
+
+
+def test_the_best_peer_refuses_no_more_than_the_full_guard(results, pages):
+    best, over = pages.best_peer(results), results["pooled"]
+    assert best not in pages.OURS
+    rows = {row["arm"]: row for row in over if not row["harmful"]}
+    harmful = {row["arm"]: row for row in over if row["harmful"]}
+    allowed = [arm for arm in rows if arm not in pages.OURS]
+    allowed = [arm for arm in allowed if rows[arm]["refused"]["value"] <= rows["full"]["refused"]["value"]]
+    if best is None:
+        assert not allowed
+    else:
+        assert harmful[best]["unsafe"]["value"] == min(harmful[arm]["unsafe"]["value"] for arm in allowed)
 
 
 def test_the_page_names_every_set():
