@@ -7,6 +7,7 @@ import os
 import re
 from math import exp, log
 from pathlib import Path
+from textwrap import fill, indent
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 ROOT = Path(__file__).parent.parent
-PAGE, IMAGES = ROOT / "docs/evaluation.md", ROOT / "docs/images"
+PAGE, README, IMAGES = ROOT / "docs/evaluation.md", ROOT / "README.md", ROOT / "docs/images"
 OURS = ("none", "steering", "gate_refuses", "rewriting", "full", "full_evidence")
 SHOWN = ("none", "steering", "gate_refuses", "rewriting", "full", "ecso", "shiftdc")
 """Arms that are shown cell by cell."""
@@ -72,16 +73,49 @@ def publish(results: Results) -> None:
     }
     for name, figure in drawn.items():
         figure.savefig(IMAGES / f"evaluation-{name}.png", dpi=110)
-    page = PAGE.read_text()
-    for name, table in tables(results).items():
-        head, tail = f"<!-- {name} -->", f"<!-- end of {name} -->"
-        if head not in page:
-            msg = f"{PAGE} has no place for the table {name!r}: write {head} and {tail} where it belongs"
+    _place(PAGE, tables(results))
+    _place(README, {"evaluation": summary(results)})
+
+
+def _place(file: Path, parts: dict[str, str]) -> None:
+    """Write texts between their marks, indented as the mark is.
+
+    Raises:
+        ValueError: The file has no place for one of them.
+    """
+    page = file.read_text()
+    for name, text in parts.items():
+        found = re.search(rf"^( *)<!-- {name} -->$.*?<!-- end of {name} -->$", page, flags=re.DOTALL | re.MULTILINE)
+        if found is None:
+            msg = f"{file} has no place for the table {name!r}: write <!-- {name} --> and <!-- end of {name} --> there"
             raise ValueError(msg)
-        page = re.sub(f"{head}.*?{tail}", lambda _, t=table, h=head, e=tail: f"{h}\n{t}\n{e}", page, flags=re.DOTALL)
-    beside = PAGE.with_name(PAGE.name + ".tmp")
+        page = page[: found.start()] + indent(marked(name, text), found[1]) + page[found.end() :]
+    beside = file.with_name(file.name + ".tmp")
     beside.write_text(page, encoding="utf-8")
-    os.replace(beside, PAGE)
+    os.replace(beside, file)
+
+
+def marked(name: str, text: str) -> str:
+    """Return a text between its marks."""
+    return f"<!-- {name} -->\n{text}\n<!-- end of {name} -->"
+
+
+def summary(results: Results) -> str:
+    """Return the README's two sentences."""
+    plain, full = ([_pooled(results["pooled"], arm, harmful=h) for h in (True, False)] for arm in ("none", "full"))
+    attacks = results["attacks"]
+    picture = next(r["unsafe"] for r in attacks["pictures"] if r["arm"] == "full" and r["eps"] == GOAL_EPS)
+    words = {row["arm"]: row["unsafe"] for row in attacks["suffixes"]}
+    count = len(results["targets"])
+    said = (
+        f"Over {full[0]['n']:,} harmful requests on {count} architecture{'s' if count > 1 else ''} compliance falls from "
+        f"{100 * plain[0]['unsafe']['value']:.1f} % to {percent(full[0]['unsafe'])}, while refusals of harmless ones go from "
+        f"{100 * plain[1]['refused']['value']:.1f} % to {percent(full[1]['refused'])}. A picture attacked at {GOAL_EPS}/255 gets "
+        f"past the full guard {picture['hits']} times in {picture['n']}; words that know the guard, written behind the request, "
+        f"{words['full']['hits']} in {words['full']['n']}, and past steering alone {words['steering']['hits']} in "
+        f"{words['steering']['n']}."
+    )
+    return fill(said, 125)
 
 
 def _as_suite(rows: Sequence[Results]) -> list[Results]:
@@ -239,7 +273,12 @@ def _targets_table(results: Results) -> str:
 
 
 def _parts_table(parts: Sequence[Results]) -> str:
-    head = ["rewriter, steering, and", "harmful: complied with", "harmful: safe and useful", "harmless: refused"]
+    head = [
+        "rewriter, steering, and this policy",
+        "harmful: complied with",
+        "harmful: safe and useful",
+        "harmless: refused",
+    ]
     rows = [[row["name"], *(percent(row[key]) for key in ("unsafe", "shown", "refused", "right"))] for row in parts]
     return _table([*head, "harmless: right"], rows)
 

@@ -307,25 +307,21 @@ def _swept(target: Target, steering: Steering) -> dict[str, Any]:
 
 
 PARTS: dict[str, dict[str, Any]] = {
-    "gate withholds from 0.7, rewritten prompts too": {"on_gate_open": "refuse"},
-    "and from the risk of harmless requests": {"on_gate_open": "refuse", "gate_unsafe_at": "set"},
-    "and spares rewritten prompts": {
-        "on_gate_open": "refuse",
-        "gate_unsafe_at": "set",
-        "on_gate_open_rewritten": "keep",
-    },
-    "and drops the picture beside them: `full`": {
+    "the gate withholds from a risk of 0.7, of rewritten prompts too": {"on_gate_open": "refuse"},
+    "the same, and no picture beside a rewritten prompt": {"on_gate_open": "refuse", "rewritten_pictures": "drop"},
+    "no picture beside a rewritten prompt, and the gate withholds nothing": {"rewritten_pictures": "drop"},
+    "`full`: no picture, a gate that spares rewritten prompts and withholds from the risk of harmless requests": {
         "on_gate_open": "refuse",
         "gate_unsafe_at": "set",
         "on_gate_open_rewritten": "keep",
         "rewritten_pictures": "drop",
     },
 }
-"""What the full guard was made of step by step, as policies; `set` is `withholding_risk_of` the target."""
+"""The full guard's policy, and others it was chosen among; `set` is `withholding_risk_of` the target."""
 
 
 def _parts(plan: Measurement) -> list[dict[str, Any]]:
-    """Measure the full guard's policy step by step on requests of the seen split, none of which set a threshold."""
+    """Measure policies around the same rewriter and steering on requests of the seen split, none of which set a threshold."""
     from langchain_vlmguard.evaluation.arms.guards import (  # noqa: PLC0415
         guarded,
         rewriter_for,

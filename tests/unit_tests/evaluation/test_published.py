@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 
@@ -33,7 +34,8 @@ def test_every_table_of_the_page_is_that_of_the_results(results, pages):
     tables = pages.tables(results)
     assert len(tables) == 13
     for name, table in tables.items():
-        assert f"<!-- {name} -->\n{table}\n<!-- end of {name} -->" in page, name
+        assert pages.marked(name, table) in page, name
+    assert indent(pages.marked("evaluation", pages.summary(results)), "  ") in (ROOT / "README.md").read_text()
 
 
 def test_the_results_are_written_as_they_are_read(results, pages):
