@@ -13,7 +13,7 @@ NEXT_TESTS := tests/unit_tests/agents tests/unit_tests/rewriting tests/unit_test
   tests/unit_tests/test_exports.py tests/unit_tests/test_telemetry.py tests/unit_tests/test_tools.py \
   tests/unit_tests/test_verdict.py tests/integration_tests/test_examples.py tests/integration_tests/test_langgraph_dev.py
 
-.PHONY: demo test test-next test-all lint format bench evaluate testbed clean
+.PHONY: demo test test-next test-all lint format bench evaluate fuzz testbed clean
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -55,6 +55,9 @@ bench: $(READY)  ## Measure again what the README says, and write it there.
 
 evaluate: $(READY)  ## Measure every arm and attack again, and write docs/evaluation.md (goes on after a stop).
 	$(BIN)/python benchmarks/evaluate.py
+
+fuzz: $(READY)  ## A million hostile messages and picture files (half an hour; goes on after a stop).
+	$(BIN)/python -m tests.fuzz --json docs/results/fuzz.json
 
 testbed: $(READY)  ## Train the testbed from scratch (half an hour on two cores).
 	$(BIN)/python -m langchain_vlmguard.testbed.build

@@ -148,9 +148,8 @@ def test_evidence_that_is_not_whole_says_so_and_is_not_kept():
     told = Told("hello there", seconds=0.05)
     reader = EvidenceReader(told, seconds=0.01)
     assert not reader.read(check(saved(page("x")))).complete
-    reads = told.reads
-    reader.read(check(saved(page("x"))))
-    assert told.reads > reads
+    told.seconds, reader.seconds = 0, 60
+    assert reader.read(check(saved(page("x")))).complete
 
 
 def test_turned_text_is_found_in_its_right_order():

@@ -1,31 +1,20 @@
 """Random conversations in all spellings: whatever they hold, nothing unread reaches a model."""
 
-import base64
 import copy
-import os
-import time
-from io import BytesIO
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
-from PIL import Image
 
-from langchain_vlmguard import UnreadableContentError, create_vlm_guard
-from langchain_vlmguard.content.images import ImageLimits, check_frames
-from langchain_vlmguard.content.messages import LEFT_OUT, is_read, read_turn
+from langchain_vlmguard import create_vlm_guard
+from langchain_vlmguard.content.messages import LEFT_OUT, read_turn
 from tests.chat_models import ScriptedModel
-from tests.pictures import READABLE, UNREADABLE, b64, data_uri, png
+from tests.pictures import READABLE, UNREADABLE, b64, data_uri
+from tests.reading import FILES, conversation_is_read, file_is_checked_or_refused
 
 SECRET = "hiddenwish"
 CALL = {"name": "look", "args": {}, "id": "1"}
 SHORT = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-LONG = settings(
-    max_examples=int(os.environ.get("VLMGUARD_FUZZ_CASES", "1000000")),
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
 
 colours = st.tuples(*[st.integers(0, 255)] * 3)
 readable = st.sampled_from(sorted(READABLE)).map(READABLE.get)
@@ -106,23 +95,10 @@ def reaches(conversation):
     return model.seen, state["verdict"]
 
 
-def holds(conversation):
-    model_gets = read_turn(conversation)
-    assert all(map(is_read, model_gets.messages))
-    checked = {picture.picture.sha256 for picture in model_gets.pictures}
-    for one in model_gets.messages:
-        for block in one.content if isinstance(one.content, list) else []:
-            if isinstance(block, dict) and block["type"] == "image":
-                data = base64.b64decode(block["base64"])
-                assert Image.open(BytesIO(data)).format in ("PNG", "JPEG")
-                assert check_frames(data, ImageLimits())[0].sha256 in checked
-    return model_gets
-
-
 @SHORT
 @given(messages)
 def test_what_is_unread_is_accounted_for_and_reaches_no_model(conversation):
-    turn = holds(conversation)
+    turn = conversation_is_read(conversation)
     assert SECRET not in str(turn.messages)
     assert (LEFT_OUT in str(turn.messages)) == bool(turn.unjudged)
     seen, verdict = reaches(conversation)
@@ -135,26 +111,9 @@ def test_what_is_unread_is_accounted_for_and_reaches_no_model(conversation):
 @SHORT
 @given(odd_messages)
 def test_blocks_of_random_keys_raise_nothing_and_pass_nothing_unread(conversation):
-    holds(conversation)
+    conversation_is_read(conversation)
 
 
-@pytest.mark.slow
-@LONG
-@given(odd_messages)
-def test_blocks_of_random_keys_for_long(conversation):
-    started = time.perf_counter()
-    holds(conversation)
-    assert time.perf_counter() - started < 5
-
-
-FILES = [
-    png(size=(24, 24)),
-    png((9, 9, 9, 99), mode="RGBA"),
-    png(3, mode="P"),
-    *(png(size=(24, 24), fmt=fmt) for fmt in ("JPEG", "GIF", "WEBP", "BMP", "TIFF")),
-    png("white", fmt="GIF", save_all=True, append_images=[Image.new("RGB", (8, 8), "black")]),
-]
-EVERYTHING = ImageLimits(max_bytes=100_000, max_pixels=100_000, frames="all", heif=True)
 edits = st.lists(
     st.tuples(
         st.sampled_from(["set", "cut", "insert", "repeat"]), st.integers(0, 2_000), st.binary(min_size=1, max_size=6)
@@ -178,36 +137,13 @@ def edited(data, changes):
     return data
 
 
-def checked_or_refused(data):
-    started = time.perf_counter()
-    try:
-        frames = check_frames(data, EVERYTHING)
-    except UnreadableContentError as error:
-        assert str(error)  # noqa: PT017 - either outcome is right
-        frames = ()
-    for frame in frames:
-        with Image.open(BytesIO(frame.data)) as picture:
-            picture.load()
-            assert picture.size == frame.size
-            assert (picture.mode, picture.format) in (("RGB", "PNG"), ("RGB", "JPEG"))
-        assert check_frames(frame.data, EVERYTHING)[0].open().tobytes() == frame.open().tobytes()
-    assert time.perf_counter() - started < 5
-
-
 damaged = st.builds(edited, st.sampled_from(FILES), edits) | st.binary(max_size=99)
 
 
 @SHORT
 @given(damaged)
-def test_a_damaged_file_is_checked_or_refused(data):
-    checked_or_refused(data)
-
-
-@pytest.mark.slow
-@LONG
-@given(damaged)
-def test_a_damaged_file_for_long(data):
-    checked_or_refused(data)
+def test_a_damaged_file_is_file_is_checked_or_refused(data):
+    file_is_checked_or_refused(data)
 
 
 def test_base64_of_any_shape_is_read_the_same():

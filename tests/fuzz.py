@@ -1,0 +1,75 @@
+"""Fuzz the reading of messages and picture files, guided by coverage (`make fuzz`).
+
+    python -m tests.fuzz --cases 1000000 --json docs/results/fuzz.json
+
+Atheris (libFuzzer) keeps what reaches new code under `--work` and builds on it. A case fails on an exception that is not
+ours, on anything unread that would reach a model, after 5 s, or beyond 2 GB; its input is kept and named. A stopped run
+goes on where it was.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+
+TARGETS = ("messages", "files")
+SECONDS, MEGABYTES = 5, 2_048
+
+
+def fuzz(target, cases, folder, progress):
+    """Run one target in a process of its own until it has been through so many cases; raise with what broke it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    task = progress.add_task(target, total=cases)
+    arguments = [sys.executable, "-W", "ignore", "-m", "tests.fuzz_targets", target, str(cases), str(folder)]
+    with (folder / "log.txt").open("w") as log, subprocess.Popen(arguments, stderr=log, stdout=log) as running:  # noqa: S603
+        while running.poll() is None:
+            time.sleep(0.2)
+            progress.update(task, completed=seen_in(folder)["cases"])
+    seen = seen_in(folder)
+    if running.returncode:
+        kept = ", ".join(str(path) for kind in ("crash", "timeout", "oom") for path in folder.glob(f"{kind}-*"))
+        msg = f"{target} broke after {seen['cases']} cases on {kept or 'no input'}; {folder / 'log.txt'} says how"
+        raise AssertionError(msg)
+    return seen
+
+
+def seen_in(folder):
+    """Return what a target has been through in a folder: cases, those with a picture, ms of the slowest, MB at the most."""
+    path = folder / "seen.json"
+    return json.loads(path.read_text()) if path.exists() else {"cases": 0, "pictures": 0, "slowest_ms": 0, "peak_mb": 0}
+
+
+def write_whole(path, value):
+    beside = path.with_suffix(".tmp")
+    beside.write_text(json.dumps(value, indent=1) + "\n")
+    beside.replace(path)
+
+
+def main(
+    cases: Annotated[int, typer.Option(help="Cases in all, shared by the targets.")] = 1_000_000,
+    work: Annotated[Path, typer.Option(help="Inputs found so far; a stopped run goes on from here.")] = Path(
+        "build/fuzz"
+    ),
+    output: Annotated[Path | None, typer.Option("--json")] = None,
+) -> None:
+    """Fuzz and write what was seen."""
+    with Progress() as progress:
+        found = {name: fuzz(name, cases // len(TARGETS), work / name, progress) for name in TARGETS}
+    found |= {"limits": {"seconds": SECONDS, "mb": MEGABYTES}, "date": datetime.now(UTC).date().isoformat()}
+    found["machine"] = f"{os.cpu_count()} CPU cores ({platform.machine()})"
+    found["versions"] = {name: version(name) for name in ("atheris", "pillow", "langchain-core")}
+    if output:
+        write_whole(output, found)
+
+
+if __name__ == "__main__":
+    typer.run(main)

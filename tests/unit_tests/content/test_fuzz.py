@@ -1,0 +1,22 @@
+"""Coverage-guided fuzzing of the reading: a few cases always, a million where asked (`-m slow`, or `make fuzz`)."""
+
+import pytest
+from rich.progress import Progress
+
+from tests.fuzz import TARGETS, fuzz
+
+pytest.importorskip("atheris", reason="Atheris is made for Linux and macOS alone")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("cases", [2_000, pytest.param(500_000, marks=pytest.mark.slow)])
+def test_nothing_read_breaks_or_slips_by(target, cases, tmp_path):
+    with Progress() as progress:
+        seen = fuzz(target, cases, tmp_path, progress)
+    assert seen["cases"] == cases
+    assert seen["pictures"] > cases // 100
+
+
+def test_a_target_that_ends_early_is_an_error(tmp_path):
+    with Progress() as progress, pytest.raises(AssertionError, match="broke after 0 cases"):
+        fuzz("no such target", 1, tmp_path, progress)
