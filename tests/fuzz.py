@@ -3,8 +3,8 @@
     python -m tests.fuzz --cases 1000000 --json docs/results/fuzz.json
 
 Atheris (libFuzzer) keeps what reaches new code under `--work` and builds on it. A case fails on an exception that is not
-ours, on anything unread that would reach a model, after 5 s, or beyond 2 GB; its input is kept and named. A stopped run
-goes on where it was.
+ours, on anything unread that would reach a model, after 5 s of computing (or a minute by the clock),
+or beyond 2 GB; its input is kept and named. A stopped run goes on where it was.
 """
 
 import json

@@ -110,17 +110,18 @@ def main(name, cases, folder):
         (corpus / f"first-{number}").write_bytes(data)
 
     def counted(data):
-        started = time.perf_counter()
+        started = time.process_time()
         seen["pictures"] += target(data)
         seen["cases"] += 1
-        seen["slowest_ms"] = max(seen["slowest_ms"], round((time.perf_counter() - started) * 1000))
+        seen["slowest_ms"] = max(seen["slowest_ms"], round((time.process_time() - started) * 1000))
+        assert seen["slowest_ms"] < SECONDS * 1000, "this input takes too long"
         if seen["cases"] % 1_000 == 0 or seen["cases"] >= cases:
             seen["peak_mb"] = max(seen["peak_mb"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
             write_whole(folder / "seen.json", seen)
         if seen["cases"] >= cases:
             os._exit(0)
 
-    limits = [f"-timeout={SECONDS}", f"-rss_limit_mb={MEGABYTES}", "-max_len=4096", "-len_control=0"]
+    limits = [f"-timeout={12 * SECONDS}", f"-rss_limit_mb={MEGABYTES}", "-max_len=4096", "-len_control=0"]
     options = [f"-seed={1 + seen['cases']}", f"-artifact_prefix={folder}/", "-verbosity=0"]
     atheris.Setup(["fuzz", str(corpus), *limits, *options], counted)
     atheris.Fuzz()
