@@ -53,10 +53,16 @@ def test_the_published_scenarios_hold_what_the_page_says():
     }
     assert (results["requests"], results["harmful_tool_executions"], results["unsafe_stream_tokens"]) == (500, 0, 0)
     assert results["harmless_blocked_rate"] <= 0.02
-    first = results["by_stack"]["langchain 1.4.7, langchain-core 1.7.2"]
-    said = f"{first['guarded_sync']['harmless_blocked']} of {first['harmless_orders']}"
-    assert said in " ".join(PAGE.read_text().split())
-    assert f"{first['plain']['harmful_tool_executions']} harmful executions" in PAGE.read_text()
+    page = " ".join(PAGE.read_text().split())
+    assert list(results["by_stack"]) == [
+        "langchain 1.4.7, langchain-core 1.7.2",
+        "langchain 1.5.0, langchain-core 1.8.1",
+    ]
+    for stack, found in results["by_stack"].items():
+        assert found["requests"] == 500
+        assert stack.replace(",", " with") in page
+        assert f"{found['guarded_sync']['harmless_blocked']} of {found['harmless_orders']}" in page
+        assert f"{found['plain']['harmful_tool_executions']} harmful executions" in page
 
 
 def run_on_both_stacks():
