@@ -13,7 +13,7 @@ NEXT_TESTS := tests/unit_tests/agents tests/unit_tests/rewriting tests/unit_test
   tests/unit_tests/test_exports.py tests/unit_tests/test_telemetry.py tests/unit_tests/test_tools.py \
   tests/unit_tests/test_verdict.py tests/integration_tests/test_examples.py tests/integration_tests/test_langgraph_dev.py
 
-.PHONY: demo test test-next test-all lint format bench evaluate fuzz testbed clean
+.PHONY: demo test test-next test-all lint format bench evaluate fuzz targets testbed clean
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -61,6 +61,12 @@ fuzz: $(READY)  ## A million hostile messages and picture files (half an hour; g
 
 testbed: $(READY)  ## Train the testbed from scratch (half an hour on two cores).
 	$(BIN)/python -m langchain_vlmguard.testbed.build
+
+targets: $(READY)  ## Train what the measurements of transfer stand before (forty minutes of a core each).
+	for name in gemma3 idefics3 internvl qwen2_vl; do \
+	  test -d benchmarks/targets/$$name || $(BIN)/python -m langchain_vlmguard.testbed.build --architecture $$name \
+	    --out benchmarks/targets/$$name --work testbed-build/$$name || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) $(NEXT) build dist .pytest_cache .mypy_cache .ruff_cache
