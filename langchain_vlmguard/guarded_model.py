@@ -15,7 +15,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import Runnable, RunnableBinding
 from pydantic import Field, PrivateAttr, SkipValidation, model_validator
 
-from langchain_vlmguard.agents.judging import AgentGuard, joined
+from langchain_vlmguard.agents.judging import AgentGuard, joined, withheld
 from langchain_vlmguard.agents.publish import amuted, muted
 from langchain_vlmguard.agents.subjects import Subject, describe
 from langchain_vlmguard.content.fetch import PictureFetcher
@@ -35,10 +35,11 @@ if TYPE_CHECKING:
         CallbackManagerForLLMRun,
     )
     from langchain_core.language_models import LangSmithParams, LanguageModelInput
-    from langchain_core.messages import BaseMessage
+    from langchain_core.messages import BaseMessage, ToolCall
     from langchain_core.tools import BaseTool
     from pydantic import BaseModel
 
+    from langchain_vlmguard.agents.state import CheckRecord
     from langchain_vlmguard.guard import VLMGuardState
 
 _INNER_SETTINGS = ("temperature", "max_tokens", "timeout", "stop", "max_retries", "top_p", "seed")
@@ -81,6 +82,9 @@ class GuardedChatModel(BaseChatModel):
     phrase: SkipValidation[Any] = None
     """How answers and calls are worded for the rewriter: a function of a `Subject`."""
 
+    telemetry: SkipValidation[Any] = Field(default=None, exclude=True)
+    """A `GuardTelemetry` that reports every check to OpenTelemetry (extra `otel`)."""
+
     _guard: AgentGuard = PrivateAttr()
 
     @model_validator(mode="before")
@@ -105,6 +109,7 @@ class GuardedChatModel(BaseChatModel):
             phrase=self.phrase or getattr(self.rewriter, "phrase", None) or describe,
             on_review="refuse",
             check_output=self.check_output,
+            telemetry=self.telemetry,
         )
 
     def _hidden(self) -> HiddenRequests | None:
@@ -224,6 +229,11 @@ class _Turn:
     def judged(self, state: VLMGuardState) -> None:
         self.state = state
         self.draft = self.guard.settled(state["draft"])
+        self._report([self.guard.record("input", self.draft)])
+
+    def _report(self, records: list[CheckRecord]) -> None:
+        if self.guard.telemetry is not None:
+            self.guard.telemetry.record(records)
 
     @property
     def is_stopped(self) -> bool:
@@ -237,22 +247,30 @@ class _Turn:
         """Take the answer; return what of it must be judged."""
         self.message = message
         self.draft = self.guard.settled(self.guard.nodes.heard(self.draft, Answer.of(message)))
+        self._report([self.guard.record("output", draft) for draft in withheld(self.guard, self.draft)])
         if self.is_stopped or not self.guard.check_output:
             return []
         calls = message.tool_calls
         answer = Subject.of_answer(message, [call["name"] for call in calls])
-        subjects = [answer] if answer.text.strip() or answer.pictures else []
-        subjects += [Subject.of_call(call) for call in calls]
+        self._asked: list[ToolCall | None] = [None] if answer.text.strip() or answer.pictures else []
+        subjects = [answer] * len(self._asked) + [Subject.of_call(call) for call in calls]
+        self._asked += calls
         return [self.guard.subject_turn(subject, self.prompt) for subject in subjects]
 
     def finished(self, states: Sequence[VLMGuardState]) -> AIMessage:
         """Return the answer, or a refusal in its place."""
         found = [state["draft"] for state in states]
+        self._report([self._record(*one) for one in zip(self._asked, found, strict=True)] if found else [])
         self.draft = joined(self.draft, found) if found else self.draft
         if self.is_stopped:
             self.draft["answer"] = "withheld"
             return self.refusal("output")
         return with_verdict(self.message, self.guard.nodes.verdict({**self.draft, "answer": "released"}))
+
+    def _record(self, call: ToolCall | None, draft: dict[str, Any]) -> CheckRecord:
+        if call is None:
+            return self.guard.record("output", draft)
+        return self.guard.record("tool_args", draft, tool=call["name"], call=call["id"])
 
     def refusal(self, stage: str) -> AIMessage:
         verdict = self.guard.nodes.verdict(self.draft)

@@ -17,7 +17,7 @@ _NEEDED = "telemetry needs OpenTelemetry: pip install 'langchain-vlmguard[otel]'
 
 
 class GuardTelemetry:
-    """Reports every check: `VLMGuardMiddleware(..., telemetry=GuardTelemetry())`.
+    """Reports every check: `VLMGuardMiddleware(..., telemetry=GuardTelemetry())`, and `GuardedChatModel` likewise.
 
     Spans are called `vlmguard.check <stage>` and hang below the span that is open. Metrics: `vlmguard.checks` (count),
     `vlmguard.check.duration` (seconds) and `vlmguard.check.risk`. A person's decision about a held part is one more check, with

@@ -177,3 +177,10 @@ def joined(draft: dict[str, Any], found: Sequence[dict[str, Any]]) -> dict[str, 
         "risk": max(one.get("risk", 0.0) for one in (draft, *found)),
         "usage": dict(usage),
     }
+
+
+def withheld(guard: AgentGuard, draft: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the check of an answer that the model's own states, or its broken metadata, kept back; it took no time."""
+    if draft["answer"] != "withheld":
+        return []
+    return [{**guard.settled(draft), "answer": "none", "usage": {}, "timings": {}}]

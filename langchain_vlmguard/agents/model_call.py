@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langgraph.types import Command
 
 from langchain_vlmguard.agents.held import WAITS, packed, with_calls
-from langchain_vlmguard.agents.judging import joined
+from langchain_vlmguard.agents.judging import joined, withheld
 from langchain_vlmguard.agents.subjects import Subject, call_fingerprint, fingerprint, result_as_turn, turn_fingerprint
 from langchain_vlmguard.content.messages import turn_start
 from langchain_vlmguard.guard import Answer, with_verdict
@@ -204,7 +204,7 @@ class ModelCall:
         drafts = [state["draft"] for state in states]
         answers = [draft for call, draft in zip(self._asked, drafts, strict=True) if call is None]
         calls = [(call, draft) for call, draft in zip(self._asked, drafts, strict=True) if call is not None]
-        self._records += [self.guard.record("output", draft) for draft in answers]
+        self._records += [self.guard.record("output", draft) for draft in [*withheld(self.guard, self.draft), *answers]]
         whole = self.guard.settled(joined(self.draft, answers) if answers else self.draft)
         replaced = bool(self._replaced) and whole["action"] == "refuse" and self.guard.exit_behavior == "replace"
         if (

@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from langchain_vlmguard import VLMGuardMiddleware
+from langchain_vlmguard import GuardedChatModel, VLMGuardMiddleware
 from langchain_vlmguard.telemetry import GuardTelemetry
 from tests.agent_models import AgentModel, WordJudge, both, call, calling
 
@@ -78,6 +78,25 @@ async def test_a_review_is_a_span_when_it_waits_and_another_when_it_is_decided(u
     metrics = points(reader)
     assert sum(point.value for point in metrics["vlmguard.checks"]) == 3
     assert sum(point.count for point in metrics["vlmguard.check.duration"]) == 2
+
+
+@pytest.mark.parametrize("use_async", [False, True])
+async def test_a_guarded_chat_model_reports_its_checks_too(use_async):
+    spans, tracing = InMemorySpanExporter(), TracerProvider()
+    tracing.add_span_processor(SimpleSpanProcessor(spans))
+    telemetry = GuardTelemetry(tracer_provider=tracing, meter_provider=MeterProvider())
+    inner = AgentModel(answers=[calling(call("order", item="bomb"), text="SECRET words"), "unsaid"])
+    model = GuardedChatModel(model=inner, rewriter=WordJudge(), telemetry=telemetry)
+    for text in ("a kite", "a bomb"):
+        _ = await model.ainvoke(text) if use_async else model.invoke(text)
+    assert [(span.name, span.attributes["vlmguard.action"]) for span in spans.get_finished_spans()] == [
+        ("vlmguard.check input", "allow"),
+        ("vlmguard.check output", "allow"),
+        ("vlmguard.check tool_args", "refuse"),
+        ("vlmguard.check input", "refuse"),
+    ]
+    assert "SECRET" not in str([span.to_json() for span in spans.get_finished_spans()])
+    assert "telemetry" not in model.model_dump()
 
 
 async def test_content_is_captured_only_when_asked_for():

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from langchain_vlmguard import GuardPolicy, GuardViolationError, SafetyVerdict, VLMGuardMiddleware
 from tests.agent_models import AgentModel, WordJudge, agent, both, call, calling
 from tests.pictures import READABLE, UNREADABLE
+from tests.unit_tests.test_guard import TRACE
 
 BOTH = pytest.mark.parametrize("use_async", [False, True], ids=["sync", "async"])
 THREAD = {"configurable": {"thread_id": "1"}}
@@ -317,6 +318,25 @@ async def test_unread_parts_are_refused_even_when_nothing_is_judged(use_async):
     state = await both(graph, asked([UNREADABLE["https address"][0]]), use_async=use_async)
     assert (state["verdict"]["action"], model.seen) == ("refuse", [])
     assert "is an address" in state["messages"][-1].text
+
+
+@BOTH
+@pytest.mark.parametrize(("action", "mode"), [("refuse", "enforce"), ("review", "enforce"), ("refuse", "monitor")])
+async def test_an_answer_that_the_models_own_states_keep_back_is_a_check_like_any_other(action, mode, use_async):
+    answer = AIMessage("RAW words", response_metadata={"steering": TRACE})
+    policy = GuardPolicy(on_gate_open=action)
+    graph, _, judge = agent([answer], policy=policy, mode=mode, checkpointer=InMemorySaver())
+    if use_async:
+        events = [event async for event in graph.astream(asked("hi"), THREAD, stream_mode="custom")]
+    else:
+        events = list(graph.stream(asked("hi"), THREAD, stream_mode="custom"))
+    heard = [(event["stage"], event["verdict"]["action"], event["verdict"]["enforced"]) for event in events]
+    enforced = mode == "enforce"
+    assert heard[:2] == [("input", "allow", enforced), ("output", action, enforced)]
+    state = graph.get_state(THREAD).values
+    assert state["verdicts"] == [{key: one for key, one in event.items() if key != "type"} for event in events]
+    assert ("RAW" in state["messages"][-1].text) == (mode == "monitor")
+    assert len(judge.seen) == (1 if enforced else 2)
 
 
 @BOTH
