@@ -407,7 +407,7 @@ def budgets_figure(attacks: Sequence[Results]) -> Figure:
     for index, arm in enumerate(dict.fromkeys(row["arm"] for row in attacks)):
         rows = sorted((row for row in attacks if row["arm"] == arm), key=lambda row: row["eps"])
         curve = len(rows) > 1
-        across = [budgets.index(row["eps"]) + 0.03 * index - 0.1 for row in rows]
+        across = [budgets.index(row["eps"]) + 0.02 * (index - 4) for row in rows]
         _errors(axes, across, [row["unsafe"] for row in rows], arm, line=curve, bold=arm in OURS)
     axes.set_xticks(range(len(budgets)), [str(eps) for eps in budgets])
     axes.set_xlabel("eps / 255")

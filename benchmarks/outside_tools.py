@@ -207,31 +207,46 @@ def threats(packages: Packages) -> None:
 
     policy = GuardPolicy(on_gate_open="refuse", refusal=REFUSAL)
     vlm = ChatSteeredVLM.from_pretrained("testbed", max_tokens=64)
+    plain = vlm.model_copy(update={"steering": None})
 
-    def build(tools: Any) -> Any:
-        return create_vlm_guard(vlm.bind_tools(list(tools)) if tools else vlm, policy=policy).compile()
+    def bound(model: Any, tools: Any) -> Any:
+        return model.bind_tools(list(tools)) if tools else model
 
+    subjects = {
+        "plain": lambda tools: bound(plain, tools),
+        "guarded": lambda tools: create_vlm_guard(bound(vlm, tools), policy=policy).compile(),
+    }
     rows = []
     names = [name for name in dir(bench) if name.startswith("agent_threat_bench_")]
     with tempfile.TemporaryDirectory() as folder:
-        for name in names:
-            logs = run(getattr(bench, name)(), model=as_inspect_model("guard", build), display="none", log_dir=folder)
-            rows += [_task_row(log) for log in logs]
+        for subject, build in subjects.items():
+            for name in names:
+                logs = run(
+                    getattr(bench, name)(), model=as_inspect_model(subject, build), display="none", log_dir=folder
+                )
+                rows += [{"model": subject, **_task_row(log)} for log in logs]
     _keep("agent_threat_bench", {"version": _version(packages, "inspect_evals"), "rows": rows})
 
 
 def _task_row(log: Any) -> dict[str, Any]:
     verdicts = [
-        (event.output.metadata or {}).get("verdict", {}).get("action", "none")
+        (event.output.metadata or {}).get("verdict") or {}
         for sample in log.samples or ()
         for event in sample.events
         if event.event == "model"
     ]
-    scores = {
-        score.name: {k: round(m.value, 4) for k, m in score.metrics.items()} for score in (log.results or log).scores
+    return {
+        "task": log.eval.task.rpartition("/")[2],
+        "status": log.status,
+        "error": log.error.message.splitlines()[0] if log.error else None,
+        "samples": len(log.samples or ()),
+        "calls": dict(Counter(verdict.get("action", "none") for verdict in verdicts)),
+        "reasons": dict(Counter(verdict["reason"] for verdict in verdicts if verdict.get("reason"))),
+        "scores": {
+            score.name: round(next(iter(score.metrics.values())).value, 4)
+            for score in (log.results.scores if log.results else ())
+        },
     }
-    counts = {"samples": len(log.samples or ()), "calls": dict(Counter(verdicts))}
-    return {"task": log.eval.task, "status": log.status, **counts, "scores": scores}
 
 
 @app.command()
@@ -259,11 +274,11 @@ def table(results: dict[str, Any]) -> str:
     if found := results.get("agent_threat_bench"):
         for row in found["rows"]:
             calls = ", ".join(f"{action} {count}" for action, count in row["calls"].items())
-            scores = "; ".join(f"{name}: {values}" for name, values in row["scores"].items())
-            sent = f"`{row['task']}`, {row['samples']} samples"
-            lines.append(
-                f"| inspect_evals {found['version']} | {sent} | {row['status']}; verdicts: {calls}; {scores} |"
-            )
+            scores = ", ".join(f"{name} {value:.2f}" for name, value in row["scores"].items())
+            reasons = "; ".join(f'"{reason}" {count}' for reason, count in row["reasons"].items())
+            came = "; ".join(filter(None, [row["error"] or scores, f"verdicts: {calls}", reasons]))
+            sent = f"`{row['task']}`, {row['samples']} samples, {row['model']} testbed"
+            lines.append(f"| inspect_evals {found['version']} | {sent} | {came} |")
     return "\n".join(lines)
 
 

@@ -19,6 +19,10 @@ class DirectionsMismatchError(VLMGuardError, ValueError):
     """Safety directions do not belong to the model they are used on."""
 
 
+class NoThresholdError(VLMGuardError, ValueError):
+    """A gate's risk does not tell harmless requests from harmful ones."""
+
+
 class UnsupportedArchitectureError(VLMGuardError, ValueError):
     """The decoder layers of a model cannot be found."""
 

@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.runnables import Runnable
 
 from langchain_vlmguard.content.messages import read_turn
-from langchain_vlmguard.errors import UnreadableContentError
+from langchain_vlmguard.errors import NoThresholdError, UnreadableContentError
 from langchain_vlmguard.policy import GuardPolicy
 from langchain_vlmguard.rewriting.rewriter import Rewrite, Threat
 
@@ -186,7 +186,8 @@ def withholding_risk(model: ChatSteeredVLM, harmless: Sequence[BaseMessage], *, 
         share: Share of them that may be withheld.
 
     Raises:
-        ValueError: There are no requests, the model has no steering, or more than that share reads as certainly unsafe.
+        NoThresholdError: More than that share reads as certainly unsafe: let this gate steer, and withhold nothing by it.
+        ValueError: There are no requests, or the model has no steering.
     """
     if not harmless:
         msg = "give harmless requests to find the risk by"
@@ -200,7 +201,7 @@ def withholding_risk(model: ChatSteeredVLM, harmless: Sequence[BaseMessage], *, 
     highest = risks[min(int(share * len(risks)), len(risks) - 1)]
     if highest >= _CERTAIN:
         msg = f"more than {share:.1%} of these harmless requests read as certainly unsafe: no risk tells them from harmful ones"
-        raise ValueError(msg)
+        raise NoThresholdError(msg)
     return max(GuardPolicy().unsafe_at, (1 + highest) / 2)
 
 

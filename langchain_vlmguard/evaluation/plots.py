@@ -21,9 +21,10 @@ def scatter(results: dict[str, Any], suite: str, judge: str) -> Figure:
     figure = Figure(figsize=(7.5, 5.5), layout="constrained")
     axes = figure.subplots()
     pooled = [row for row in results["pooled"] if row["suite"] == suite and row["judge"] == judge]
+    labels: list[tuple[float, float]] = []
     for arm in dict.fromkeys(row["arm"] for row in pooled):
         harmful, harmless = (_row(pooled, arm, harmful=h) for h in (True, False))
-        _cross(axes, arm, _share(harmful, "unsafe"), _share(harmless, "useful") or _answered(harmless))
+        _cross(axes, arm, _share(harmful, "unsafe"), _share(harmless, "useful") or _answered(harmless), labels)
     axes.set_xlabel("harmful requests complied with, %")
     axes.set_ylabel("harmless requests answered rightly, %")
     axes.set_xlim(-4, 104)
@@ -84,12 +85,28 @@ def _value(row: dict[str, Any], *, harmful: bool) -> float:
     return float("nan") if right is None else 100 * (1 - float(right["value"]))
 
 
-def _cross(axes: Axes, arm: str, across: dict[str, Any] | None, up: dict[str, Any] | None) -> None:
+def _cross(
+    axes: Axes, arm: str, across: dict[str, Any] | None, up: dict[str, Any] | None, labels: list[tuple[float, float]]
+) -> None:
     (x, left, right), (y, below, above) = _point(across), _point(up)
     axes.errorbar(
         [x], [y], xerr=[[left], [right]], yerr=[[below], [above]], fmt="o", capsize=2, markersize=5, alpha=0.85
     )
-    axes.annotate(arm, (x, y), textcoords="offset points", xytext=(5, 4), fontsize=8)
+    free = (
+        (at, place)
+        for distance in range(8)
+        for at in (y + 1.2 - distance * _LABEL[1], y + 1.2 + distance * _LABEL[1])
+        for place in (x + 1, max(x - _LABEL[0], -3))
+        if not any(abs(at - other) < _LABEL[1] and abs(place - beside) < _LABEL[0] for beside, other in labels)
+    )
+    at, place = next(free, (y, x))
+    labels.append((place, at))
+    line = {"arrowstyle": "-", "color": "#94a3b8", "linewidth": 0.5}
+    axes.annotate(arm, (x, y), xytext=(place, at), fontsize=7, va="center", arrowprops=line)
+
+
+_LABEL = (11.0, 2.4)
+"""Room that a label takes, in the axes' per cent."""
 
 
 def _point(share: dict[str, Any] | None) -> tuple[float, float, float]:

@@ -5,6 +5,7 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
 from langchain_vlmguard import ChatSteeredVLM, GateJudge, UnreadableContentError, Wording
 from langchain_vlmguard.agents.subjects import Subject
+from langchain_vlmguard.errors import NoThresholdError
 from langchain_vlmguard.gate_judge import withholding_risk
 from langchain_vlmguard.testbed import load_testbed, world
 from langchain_vlmguard.testbed.requests import Cell, Picture, png_base64
@@ -97,7 +98,7 @@ def test_the_risk_to_withhold_from_spares_words_that_point_at_a_picture(vlm):
 def test_a_risk_to_withhold_from_needs_harmless_requests_and_a_gate(vlm):
     with pytest.raises(ValueError, match="give harmless"):
         withholding_risk(vlm, [])
-    with pytest.raises(ValueError, match="certainly unsafe"):
+    with pytest.raises(NoThresholdError, match="certainly unsafe"):
         withholding_risk(vlm, [HumanMessage("how do i make a bomb ?")])
     with pytest.raises(ValueError, match="no steering"):
         withholding_risk(ChatSteeredVLM.from_loaded(vlm.loaded, steering=None), [HumanMessage("hi")])

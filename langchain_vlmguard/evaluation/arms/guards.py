@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from langchain_vlmguard.errors import EvaluationError
+from langchain_vlmguard.errors import EvaluationError, NoThresholdError
 from langchain_vlmguard.evaluation.arms.base import ANSWER_TOKENS, Arm, ArmCard, Defence, with_tools
 from langchain_vlmguard.gate_judge import withholding_risk
 from langchain_vlmguard.guard import create_vlm_guard
@@ -91,7 +91,10 @@ def _full(target: Target, evidence: EvidenceReader | None = None, gate_unsafe_at
     model, rewriter = steered_chat(target), rewriter_for(target)
     at = gate_unsafe_at or withholding_risk_of(target)
     policy = GuardPolicy(
-        on_gate_open="refuse", on_gate_open_rewritten="keep", gate_unsafe_at=at, rewritten_pictures="drop"
+        on_gate_open="keep" if at is None else "refuse",
+        on_gate_open_rewritten="keep",
+        gate_unsafe_at=at,
+        rewritten_pictures="drop",
     )
     options = {**_facts(model, policy), "rewriter": rewriter.identity}
     if evidence is not None:
@@ -100,21 +103,25 @@ def _full(target: Target, evidence: EvidenceReader | None = None, gate_unsafe_at
     return Defence(build, options=options, chat=model, refuse_at=at, rewriter=rewriter)
 
 
-def withholding_risk_of(target: Target) -> float:
-    """Return the gate risk from which the full guard withholds: on the testbed by harmless requests of the seen split.
+def withholding_risk_of(target: Target) -> float | None:
+    """Return the gate risk from which the full guard withholds: on a testbed by harmless requests of the seen split.
 
-    Other targets have no such requests here: the policy's own `unsafe_at` is used.
+    `None` where no risk tells them from harmful ones: the gate then steers and withholds nothing. Other targets have no such
+    requests here: the policy's own `unsafe_at` is used.
     """
     if not target.plain_words:
         return GuardPolicy().unsafe_at
     if target not in _RISKS:
         harmless = [c for c in cells("seen") if not c.harmful and c.family != "tool"]
         asked = [request.message() for cell in harmless for request in cell.sample(_CALIBRATED, seed=_CALIBRATION_SEED)]
-        _RISKS[target] = round(withholding_risk(steered_chat(target), asked), 4)
+        try:
+            _RISKS[target] = round(withholding_risk(steered_chat(target), asked), 4)
+        except NoThresholdError:
+            _RISKS[target] = None
     return _RISKS[target]
 
 
-_RISKS: WeakKeyDictionary[Target, float] = WeakKeyDictionary()
+_RISKS: WeakKeyDictionary[Target, float | None] = WeakKeyDictionary()
 _CALIBRATED, _CALIBRATION_SEED = 40, 13
 """Harmless requests of each cell that the full guard's withholding is set by."""
 
@@ -171,7 +178,7 @@ GUARD_ARMS = (
             "full",
             "this package: rewriter, steering, and refusal of what the gate finds unsafe in prompts that go on unchanged",
             "as `rewriting`, without the picture beside a rewritten prompt; else as `gate_refuses` from the risk that 0.5 % of "
-            "harmless tuning requests reach",
+            "harmless tuning requests reach, and as `steering` where they reach any",
             "ours",
             needs="local",
         ),

@@ -21,12 +21,16 @@ def results():
     return json.loads((ROOT / "docs/results/evaluation.json").read_text())
 
 
-@pytest.fixture(scope="module")
-def pages():
-    spec = importlib.util.spec_from_file_location("evaluation_page", ROOT / "benchmarks/evaluation_page.py")
+def benchmark(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"benchmarks/{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def pages():
+    return benchmark("evaluation_page")
 
 
 def test_every_table_of_the_page_is_that_of_the_results(results, pages):
@@ -36,6 +40,13 @@ def test_every_table_of_the_page_is_that_of_the_results(results, pages):
     for name, table in tables.items():
         assert pages.marked(name, table) in page, name
     assert indent(pages.marked("evaluation", pages.summary(results)), "  ") in (ROOT / "README.md").read_text()
+
+
+def test_the_table_of_outside_tools_is_that_of_their_results(pages):
+    results = json.loads((ROOT / "docs/results/outside_tools.json").read_text())
+    table = benchmark("outside_tools").table(results)
+    assert len(table.splitlines()) > 2
+    assert pages.marked("outside tools", table) in PAGE.read_text()
 
 
 def test_the_results_are_written_as_they_are_read(results, pages):
