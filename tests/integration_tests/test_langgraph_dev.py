@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 pytest.importorskip("langgraph_api", reason="needs langgraph-cli[inmem], whose runtime has the Elastic licence")
+from langchain_core.messages import convert_to_messages
 from langgraph_sdk import get_client
 
 pytestmark = pytest.mark.slow
@@ -106,7 +107,8 @@ async def test_a_guarded_graph_runs_on_the_server_and_the_verdict_is_in_its_stat
     parts, state = await run(server, graph, text)
     assert not [part for part in parts if part.event == "error"]
     assert state["verdict"]["action"] == action
-    assert state["messages"][-1]["content"].startswith(said)
+    [answer] = convert_to_messages(state["messages"][-1:])
+    assert answer.text.startswith(said)
     assert [part for part in parts if said in str(part.data)]
     if graph == "agent":
         assert {part.data["type"] for part in parts if part.event == "custom"} == {"vlmguard.verdict"}
