@@ -97,16 +97,10 @@ class Measurement:
 _PRIOR = {"cells": 0.045, "conversations": 0.09, "latency": 0.2, "tuning": 0.03}
 """Seconds of one core a request, for the estimate before anything was measured."""
 
-_SLOWNESS = {"none": 0.7, "rewriting": 1.6, "full": 1.8, "ecso": 4.0, "shiftdc": 2.0, "full_evidence": 60.0}
-_FIXED = {
-    "pictures": 60.0,
-    "attack": 45.0,
-    "suffixes": 150.0,
-    "sweeps": 60.0,
-    "parts": 120.0,
-    "states": 10.0,
-    "transfer": 20.0,
-}
+_SLOWNESS = {"none": 0.7, "rewriting": 1.6, "full": 1.6, "ecso": 4.0, "shiftdc": 2.0, "full_evidence": 60.0}
+_FIXED = {"pictures": 30.0, "sweeps": 40.0, "parts": 120.0, "states": 10.0, "transfer": 20.0}
+_ATTACKS = {"attack": 0.65, "suffixes": 3.0}
+"""Seconds of one core an attacked request."""
 
 
 def prior(plan: Measurement, name: str) -> float:
@@ -114,11 +108,13 @@ def prior(plan: Measurement, name: str) -> float:
     kind, *rest = name.split("/")
     if kind in _FIXED:
         return _FIXED[kind]
+    if kind in _ATTACKS:
+        return 2 + _ATTACKS[kind] * (plan.attacked if kind == "attack" else plan.suffixed)
     arm = rest[-1]
     requests = 22 * len(plan.seeds) * (plan.wide if arm in WIDE else plan.narrow)
     counts = {"cells": requests, "conversations": 4 * plan.narrow * len(plan.seeds), "latency": 22}
     counts["tuning"] = 32 * (1 + len(_grid(arm))) if len(_grid(arm)) > 1 else 0
-    return 2 + counts[kind] * _PRIOR[kind] * _SLOWNESS.get(arm, 1.0)
+    return 1 + counts[kind] * _PRIOR[kind] * _SLOWNESS.get(arm, 1.0)
 
 
 def run(plan: Measurement, name: str) -> float:
