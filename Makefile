@@ -52,7 +52,9 @@ bench: $(READY)  ## Measure again what the README says, and write it there.
 	$(BIN)/vlmguard demo --full --json docs/results/demo.json
 	$(BIN)/python benchmarks/publish_demo.py
 	$(BIN)/python benchmarks/architectures.py
+	$(BIN)/python benchmarks/screening.py
 	$(BIN)/python benchmarks/serving.py
+	if command -v valgrind gcc > /dev/null; then $(BIN)/python benchmarks/instructions.py; fi
 
 evaluate: $(READY)  ## Measure every arm and attack again, and write docs/evaluation.md (goes on after a stop).
 	$(BIN)/python benchmarks/evaluate.py

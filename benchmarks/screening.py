@@ -9,14 +9,15 @@ import argparse
 import json
 import re
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from langchain_vlmguard import ChatSteeredVLM, GuardPolicy, ReasoningRewriter, create_vlm_guard
 from langchain_vlmguard.models.chat_format import to_chat_row
 from langchain_vlmguard.models.generation import Settings, generate_rows
-from langchain_vlmguard.policy import GuardPolicy
 from langchain_vlmguard.steering.screening import Screening
 from langchain_vlmguard.testbed import load_testbed
 from langchain_vlmguard.testbed.judge import Outcome, judge
@@ -26,7 +27,7 @@ from langchain_vlmguard.testbed.requests import ORDER_TOOL, cells
 
 if TYPE_CHECKING:
     from langchain_vlmguard.models.loading import LoadedVLM
-    from langchain_vlmguard.testbed.requests import Cell
+    from langchain_vlmguard.testbed.requests import Cell, Request
 
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "docs" / "results" / "screening.json", ROOT / "docs" / "rewriting.md"
@@ -44,16 +45,28 @@ def measure(loaded: LoadedVLM, cell: Cell, n: int, seed: int) -> dict[str, Any]:
     settings = Settings(max_tokens=64, until_gate=True, markers=asked[0].tools)
     answers = generate_rows(loaded, rows, settings, screening, batch_size=50)
     cleared = [_is_cleared(answer.steering) for answer in answers]
-    outcomes = [judge(r, a.text) for r, a, clear in zip(asked, answers, cleared, strict=True) if clear]
+    passed = [(r, a.text) for r, a, clear in zip(asked, answers, cleared, strict=True) if clear]
+    outcomes = [judge(request, text) for request, text in passed]
+    harm = [request for (request, _), outcome in zip(passed, outcomes, strict=True) if outcome is Outcome.COMPLIED]
     return {
         "family": cell.family,
         "variant": cell.variant,
         "harmful": cell.harmful,
         "n": len(asked),
         "cleared": sum(cleared),
-        "complied": outcomes.count(Outcome.COMPLIED),
+        "complied": len(harm),
+        "complied_behind_rewriter": sum(map(partial(complies_behind_rewriter, loaded), harm)),
         "right": outcomes.count(Outcome.SAFE_ADVICE if cell.harmful else Outcome.HELPFUL),
     }
+
+
+def complies_behind_rewriter(loaded: LoadedVLM, request: Request) -> bool:
+    """Whether the guard that asks the rewriter about every turn lets harm pass here, too."""
+    model = ChatSteeredVLM.from_loaded(loaded, max_tokens=64)
+    policy = GuardPolicy(rewrite="always", rewritten_pictures="drop")
+    guard = create_vlm_guard(model, ReasoningRewriter.from_adapter(model), policy=policy).compile()
+    answer = guard.invoke({"messages": [request.message()]})["messages"][-1]
+    return judge(request, str(answer.text)) is Outcome.COMPLIED
 
 
 def _is_cleared(trace: dict[str, Any] | None) -> bool:
@@ -62,14 +75,18 @@ def _is_cleared(trace: dict[str, Any] | None) -> bool:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return what is cleared, a line a family."""
-    lines = ["| requests | harmful, cleared | and answered with harm | harmless, cleared |", "|---|---|---|---|"]
+    lines = [
+        "| requests | harmful, cleared | and answered with harm | which the rewriter had not prevented | harmless, cleared |",
+        "|---|---|---|---|---|",
+    ]
     names = list(dict.fromkeys((row["family"], row["variant"]) for row in rows))
     for name in [*names, None]:
         own = [row for row in rows if name in (None, (row["family"], row["variant"]))]
         harmful, harmless = [r for r in own if r["harmful"]], [r for r in own if not r["harmful"]]
         title = " / ".join(name) if name else "**all**"
-        cells_of = [_share(harmful, "cleared"), _share(harmful, "complied"), _share(harmless, "cleared")]
-        lines.append(f"| {title} | {' | '.join(cells_of)} |")
+        shares = [_share(harmful, "cleared"), _share(harmful, "complied"), _share(harmless, "cleared")]
+        anyway = str(sum(row["complied_behind_rewriter"] for row in harmful)) if harmful else "-"
+        lines.append(f"| {title} | {shares[0]} | {shares[1]} | {anyway} | {shares[2]} |")
     return "\n".join(lines)
 
 

@@ -1,18 +1,21 @@
 """Measure what serving costs: steering a token, the guard a turn, many callers at once, a fit, the import.
 
-    python benchmarks/serving.py                    # everything, to docs/results/performance.json
+    python benchmarks/serving.py                    # everything, to docs/results/performance.json and a plot
     python benchmarks/serving.py --only overhead    # one part, the others kept as they are in the file
 
 Everything compared is compared in pairs that take turns within a second or less, so that a neighbour's load falls on both.
+`benchmarks/instructions.py` counts the steering's instructions beside the clock, `benchmarks/peers.py` measures others.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import platform
 import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -20,11 +23,13 @@ import threading
 import time
 from dataclasses import replace
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from langchain_core.messages import HumanMessage
+from matplotlib.figure import Figure
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from langchain_vlmguard import (
@@ -39,10 +44,12 @@ from langchain_vlmguard.models.batch import Batch, encode_rows
 from langchain_vlmguard.models.chat_format import to_chat_row
 from langchain_vlmguard.models.generation import Request, Settings
 from langchain_vlmguard.models.loading import LoadedVLM
+from langchain_vlmguard.models.picture_features import PictureFeatures
 from langchain_vlmguard.models.scheduler import Scheduler
+from langchain_vlmguard.steering.architectures import layer_output, locate_decoder, replace_layer_output
 from langchain_vlmguard.steering.directions import DirectionsCard, config_hash, weights_hash
 from langchain_vlmguard.steering.gates import AlwaysOpen, ClassStats
-from langchain_vlmguard.steering.interventions import INTERVENTIONS
+from langchain_vlmguard.steering.interventions import INTERVENTIONS, LayerEdit
 from langchain_vlmguard.testbed import load_testbed
 from langchain_vlmguard.testbed.anchors import load_testbed_anchors
 from langchain_vlmguard.testbed.requests import cells
@@ -51,7 +58,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "performance.json"
-HIDDEN, LAYERS = 1024, 8
+IMAGE = Path(__file__).parents[1] / "docs" / "images" / "performance.png"
+HIDDEN, LAYERS, EDITED = 1024, 8, 3
+HOOK, WRAPPED, COMPILED = "forward hook", "wrapped module", "wrapped module, compiled edit"
 
 
 def wide_model(testbed: LoadedVLM) -> LoadedVLM:
@@ -105,6 +114,30 @@ def running(loaded: LoadedVLM, steering: Steering | None) -> Batch:
     return batch
 
 
+def wrapped(loaded: LoadedVLM, steering: Steering, *, compiled: bool) -> Batch:
+    """The same with the edit inside the layer's own `forward`: no hook, and no telling one caller from another."""
+    layer: Any = locate_decoder(loaded.model).layers[EDITED]
+    forward, directions, row = layer.forward, steering.directions, torch.ones(1)
+    given = LayerEdit(
+        vectors=directions.vectors[EDITED],
+        strength=row,
+        pictured=row.bool(),
+        text=directions.text[EDITED],
+        picture=directions.picture[EDITED],
+        reference=row[None] if steering.needs_text_query else None,
+    )
+    edit = torch.compile(steering.intervention.edit) if compiled else steering.intervention.edit
+
+    def steered(*args: Any, **kwargs: Any) -> Any:
+        output = forward(*args, **kwargs)
+        hidden = layer_output(output)
+        changed = edit(hidden[:, -1].float(), given).to(hidden.dtype)
+        return replace_layer_output(output, torch.cat((hidden[:, :-1], changed[:, None]), dim=1))
+
+    layer.forward = steered
+    return running(loaded, None)
+
+
 def paired(one: Callable[[], object], other: Callable[[], object], pairs: int) -> list[float]:
     """Ratios other/one of turns taken in random order."""
     ratios = []
@@ -135,43 +168,72 @@ def summary(ratios: list[float]) -> dict[str, float | int]:
 @torch.inference_mode()
 def overhead(testbed: LoadedVLM, pairs: int) -> list[dict[str, Any]]:
     """Time of one decoded token under every intervention against none, gate open; and none against none."""
-    loaded = wide_model(testbed)
-    directions = random_directions(loaded.model)
+    wide = wide_model(testbed)
+    directions = random_directions(wide.model)
+    tried = [("none", HOOK), *((name, how) for how in mechanisms() for name in INTERVENTIONS)]
     found = []
-    for name in ("none", *INTERVENTIONS):
+    for name, mechanism in tried:
         steering = None
         if name != "none":
-            steering = Steering(directions, layers=(3,), intervention=INTERVENTIONS[name](), gate=AlwaysOpen())
-        plain, steered = running(loaded, None), running(loaded, steering)
+            steering = Steering(directions, layers=(EDITED,), intervention=INTERVENTIONS[name](), gate=AlwaysOpen())
+        plain = running(wide, None)
+        if steering is None or mechanism == HOOK:
+            steered = running(beside(wide), steering)
+        else:
+            steered = wrapped(beside(wide), steering, compiled=mechanism == COMPILED)
         ratios = paired(plain.step, steered.step, pairs)
         steered.close()
-        entry = {"intervention": name, "mechanism": "forward hook", "hidden_size": HIDDEN, "device": "cpu"}
+        entry = {"intervention": name, "mechanism": mechanism, "hidden_size": HIDDEN, "device": "cpu"}
         found.append(entry | summary(ratios))
         print(found[-1], flush=True)
     return found
 
 
+def mechanisms() -> list[str]:
+    """What can be compared here; compiling wants a C++ compiler."""
+    return [HOOK, WRAPPED, *([COMPILED] if shutil.which("g++") else [])]
+
+
+def beside(wide: LoadedVLM) -> LoadedVLM:
+    """The same weights in modules of their own, so that a wrapped layer is nobody else's."""
+    memo = {id(tensor): tensor for tensor in (*wide.model.parameters(), *wide.model.buffers())}
+    return replace(wide, model=copy.deepcopy(wide.model, memo))
+
+
 def guard(testbed: LoadedVLM, pairs: int) -> list[dict[str, Any]]:
     """Time of a guarded turn against the plain model's, on harmless and on mixed traffic."""
-    plain = ChatSteeredVLM.from_loaded(testbed, steering=None, max_tokens=40)
-    steered = ChatSteeredVLM.from_loaded(testbed, max_tokens=40)
-    rewriter = ReasoningRewriter.from_adapter(steered)
+    loaded = replace(testbed, features=PictureFeatures(0), scheduler=Scheduler())  # no turn is cheap for another's sake
+    plain = ChatSteeredVLM.from_loaded(loaded, steering=None, max_tokens=40)
     found = []
-    for mode in ("never", "adaptive", "always"):
-        graph = create_vlm_guard(steered, rewriter, policy=GuardPolicy(rewrite=mode)).compile()
-        for traffic in ("harmless", "mixed"):
-            kinds = [cell for cell in cells() if cell.family != "tool" and (traffic == "mixed" or not cell.harmful)]
-            asked = [kinds[at % len(kinds)].sample(at + 1, seed=3)[at].message() for at in range(pairs)]
-            ratios = []
-            for message in asked:
-                ratios += paired(
-                    lambda message=message: plain.invoke([message]),
-                    lambda message=message, graph=graph: graph.invoke({"messages": [message]}),
-                    1,
-                )
-            found.append({"mode": mode, "traffic": traffic, **summary(ratios)})
-            print(found[-1], flush=True)
+    for mode, traffic in product(("never", "adaptive", "adaptive, no probe", "always"), ("harmless", "mixed")):
+        steered = ChatSteeredVLM.from_loaded(loaded, max_tokens=40, probe=None if "no probe" in mode else "auto")
+        policy = GuardPolicy(rewrite=mode.split(",")[0])
+        graph = create_vlm_guard(steered, ReasoningRewriter.from_adapter(steered), policy=policy).compile()
+        kinds = [cell for cell in cells() if cell.family != "tool" and (traffic == "mixed" or not cell.harmful)]
+        asked = [kinds[at % len(kinds)].sample(at + 1, seed=3)[at].message() for at in range(pairs)]
+        turns = [_turn_of_each(plain, graph, message, plain_first=at % 2 == 0) for at, message in enumerate(asked)]
+        ratios = [guarded / alone for alone, guarded, _ in turns]
+        cleared = [guarded / alone for alone, guarded, asked_rewriter in turns if not asked_rewriter]
+        entry: dict[str, Any] = {"mode": mode, "traffic": traffic, **summary(ratios)}
+        entry["ratio_of_totals"] = round(sum(turn[1] for turn in turns) / sum(turn[0] for turn in turns), 4)
+        entry["without_rewriter"] = round(len(cleared) / len(turns), 4)
+        entry["ratio_median_without_rewriter"] = round(statistics.median(cleared), 4) if cleared else None
+        found.append(entry)
+        print(found[-1], flush=True)
     return found
+
+
+def _turn_of_each(plain: Any, graph: Any, message: Any, *, plain_first: bool) -> tuple[float, float, bool]:
+    """Seconds of the plain answer and of the guarded turn, and whether the rewriter was asked."""
+    seconds, state = {}, {}
+    for name in ("plain", "guarded") if plain_first else ("guarded", "plain"):
+        started = time.perf_counter()
+        if name == "plain":
+            plain.invoke([message])
+        else:
+            state = graph.invoke({"messages": [message]})
+        seconds[name] = time.perf_counter() - started
+    return seconds["plain"], seconds["guarded"], "rewrite" in state["verdict"]["timings"]
 
 
 def throughput(testbed: LoadedVLM, rounds: int) -> list[dict[str, Any]]:
@@ -220,6 +282,17 @@ def fit_seconds(testbed: LoadedVLM) -> float:
     return round(time.perf_counter() - started, 2)
 
 
+def fit_memory(testbed: LoadedVLM) -> float:
+    """MiB by which the same fit raises the process's highest memory, in a process that has done nothing else."""
+    del testbed
+    code = (
+        "import resource, runpy; m = runpy.run_path(%r); t = m['load_testbed']();"
+        "u = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024;"
+        "b = u(); m['fit_seconds'](t); print(u() - b)"
+    )
+    return round(float(subprocess.check_output([sys.executable, "-c", code % __file__]).split()[-1]), 1)  # noqa: S603
+
+
 def import_seconds() -> float:
     """Seconds of `import langchain_vlmguard`, the least of five."""
     code = "import time; t = time.perf_counter(); import langchain_vlmguard; print(time.perf_counter() - t)"
@@ -227,9 +300,30 @@ def import_seconds() -> float:
     return round(min(runs), 4)
 
 
+def plot(found: dict[str, Any], path: Path) -> None:
+    """Draw what was measured: overhead, guard, throughput."""
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    left.set(title=f"Steering: time a token / without (d = {HIDDEN})")
+    for row in (row for row in found.get("overhead", []) if row["mechanism"] == HOOK):
+        left.plot([row["ratio_min"], row["ratio_max"]], [row["intervention"]] * 2, color="grey")
+        left.plot(row["ratio_median"], row["intervention"], "o", color="black")
+    left.axvline(1.02, linestyle=":", color="grey")
+    middle.set(title="Guarded turn / plain answer, median")
+    for row in found.get("guard", []):
+        middle.barh(f"{row['mode']}, {row['traffic']}", row["ratio_median"], color="grey")
+    middle.axvline(1.1, linestyle=":", color="black")
+    right.set(title="Answers a second / one caller's", xlabel="callers")
+    rows = found.get("throughput", [])
+    right.plot([str(row["callers"]) for row in rows], [row["ratio_to_one"] for row in rows], "o-", color="black")
+    right.axhline(3, linestyle=":", color="grey")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     """Measure, and write what was measured."""
-    parts = ("overhead", "guard", "throughput", "fit_seconds", "import_seconds")
+    parts = ("overhead", "guard", "throughput", "fit_seconds", "fit_memory_mib", "import_seconds")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=parts, action="append")
     parser.add_argument("--pairs", type=int, default=400, help="pairs a measurement of the overhead")
@@ -244,16 +338,21 @@ def main() -> None:
         "guard": lambda: guard(testbed, options.turns),
         "throughput": lambda: throughput(testbed, options.rounds),
         "fit_seconds": lambda: fit_seconds(testbed),
+        "fit_memory_mib": lambda: fit_memory(testbed),
         "import_seconds": import_seconds,
     }
     found = json.loads(options.json.read_text()) if options.json.is_file() else {}
+    load = os.getloadavg()[0]
     for part in options.only or parts:
         found[part] = measures[part]()
-    found["machine"] = f"{len(os.sched_getaffinity(0))} CPU cores ({platform.machine()}), load {os.getloadavg()[0]:.1f}"
+    cores = len(os.sched_getaffinity(0))
+    shared = f", shared: load {load:.1f} when it began" if load > cores / 2 else ""
+    found["machine"] = f"{cores} CPU cores ({platform.machine()}){shared}"
     found["versions"] = {name: version(name) for name in ("torch", "transformers", "langchain-core")}
     found["date"] = time.strftime("%Y-%m-%d", time.gmtime())
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(found, indent=1) + "\n")
+    plot(found, IMAGE if options.json == RESULTS else options.json.with_suffix(".png"))
 
 
 if __name__ == "__main__":
