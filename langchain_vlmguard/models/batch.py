@@ -18,6 +18,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from langchain_vlmguard.models.adapters import using_adapter
 from langchain_vlmguard.models.decoding import RowDecoder
 from langchain_vlmguard.steering.encoding import encode_texts
+from langchain_vlmguard.steering.steering import Steering
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,7 +78,8 @@ class Batch:
         if steering is not None:
             pictured = torch.tensor([bool(request.row.pictures) for request in self._requests])
             text = self._text_query(steering.needs_text_query, pictured)
-            attached = steering.attach(self._model, pictured=pictured, inputs=self._inputs, text_inputs=text)
+            more = {"repeatable": True} if isinstance(steering, Steering) and self._rewinds else {}
+            attached = steering.attach(self._model, pictured=pictured, inputs=self._inputs, text_inputs=text, **more)
             self._call = self._stack.enter_context(attached)
         longest = max(request.settings.max_tokens for request in self._requests)
         with using_adapter(self._model, self._adapter):
@@ -168,6 +170,8 @@ class Batch:
         """Decoding function for `generate`: the prefill and the first token; `step` goes on from here."""
         prompt = self._inputs["attention_mask"].sum(dim=1).tolist()
         outputs = model._prefill(input_ids, generation_config, kwargs)
+        if getattr(self._call, "must_repeat", False):
+            outputs = self._repeated(outputs.past_key_values, input_ids, kwargs)
         traces = self._call.trace() if self._call else [None] * len(self._requests)
         self.rows = [
             RowDecoder(request, int(read), trace)
@@ -179,6 +183,27 @@ class Batch:
         self._kwargs = {name: value for name, value in self._kwargs.items() if not name.startswith(PICTURES)}
         if self._call is not None and not getattr(self._call, "edits_decoding", True):
             self._stack.close()
+
+    @property
+    def _rewinds(self) -> bool:
+        """Whether the last prompt token can be run again: causal attention, and a cache that gives it back."""
+        config = self._model.config
+        layers = DynamicCache(config=config.get_text_config(decoder=True)).layers
+        causal = not config.is_encoder_decoder and "token_type_ids" not in self._inputs
+        return causal and "pixel_values" not in self._inputs and all(type(layer) is DynamicLayer for layer in layers)
+
+    def _repeated(self, cache: Any, input_ids: Tensor, kwargs: dict[str, Any]) -> Any:
+        """Run the last prompt token again, now that its gate is known to be open."""
+        if self._call is None:
+            msg = "there is no steering whose gate could have opened"
+            raise RuntimeError(msg)
+        cache.crop(-1)
+        self._call.repeat()
+        given = {name: value for name, value in kwargs.items() if not name.startswith(PICTURES)} | {
+            "past_key_values": cache
+        }
+        inputs = self._model.prepare_inputs_for_generation(input_ids, next_sequence_length=1, **given)
+        return self._model(**inputs, return_dict=True)
 
     def _advance(self, outputs: Any) -> None:
         self._kwargs = self._model._update_model_kwargs_for_generation(

@@ -150,6 +150,7 @@ class Steering:
         pictured: Tensor,
         inputs: dict[str, Tensor] | None = None,
         text_inputs: dict[str, Tensor] | None = None,
+        repeatable: bool = False,
     ) -> Iterator[SteeredCall]:
         """Steer what this thread (or task) runs on the model inside the block, and nothing else.
 
@@ -162,6 +163,9 @@ class Steering:
             inputs: The encoded rows, left-padded. Needed when the gate reads above the first edited layer: it then takes a
                 clean prefill of its own.
             text_inputs: The same rows as text alone, for a steering with `needs_text_query`.
+            repeatable: The caller runs the last prompt token again where `must_repeat` says so after the prefill. A gate above
+                the first edited layer is then read in that same prefill: nothing before the last token looks at it, so where
+                the gate stays shut the prefill stands, and where it opens one more token mends it.
 
         Yields:
             The call, which holds the gate's readings once the prefill has run.
@@ -170,7 +174,7 @@ class Steering:
             ValueError: An input is missing that this steering needs.
         """
         call = SteeredCall(self, pictured)
-        call.prepare(model, inputs, text_inputs)
+        call.prepare(model, inputs, text_inputs, repeatable=repeatable)
         decoder = locate_decoder(model)
         watched = sorted({*self.layers, self.read_layer})
         hooks = [(decoder.layers[layer], call.hook(layer)) for layer in watched]
@@ -187,13 +191,19 @@ class SteeredCall:
         self.pictured = pictured.cpu()
         self.reading: GateReading | None = None
         self._open = False
+        self._passed = False
         self._prefilled: set[int] = set()
         self._query: Tensor | None = None
         self._reference: dict[int, Tensor] = {}
         self._edits: dict[int, LayerEdit] = {}
 
     def prepare(
-        self, model: PreTrainedModel, inputs: dict[str, Tensor] | None, text_inputs: dict[str, Tensor] | None
+        self,
+        model: PreTrainedModel,
+        inputs: dict[str, Tensor] | None,
+        text_inputs: dict[str, Tensor] | None,
+        *,
+        repeatable: bool = False,
     ) -> None:
         """Run the extra prefills that this steering needs."""
         steering, layer = self.steering, self.steering.read_layer
@@ -210,7 +220,7 @@ class SteeredCall:
         self._query = queries[layer] if reads != "input" else None
         if reads == "query":
             self._decide(None)
-        elif not steering.single_pass:
+        elif not steering.single_pass and not repeatable:
             states = clean_prefill(
                 _ACTIVE, model, _given(inputs, "inputs", "the gate reads above the first edited layer"), (layer,)
             )
@@ -225,6 +235,9 @@ class SteeredCall:
             hidden = layer_output(output)
             if not self._prefilled:
                 self._repeat(len(hidden) // len(self.pictured))
+            if self.reading is None and layer < self.steering.read_layer:
+                self._passed = True
+                return None
             if self.reading is None:
                 self._decide(hidden[:, -1])
             decoding = layer in self._prefilled
@@ -234,6 +247,16 @@ class SteeredCall:
             return replace_layer_output(output, self._edited(hidden, layer))
 
         return steer
+
+    @property
+    def must_repeat(self) -> bool:
+        """Whether the gate opened above a layer that should have been edited by then."""
+        return self._passed and self._open
+
+    def repeat(self) -> None:
+        """Take the next pass, of the last prompt token alone, for the prefill; the gate is not read again."""
+        self._passed = False
+        self._prefilled.clear()
 
     @property
     def edits_decoding(self) -> bool:
