@@ -1,10 +1,23 @@
+from dataclasses import replace
+
 import pytest
+from langchain_core.messages import HumanMessage
 
 from langchain_vlmguard.errors import EvaluationError
-from langchain_vlmguard.evaluation.adaptive import attack_by_pictures, attack_by_suffixes, picture_requests
+from langchain_vlmguard.evaluation.adaptive import (
+    _adapter,
+    _admitted,
+    attack_by_pictures,
+    attack_by_suffixes,
+    picture_requests,
+)
 from langchain_vlmguard.evaluation.arms.base import Target
+from langchain_vlmguard.evaluation.arms.guards import rewriter_for
 from langchain_vlmguard.evaluation.arms.registry import arm_named, load_target
+from langchain_vlmguard.evaluation.attacks.objective import attack_loss
+from langchain_vlmguard.evaluation.attacks.pictures import encode_batch
 from langchain_vlmguard.evaluation.attacks.suffixes import SuffixBudget
+from langchain_vlmguard.models.chat_format import to_chat_row
 from langchain_vlmguard.testbed.requests import MEANINGLESS, Cell
 from tests.chat_models import ScriptedModel
 
@@ -41,6 +54,31 @@ def test_suffixes_are_sent_through_the_real_graph(target):
     assert found["before"]["hits"] == 0
     assert len(found["curve"]) == 3
     assert found["unsafe"]["n"] == 2
+
+
+def test_the_rewriter_is_attacked_as_it_runs(target):
+    asked = Cell("textual", "text", harmful=True).sample(4, seed=11)
+    messages = [HumanMessage(request.text) for request in asked]
+    defence = arm_named("full").around(target, gate_unsafe_at=0.9)
+    adapter, rewriter = _adapter(defence, target), defence.rewriter
+    own = [str(a.text) for a in rewriter.model.batch([rewriter.form.ask([m]) for m in messages])]
+    admitted = _admitted(defence, target, asked, messages)
+    assert all(rewriter.form.parse(report).action == "allow" for report in admitted)
+    rows = [to_chat_row([message], target.loaded.processor) for message in messages]
+    losses = []
+    for reports in (own, admitted):
+        batch = encode_batch(target.loaded, rows, [r.complying for r in asked], None, reports)
+        losses.append(attack_loss(target.loaded.model, batch, adapter=adapter).rewriter)
+        assert attack_loss(target.loaded.model, batch).rewriter is None
+    assert (losses[0] < 0.1).all()
+    assert (losses[1] > losses[0]).all()
+
+
+def test_a_rewriter_on_other_weights_is_met_blind(target):
+    sibling = replace(target, name="sibling", adapter=None, rewriter=rewriter_for(load_target("testbed")))
+    defence = arm_named("full").around(sibling, gate_unsafe_at=0.9)
+    assert _adapter(defence, sibling) is None
+    assert _admitted(defence, sibling, [], []) == []
 
 
 @pytest.mark.parametrize("name", ["self_reminder", "ecso"])
