@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     )
     from langchain_vlmguard.exports import to_acs, to_ogr
     from langchain_vlmguard.gate_judge import GateJudge, Wording
-    from langchain_vlmguard.guard import GuardContext, VLMGuardState, create_vlm_guard
+    from langchain_vlmguard.guard import create_vlm_guard
+    from langchain_vlmguard.guard_state import GuardContext, VLMGuardState
     from langchain_vlmguard.guarded_model import GuardedChatModel
     from langchain_vlmguard.middleware import VLMGuardMiddleware
     from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
@@ -42,7 +43,7 @@ _HOMES = {
     "DirectionsMismatchError": "errors",
     "EvidenceReader": "content.evidence",
     "GateJudge": "gate_judge",
-    "GuardContext": "guard",
+    "GuardContext": "guard_state",
     "GuardPolicy": "policy",
     "GuardViolationError": "errors",
     "GuardedChatModel": "guarded_model",
@@ -60,7 +61,7 @@ _HOMES = {
     "VLMGuardError": "errors",
     "VLMGuardMiddleware": "middleware",
     "VLMGuardNode": "node",
-    "VLMGuardState": "guard",
+    "VLMGuardState": "guard_state",
     "Wording": "gate_judge",
     "create_vlm_guard": "guard",
     "current_verdict": "tools",

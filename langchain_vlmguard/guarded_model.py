@@ -18,12 +18,13 @@ from pydantic import Field, PrivateAttr, SkipValidation, model_validator
 from langchain_vlmguard.agents.judging import AgentGuard, joined, withheld
 from langchain_vlmguard.agents.publish import amuted, muted
 from langchain_vlmguard.agents.subjects import Subject, describe
+from langchain_vlmguard.calls import Answer
 from langchain_vlmguard.content.fetch import PictureFetcher
 from langchain_vlmguard.errors import GuardViolationError
-from langchain_vlmguard.guard import Answer, GuardNodes, refusal_text, with_verdict
+from langchain_vlmguard.guard_nodes import GuardNodes
 from langchain_vlmguard.hidden import HiddenRequests, judge_in
 from langchain_vlmguard.policy import GuardPolicy
-from langchain_vlmguard.refusals import refusal_message
+from langchain_vlmguard.refusals import refusal_message, refusal_text, with_verdict
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from langchain_vlmguard.agents.state import CheckRecord
-    from langchain_vlmguard.guard import VLMGuardState
+    from langchain_vlmguard.guard_state import VLMGuardState
 
 _INNER_SETTINGS = ("temperature", "max_tokens", "timeout", "stop", "max_retries", "top_p", "seed")
 

@@ -20,7 +20,7 @@ from langchain_vlmguard.agents.state import VLMGuardAgentState
 from langchain_vlmguard.agents.subjects import describe
 from langchain_vlmguard.agents.tool_call import ToolCheck
 from langchain_vlmguard.content.fetch import PictureFetcher
-from langchain_vlmguard.guard import GuardNodes
+from langchain_vlmguard.guard_nodes import GuardNodes
 from langchain_vlmguard.hidden import HiddenRequests
 from langchain_vlmguard.policy import GuardPolicy
 

@@ -9,7 +9,8 @@ from langgraph.graph import END, START, StateGraph
 
 from langchain_vlmguard.agents.judging import NO_MODEL
 from langchain_vlmguard.content.fetch import PictureFetcher
-from langchain_vlmguard.guard import GuardContext, GuardInput, GuardNodes, GuardOutput, VLMGuardState
+from langchain_vlmguard.guard_nodes import GuardNodes
+from langchain_vlmguard.guard_state import GuardContext, GuardInput, GuardOutput, VLMGuardState
 from langchain_vlmguard.hidden import HiddenRequests
 from langchain_vlmguard.policy import GuardPolicy
 from langchain_vlmguard.tools import current_verdict

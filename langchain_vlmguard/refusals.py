@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from langchain_core import messages
 from langchain_core.messages import AIMessage
 
+from langchain_vlmguard.hazards import title_of
+
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
+    from langchain_vlmguard.policy import GuardPolicy
     from langchain_vlmguard.verdict import SafetyVerdict
 
 KNOWN = hasattr(messages, "RefusalContentBlock")
@@ -44,3 +47,26 @@ def in_plain_words(message: BaseMessage) -> BaseMessage:
 
 def _is_refusal(block: Any) -> TypeGuard[dict[str, Any]]:
     return isinstance(block, dict) and block.get("type") == "refusal" and "refusal" in block
+
+
+def refusal_text(verdict: SafetyVerdict, policy: GuardPolicy) -> str:
+    """Say why, in general terms, and offer the safe way."""
+    titles = list(dict.fromkeys(title_of(hazard.id) for hazard in verdict.hazards if _named(hazard.id, policy)))
+    about = f" ({', '.join(titles)})" if titles else ""
+    words = policy.refusal.format(about=about, safe_way=policy.safe_way)
+    return f"{words} {verdict.reason}".strip() if verdict.unjudged or verdict.failure or verdict.reviewed else words
+
+
+def _named(hazard: str, policy: GuardPolicy) -> bool:
+    """Say whether a refusal names a hazard: one that counts and is a category, not a signal of our own."""
+    return policy.counts(hazard) and not hazard.startswith("vlmguard:")
+
+
+def with_verdict(message: AIMessage, verdict: SafetyVerdict) -> AIMessage:
+    """Return the message with the verdict in its response metadata."""
+    return message.model_copy(update={"response_metadata": {**message.response_metadata, **verdict_metadata(verdict)}})
+
+
+def verdict_metadata(verdict: SafetyVerdict) -> dict[str, Any]:
+    """Return a verdict as response metadata."""
+    return {"verdict": verdict.to_state()}

@@ -14,8 +14,8 @@ from langchain_core.runnables import RunnableLambda
 from langchain_vlmguard.agents.publish import publish
 from langchain_vlmguard.agents.subjects import as_turn
 from langchain_vlmguard.errors import GuardViolationError
-from langchain_vlmguard.guard import refusal_text
 from langchain_vlmguard.policy import SEVEREST
+from langchain_vlmguard.refusals import refusal_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from langchain_vlmguard.agents.state import CheckRecord, Stage
     from langchain_vlmguard.agents.subjects import Phrase, Subject
-    from langchain_vlmguard.guard import GuardNodes, VLMGuardState
+    from langchain_vlmguard.guard_nodes import GuardNodes
+    from langchain_vlmguard.guard_state import VLMGuardState
     from langchain_vlmguard.telemetry import GuardTelemetry
 
 ExitBehavior = Literal["end", "replace", "error"]

@@ -13,9 +13,9 @@ from langgraph.types import Command
 from langchain_vlmguard.agents.held import WAITS, packed, with_calls
 from langchain_vlmguard.agents.judging import joined, withheld
 from langchain_vlmguard.agents.subjects import Subject, call_fingerprint, fingerprint, result_as_turn, turn_fingerprint
+from langchain_vlmguard.calls import Answer
 from langchain_vlmguard.content.messages import turn_start
-from langchain_vlmguard.guard import Answer, with_verdict
-from langchain_vlmguard.refusals import refusal_message
+from langchain_vlmguard.refusals import refusal_message, with_verdict
 from langchain_vlmguard.verdict import GuardFailure
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from langchain_vlmguard.agents.judging import AgentGuard
     from langchain_vlmguard.agents.state import CheckRecord
-    from langchain_vlmguard.guard import VLMGuardState
+    from langchain_vlmguard.guard_state import VLMGuardState
 
 
 class ModelCall:

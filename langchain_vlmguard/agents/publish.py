@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from langchain_core.runnables.config import ensure_config, set_config_context
 from langgraph.stream import StreamChannel, StreamTransformer
 
-from langchain_vlmguard.guard import without_streams
+from langchain_vlmguard.calls import without_streams
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

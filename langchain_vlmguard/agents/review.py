@@ -9,8 +9,8 @@ from langchain_core.messages import AIMessage, RemoveMessage, ToolMessage
 from langchain_vlmguard.agents.held import ask, restored, unpacked, with_calls
 from langchain_vlmguard.agents.model_call import call_note
 from langchain_vlmguard.agents.subjects import fingerprint
-from langchain_vlmguard.guard import decided, with_verdict
-from langchain_vlmguard.refusals import refusal_message
+from langchain_vlmguard.refusals import refusal_message, with_verdict
+from langchain_vlmguard.review import decided
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage, ToolCall

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from langchain_vlmguard.agents.judging import AgentGuard
     from langchain_vlmguard.agents.state import CheckRecord
-    from langchain_vlmguard.guard import VLMGuardState
+    from langchain_vlmguard.guard_state import VLMGuardState
 
 _LONGEST_ERROR = 4000
 

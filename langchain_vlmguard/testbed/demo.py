@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from langchain_vlmguard.guard import GuardInput, create_vlm_guard
+from langchain_vlmguard.guard import create_vlm_guard
 from langchain_vlmguard.models.loading import TESTBED
 from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
 from langchain_vlmguard.policy import GuardPolicy
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from langchain_core.messages import AIMessage
+
+    from langchain_vlmguard.guard_state import GuardInput
 
 ARMS = {
     "plain": "plain",

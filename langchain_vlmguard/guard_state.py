@@ -1,0 +1,40 @@
+"""What goes into the guard, comes out of it, and stands in between."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypedDict
+
+from langchain_core.messages import AnyMessage
+from langgraph.graph.message import add_messages
+
+from langchain_vlmguard.policy import GuardPolicy
+
+Messages = Annotated[list[AnyMessage], add_messages]
+
+
+class GuardInput(TypedDict):
+    """What a caller may pass in: messages. A verdict that is passed in is ignored."""
+
+    messages: Messages
+
+
+class GuardOutput(TypedDict):
+    """What comes out."""
+
+    messages: Messages
+    verdict: dict[str, Any]
+    """The verdict of the last turn as a plain dict; empty while that turn is under way or under review."""
+
+
+class VLMGuardState(GuardOutput):
+    """State of the guard graph."""
+
+    draft: dict[str, Any]
+    """The verdict in the making; private to the graph."""
+
+
+class GuardContext(TypedDict, total=False):
+    """Static data of one run."""
+
+    policy: GuardPolicy
+    """A tenant's policy, used instead of the graph's own; its fields as a plain dict will do."""
