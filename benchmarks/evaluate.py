@@ -49,6 +49,7 @@ def main() -> None:
 
 def measure(plan: Measurement, jobs: int) -> None:
     """Run every task that has no result yet, some at a time; each result is kept as soon as it is there."""
+    _check_same_counts(plan)
     first, other = list(plan.first_tasks()), list(plan.other_tasks())
     clock = _Clock(plan, [*first, *other], jobs)
     with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=start_worker) as pool:
@@ -56,6 +57,22 @@ def measure(plan: Measurement, jobs: int) -> None:
             waiting = {pool.submit(run, plan, name): name for name in names if not plan.file(name).is_file()}
             for done in as_completed(waiting):
                 clock.tick(waiting[done], done.result())
+
+
+def _check_same_counts(plan: Measurement) -> None:
+    """Refuse to go on from results of other counts or other weights; targets and arms may be added."""
+    mine = {
+        "counts": [plan.wide, plan.narrow, list(plan.seeds), plan.attacked, plan.suffixed],
+        "targets": dict(plan.targets),
+    }
+    file = plan.work / "plan.json"
+    theirs = json.loads(file.read_text()) if file.is_file() else mine
+    moved = [name for name, folder in mine["targets"].items() if theirs["targets"].get(name, folder) != folder]
+    if theirs["counts"] != mine["counts"] or moved:
+        msg = f"{plan.work} holds results of another measurement ({theirs}, not {mine}): choose another --work or delete it"
+        raise SystemExit(msg)
+    plan.work.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({**mine, "targets": theirs["targets"] | mine["targets"]}))
 
 
 class _Clock:

@@ -46,6 +46,18 @@ def test_a_finished_task_is_not_run_again(command, tmp_path, monkeypatch):
     assert plan(command, tmp_path).value("sweeps") == {"found": 1}
 
 
+def test_a_folder_keeps_one_measurement_but_targets_may_be_added(command, tmp_path):
+    command._check_same_counts(plan(command, tmp_path))
+    more = command.Measurement(tmp_path, (("testbed", "testbed"), ("third", "other")), ARMS, 1, 1, (3,))
+    command._check_same_counts(more)
+    command._check_same_counts(plan(command, tmp_path))
+    with pytest.raises(SystemExit, match="another measurement"):
+        command._check_same_counts(plan(command, tmp_path, wide=2))
+    moved = command.Measurement(tmp_path, (("testbed", "testbed"), ("sibling", "elsewhere")), ARMS, 1, 1, (3,))
+    with pytest.raises(SystemExit, match="another measurement"):
+        command._check_same_counts(moved)
+
+
 def test_a_task_that_fails_leaves_nothing_behind(command, tmp_path, monkeypatch):
     import evaluation_tasks
 
