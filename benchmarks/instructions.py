@@ -71,14 +71,19 @@ def measured() -> dict[str, int]:
         valgrind = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={folder}/out"]
         alone = {**os.environ, "OMP_NUM_THREADS": "1"}
         subprocess.run([*valgrind, sys.executable, __file__, str(library)], check=True, env=alone)  # noqa: S603
-        found = {}
-        for dump in Path(folder).glob("out.*"):
-            text = dump.read_text()
-            name = re.search(r"^desc: Trigger: Client Request: (\w+)", text, re.MULTILINE)
-            total = re.search(r"^(?:summary|totals): (\d+)", text, re.MULTILINE)
-            if name and total:
-                found[name[1]] = int(total[1])
-        return found
+        return counts(Path(folder))
+
+
+def counts(folder: Path) -> dict[str, int]:
+    """Read the instructions between marks from callgrind's dumps, by the name of each mark."""
+    found = {}
+    for dump in folder.glob("out.*"):
+        text = dump.read_text()
+        name = re.search(r"^desc: Trigger: Client Request: (\w+)", text, re.MULTILINE)
+        total = re.search(r"^totals: (\d+)", text, re.MULTILINE)
+        if name and total:
+            found[name[1]] = int(total[1])
+    return found
 
 
 def main() -> None:
@@ -86,7 +91,11 @@ def main() -> None:
     if len(sys.argv) > 1:
         count(ctypes.CDLL(sys.argv[1]))
         return
-    found = measured()
+    publish(measured())
+
+
+def publish(found: dict[str, int]) -> None:
+    """Write the counts and their ratios to no intervention beside what was measured by the clock."""
     rows: list[dict[str, Any]] = [
         {
             "intervention": name,
