@@ -4,7 +4,7 @@
 
 Atheris (libFuzzer) keeps what reaches new code under `--work` and builds on it. A case fails on an exception that is not
 ours, on anything unread that would reach a model, after 5 s of computing (or a minute by the clock),
-or beyond 2 GB; its input is kept and named. A stopped run goes on where it was.
+or beyond 512 MB; its input is kept and named. A stopped run goes on where it was.
 """
 
 import json
@@ -22,7 +22,7 @@ import typer
 from rich.progress import Progress
 
 TARGETS = ("messages", "files")
-SECONDS, MEGABYTES = 5, 2_048
+SECONDS, MEGABYTES = 5, 512
 
 
 def fuzz(target, cases, folder, progress):
@@ -54,6 +54,20 @@ def write_whole(path, value):
     beside.replace(path)
 
 
+def table(found):
+    """Return what was seen as a Markdown table."""
+    lines = [
+        "| fuzzed | cases | with a picture read | slowest | memory at the most |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name in TARGETS:
+        seen = found[name]
+        lines += [
+            f"| {name} | {seen['cases']:,} | {seen['pictures']:,} | {seen['slowest_ms']} ms | {seen['peak_mb']} MB |"
+        ]
+    return "\n".join(lines)
+
+
 def main(
     cases: Annotated[int, typer.Option(help="Cases in all, shared by the targets.")] = 1_000_000,
     work: Annotated[Path, typer.Option(help="Inputs found so far; a stopped run goes on from here.")] = Path(
@@ -69,6 +83,7 @@ def main(
     found["versions"] = {name: version(name) for name in ("atheris", "pillow", "langchain-core")}
     if output:
         write_whole(output, found)
+    typer.echo(table(found))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import binascii
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from io import BytesIO
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from pydantic import BaseModel
 
 from langchain_vlmguard.content.containers import refuse_polyglots, without_metadata
 from langchain_vlmguard.content.flattening import Flat, flatten, is_plain
+from langchain_vlmguard.content.gif import BoundedGif
 from langchain_vlmguard.content.metadata import Note, read_notes
 from langchain_vlmguard.content.recent import Recent
 from langchain_vlmguard.errors import UnreadableContentError
@@ -238,18 +240,24 @@ def _decode_apart(data: bytes, limits: ImageLimits) -> tuple[CheckedPicture, ...
 def _decode(data: bytes, limits: ImageLimits) -> tuple[CheckedPicture, ...]:
     formats = _formats(data, limits)
     try:
-        with Image.open(BytesIO(data), formats=formats) as opened:
+        with _opened(data, formats, limits) as opened:
             return _checked(opened, data, limits)
     except UnreadableContentError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         msg = "the picture claims far too many pixels"
         raise UnreadableContentError(msg) from error
-    except UnidentifiedImageError as error:
+    except (UnidentifiedImageError, SyntaxError) as error:
         raise UnreadableContentError(_unknown(data, formats)) from error
     except Exception as error:
         msg = f"the picture cannot be decoded ({type(error).__name__})"
         raise UnreadableContentError(msg) from error
+
+
+def _opened(data: bytes, formats: tuple[str, ...], limits: ImageLimits) -> Image.Image:
+    if data.startswith(b"GIF8"):
+        return BoundedGif(data, partial(_check_size, limits=limits))
+    return Image.open(BytesIO(data), formats=formats)
 
 
 def _formats(data: bytes, limits: ImageLimits) -> tuple[str, ...]:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fuzz import table
+
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs/content.md"
 RESULTS = ROOT / "docs/results/evidence.json"
@@ -38,3 +40,9 @@ def test_the_results_keep_what_was_promised():
     assert results["figstep"]["word_accuracy"] >= 0.98
     assert results["mossbench"]["false_instructions"] <= 1
     assert results["testbed drawn/harmful"]["steered_with_evidence"]["unsafe"] <= 0.01
+
+
+def test_the_page_says_what_fuzzing_saw():
+    results = json.loads((ROOT / "docs/results/fuzz.json").read_text())
+    assert table(results) in PAGE.read_text()
+    assert results["messages"]["cases"] + results["files"]["cases"] >= 1_000_000

@@ -28,6 +28,18 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(size):
         check_picture(bomb(*size), ImageLimits())
 
 
+@pytest.mark.parametrize(
+    "before", [b"", b"\x00\x07", b"!\xff\x00\x01,\x00"], ids=["", "after nothing", "after an empty extension"]
+)
+def test_a_gif_whose_frame_outgrows_its_canvas_is_refused_before_it_takes_the_memory(before, monkeypatch):
+    small = png(fmt="GIF")
+    frame = small.index(b",\x00\x00\x00\x00")
+    grown = small[:frame] + before + b"," + struct.pack("<4H", 0, 0, 9_000, 9_000) + small[frame + 9 :]
+    monkeypatch.setattr(Image.core, "fill", None)
+    with pytest.raises(UnreadableContentError, match="9000 x 9000 pixels"):
+        check_picture(grown, ImageLimits())
+
+
 def test_limits_name_their_number():
     with pytest.raises(UnreadableContentError, match="larger than 10 bytes"):
         check_picture(png(), ImageLimits(max_bytes=10))
