@@ -1,6 +1,5 @@
 import subprocess
 import sys
-import time
 from importlib.util import find_spec
 
 import pytest
@@ -22,13 +21,12 @@ def test_the_decision_model_says_what_it_needs():
 
 
 def test_importing_the_package_is_quick_and_imports_neither_torch_nor_transformers():
-    script = "import sys, langchain_vlmguard; sys.exit(bool({'torch', 'transformers', 'langgraph'} & set(sys.modules)))"
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
-        subprocess.run([sys.executable, "-c", script], check=True)  # noqa: S603
-        seconds.append(time.perf_counter() - started)
-    assert min(seconds) < 0.5
+    script = (
+        "import time; started = time.process_time(); import langchain_vlmguard; print(time.process_time() - started);"
+        "import sys; sys.exit(bool({'torch', 'transformers', 'langgraph'} & set(sys.modules)))"
+    )
+    printed = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True).stdout  # noqa: S603
+    assert float(printed) < 0.5
 
 
 @pytest.mark.parametrize(
