@@ -14,7 +14,7 @@ NEXT_TESTS := tests/unit_tests/agents tests/unit_tests/rewriting tests/unit_test
   tests/unit_tests/test_tools.py tests/unit_tests/test_verdict.py tests/integration_tests/test_examples.py \
   tests/integration_tests/test_langgraph_dev.py
 
-.PHONY: demo test test-next test-all lint format bench evaluate fuzz targets testbed clean
+.PHONY: demo test test-next test-all lint format bench evaluate fuzz transfer targets testbed clean
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -57,8 +57,21 @@ bench: $(READY)  ## Measure again what the README says, and write it there.
 	if command -v valgrind gcc > /dev/null; then $(BIN)/python benchmarks/instructions.py; fi
 
 evaluate: $(READY)  ## Measure every arm and attack again, and write docs/evaluation.md (goes on after a stop).
-	$(BIN)/python benchmarks/evaluate.py --wide 25 --narrow 5 --attacked 24 --suffixed 6 --target testbed=testbed \
-	  $(foreach name,$(notdir $(patsubst %/,%,$(wildcard benchmarks/targets/*/))),--target $(name)=benchmarks/targets/$(name))
+	$(BIN)/python benchmarks/evaluate.py --wide 25 --narrow 5 --attacked 24 --suffixed 6 $(TARGETS)
+
+TARGETS = --target testbed=testbed \
+  $(foreach name,$(notdir $(patsubst %/,%,$(wildcard benchmarks/targets/*/))),--target $(name)=benchmarks/targets/$(name))
+ABLATIONS := quarter direct_map no_hindsight no_textual no_visual no_cross_modal no_intent
+WITHOUT_direct_map := hindsight textual visual cross_modal intent
+$(foreach part,$(WITHOUT_direct_map),$(eval WITHOUT_no_$(part) := $(part)))
+
+build/ablations/%/adapter_config.json: | $(READY)
+	$(BIN)/vlmguard rewriter synthesize testbed build/ablations/$*-data --limit 2500 $(addprefix --without ,$(WITHOUT_$*))
+	$(BIN)/vlmguard rewriter train build/ablations/$*-data build/ablations/$* --epochs 2
+
+transfer: $(READY) $(ABLATIONS:%=build/ablations/%/adapter_config.json)  ## The rewriter before every target, and its ablations.
+	$(BIN)/python benchmarks/rewriter_transfer.py --json docs/results/rewriter_transfer.json --docs docs/rewriting.md \
+	  --work build/transfer $(TARGETS) $(foreach name,$(ABLATIONS),--ablation $(name)=build/ablations/$(name))
 
 fuzz: $(READY)  ## A million hostile messages and picture files (half an hour; goes on after a stop).
 	$(BIN)/python -m tests.fuzz --json docs/results/fuzz.json
