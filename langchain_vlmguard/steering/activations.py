@@ -12,10 +12,21 @@ from langchain_vlmguard.steering.architectures import layer_output, locate_decod
 from langchain_vlmguard.steering.encoding import Prompt, encode_prompts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import PreTrainedModel, ProcessorMixin
+
+
+@contextmanager
+def hooked(hooks: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
+    """Register forward hooks for the block; all go however it ends."""
+    handles = [module.register_forward_hook(hook) for module, hook in hooks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager
@@ -34,12 +45,8 @@ def capture_last_token(model: PreTrainedModel, layers: Sequence[int]) -> Iterato
 
         return hook
 
-    handles = [decoder.layers[layer].register_forward_hook(keep(layer)) for layer in layers]
-    try:
+    with hooked((decoder.layers[layer], keep(layer)) for layer in layers):
         yield states
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def last_token_states(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from langchain_vlmguard.steering.activations import capture_last_token
+from langchain_vlmguard.steering.activations import capture_last_token, hooked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -27,14 +27,12 @@ def attached(
 
     A hook must do nothing unless `active.get()` is its own call: other threads run the same modules.
     """
-    handles = [module.register_forward_hook(hook) for module, hook in list(hooks)]
-    token = active.set(call)
-    try:
-        yield call
-    finally:
-        active.reset(token)
-        for handle in handles:
-            handle.remove()
+    with hooked(hooks):
+        token = active.set(call)
+        try:
+            yield call
+        finally:
+            active.reset(token)
 
 
 def clean_prefill(

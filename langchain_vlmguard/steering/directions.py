@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from langchain_vlmguard._version import __version__
 from langchain_vlmguard.errors import DirectionsMismatchError
@@ -20,11 +16,13 @@ from langchain_vlmguard.steering.activations import last_token_states
 from langchain_vlmguard.steering.anchors import AnchorSet, load_anchors
 from langchain_vlmguard.steering.architectures import locate_decoder
 from langchain_vlmguard.steering.encoding import Prompt
+from langchain_vlmguard.steering.files import read_tensors, write_tensors
 from langchain_vlmguard.steering.gates import ClassStats
 from langchain_vlmguard.steering.neutral import neutral_pictures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from matplotlib.figure import Figure
     from PIL import Image
@@ -152,11 +150,8 @@ class SafetyDirections:
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, metadata included; the file appears whole or not at all."""
-        path = Path(path)
         metadata = {"format": FORMAT, "card": json.dumps(asdict(self.card)), "hash": self.hash}
-        beside = path.with_suffix(path.suffix + ".tmp")
-        save_file({name: tensor.contiguous() for name, tensor in self._tensors().items()}, beside, metadata)
-        os.replace(beside, path)
+        write_tensors(path, self._tensors(), metadata)
 
     @classmethod
     def load(cls, path: str | Path, *, model: PreTrainedModel | None = None) -> SafetyDirections:
@@ -169,12 +164,8 @@ class SafetyDirections:
         Raises:
             DirectionsMismatchError: The file is not of this format, was altered, or does not fit the model.
         """
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                msg = f"{path} holds no safety directions of format {FORMAT}: write it with SafetyDirections.save"
-                raise DirectionsMismatchError(msg)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        what = f"safety directions of format {FORMAT}: write it with SafetyDirections.save"
+        tensors, metadata = read_tensors(path, {"format": FORMAT}, what)
         loaded = cls(
             card=DirectionsCard(**json.loads(metadata["card"])),
             vectors=tensors["vectors"],

@@ -8,28 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
-from pathlib import Path
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
 from langchain_vlmguard._version import __version__
 from langchain_vlmguard.errors import DirectionsMismatchError
-from langchain_vlmguard.steering.activations import padded_positions
+from langchain_vlmguard.steering.activations import hooked, padded_positions
 from langchain_vlmguard.steering.architectures import image_token_id, layer_output, locate_decoder
 from langchain_vlmguard.steering.directions import config_hash, weights_hash
 from langchain_vlmguard.steering.encoding import encode_texts
+from langchain_vlmguard.steering.files import read_tensors, write_tensors
 from langchain_vlmguard.steering.logistic import Logistic
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
+    from pathlib import Path
 
     from PIL import Image
     from torch import Tensor
@@ -151,11 +148,8 @@ class TurnProbe:
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, metadata included; the file appears whole or not at all."""
-        path = Path(path)
         metadata = {"format": FORMAT, "kind": "turn_probe", "card": json.dumps(asdict(self.card)), "hash": self.hash}
-        beside = path.with_suffix(path.suffix + ".tmp")
-        save_file({name: tensor.contiguous() for name, tensor in self._tensors().items()}, beside, metadata)
-        os.replace(beside, path)
+        write_tensors(path, self._tensors(), metadata)
 
     @classmethod
     def load(cls, path: str | Path, *, model: PreTrainedModel | None = None) -> TurnProbe:
@@ -164,12 +158,8 @@ class TurnProbe:
         Raises:
             DirectionsMismatchError: The file is no probe of this format, was altered, or does not fit the model.
         """
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            if (metadata.get("kind"), metadata.get("format")) != ("turn_probe", FORMAT):
-                msg = f"{path} holds no turn probe of format {FORMAT}: write it with TurnProbe.save"
-                raise DirectionsMismatchError(msg)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        what = f"turn probe of format {FORMAT}: write it with TurnProbe.save"
+        tensors, metadata = read_tensors(path, {"kind": "turn_probe", "format": FORMAT}, what)
         card = json.loads(metadata["card"])
         heads = {
             head: Logistic(*(tensors[f"{head}.{part}"] for part in Logistic.PARTS))
@@ -237,28 +227,18 @@ def _mean(hidden: Tensor, mask: Tensor) -> Tensor:
     return (hidden.float() * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
+def _show(states: TurnStates, layer: int, _module: object, _inputs: object, output: object) -> None:
+    states.see(layer, layer_output(output))
+
+
 def _layers(depth: int) -> tuple[int, int, int]:
     return 0, depth // 2, depth - 1
-
-
-@contextmanager
-def _watching(model: PreTrainedModel, states: TurnStates) -> Iterator[None]:
-    layers = locate_decoder(model).layers
-    handles = [
-        layers[at].register_forward_hook(lambda _m, _i, output, at=at: states.see(at, layer_output(output)))
-        for at in states.layers
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _states(
     model: PreTrainedModel, processor: ProcessorMixin, turns: Sequence[LabelledTurn], batch_size: int, label: str
 ) -> Tensor:
-    layers = _layers(len(locate_decoder(model)))
+    decoder = locate_decoder(model)
     order = sorted(range(len(turns)), key=lambda at: len(turns[at].text))
     parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     found: dict[int, Tensor] = {}
@@ -269,8 +249,9 @@ def _states(
             name: tensor.to(model.device)
             for name, tensor in encode_texts(processor, [row.text for row in rows], pictures).items()
         }
-        states = TurnStates(layers, inputs, image_token_id(model))
-        with torch.inference_mode(), _watching(model, states):
+        states = TurnStates(_layers(len(decoder)), inputs, image_token_id(model))
+        watching = [(decoder.layers[at], partial(_show, states, at)) for at in states.layers]
+        with torch.inference_mode(), hooked(watching):
             model(**inputs, **padded_positions(inputs, model), use_cache=False)
         found |= dict(zip(part, states.features(pictured=bool(pictures)).clone(), strict=True))
     return torch.stack([found[at] for at in range(len(turns))])

@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from langchain_vlmguard.evaluation.arms.hooks import PeerSteering
 from langchain_vlmguard.evaluation.arms.peers import Seen
+from langchain_vlmguard.steering.activations import hooked
 from langchain_vlmguard.steering.architectures import layer_output, locate_decoder, replace_layer_output
 from langchain_vlmguard.steering.interventions import LayerEdit
 from langchain_vlmguard.steering.steering import Steering
@@ -238,13 +239,9 @@ def _states(model: PreTrainedModel, inputs: dict[str, Tensor], layers: Sequence[
         return hook
 
     decoder = locate_decoder(model)
-    handles = [decoder.layers[layer].register_forward_hook(keep(layer)) for layer in layers]
     mask = inputs["attention_mask"]
-    try:
+    with hooked((decoder.layers[layer], keep(layer)) for layer in layers):
         model(**inputs, position_ids=(mask.cumsum(-1) - 1).clamp(min=0), use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
     return states
 
 
@@ -259,9 +256,5 @@ def _edited(model: PreTrainedModel, steered: tuple[Sequence[int], Edit] | None) 
         return hook
 
     decoder = locate_decoder(model)
-    handles = [decoder.layers[layer].register_forward_hook(at(layer)) for layer in layers]
-    try:
+    with hooked((decoder.layers[layer], at(layer)) for layer in layers):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
