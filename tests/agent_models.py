@@ -2,9 +2,10 @@
 
 import json
 
+import pytest
 from langchain.agents import create_agent
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.utils.function_calling import convert_to_openai_tool
@@ -12,6 +13,13 @@ from pydantic import Field
 
 from langchain_vlmguard import Rewrite
 from langchain_vlmguard.content.messages import turn_start
+
+BOTH = pytest.mark.parametrize("use_async", [False, True], ids=["sync", "async"])
+THREAD = {"configurable": {"thread_id": "1"}}
+
+
+def asked(content):
+    return {"messages": [HumanMessage(content)]}
 
 
 def call(name, call_id="1", **args):

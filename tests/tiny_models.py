@@ -190,6 +190,10 @@ def assemble(processor, model_type, *, text, vision, picture=None, **config):
 
 def tiny_llava():
     """CLIP and Llama; 16 tokens a picture."""
+    return _llava("llava")
+
+
+def _llava(model_type, **config):
     tokenizer = byte_tokenizer({"image_token": "<image>"})
     processor = LlavaProcessor(
         CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=SQUARE),
@@ -200,10 +204,11 @@ def tiny_llava():
     )
     return assemble(
         processor,
-        "llava",
+        model_type,
         text={"model_type": "llama"},
         vision={**SMALL_VISION, "model_type": "clip_vision_model"},
         image_token_index=tokenizer.image_token_id,
+        **config,
     )
 
 
@@ -416,22 +421,7 @@ def tiny_internvl():
 
 def tiny_vipllava():
     """LLaVA with features of several vision layers."""
-    tokenizer = byte_tokenizer({"image_token": "<image>"})
-    processor = LlavaProcessor(
-        CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=SQUARE),
-        tokenizer,
-        patch_size=PATCH,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-    )
-    return assemble(
-        processor,
-        "vipllava",
-        text={"model_type": "llama"},
-        vision={**SMALL_VISION, "model_type": "clip_vision_model"},
-        image_token_index=tokenizer.image_token_id,
-        vision_feature_layers=[-2, -1],
-    )
+    return _llava("vipllava", vision_feature_layers=[-2, -1])
 
 
 def tiny_llava_onevision():

@@ -12,33 +12,13 @@ from langgraph.types import Command
 from pydantic import BaseModel
 
 from langchain_vlmguard import GuardPolicy, GuardViolationError, SafetyVerdict, VLMGuardMiddleware
-from tests.agent_models import AgentModel, WordJudge, agent, both, call, calling
+from tests.agent_models import BOTH, THREAD, AgentModel, WordJudge, agent, asked, both, call, calling
 from tests.pictures import READABLE, UNREADABLE
 from tests.unit_tests.test_guard import TRACE
-
-BOTH = pytest.mark.parametrize("use_async", [False, True], ids=["sync", "async"])
-THREAD = {"configurable": {"thread_id": "1"}}
-
-
-def asked(content):
-    return {"messages": [HumanMessage(content)]}
 
 
 def stages(state):
     return [(record["stage"], record["verdict"]["action"]) for record in state["verdicts"]]
-
-
-@pytest.fixture
-def shop():
-    ordered = []
-
-    @tool
-    def order(item: str) -> str:
-        """Order an item."""
-        ordered.append(item)
-        return f"ordered a {item}"
-
-    return order, ordered
 
 
 @BOTH

@@ -9,9 +9,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import Field
 
 from langchain_vlmguard import VLMGuardMiddleware
-from tests.agent_models import AgentModel, WordJudge, both
-
-BOTH = pytest.mark.parametrize("use_async", [False, True], ids=["sync", "async"])
+from tests.agent_models import BOTH, AgentModel, WordJudge, both
 
 
 class SlowJudge(WordJudge):

@@ -2,23 +2,17 @@
 
 import pytest
 from langchain.agents import create_agent
-from langchain_core.messages import HumanMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 
 from langchain_vlmguard import ChatSteeredVLM, EvidenceReader, GuardPolicy, PictureFetcher, VLMGuardMiddleware
 from langchain_vlmguard.content.messages import LEFT_OUT
 from langchain_vlmguard.testbed.requests import Cell
-from tests.agent_models import AgentModel, agent, both, call, calling
+from tests.agent_models import BOTH, AgentModel, agent, asked, both, call, calling
 from tests.picture_server import picture_server, trusting
 from tests.pictures import READABLE, UNREADABLE
 
-BOTH = pytest.mark.parametrize("use_async", [False, True], ids=["sync", "async"])
 HOST = "pictures.test"
-
-
-def asked(content):
-    return {"messages": [HumanMessage(content)]}
 
 
 def picture_in(message):

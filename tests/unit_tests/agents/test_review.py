@@ -1,18 +1,15 @@
 import pytest
-from langchain_core.messages import HumanMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 
-from tests.agent_models import WordJudge, agent, both, call, calling
+from tests.agent_models import BOTH, THREAD, WordJudge, agent, asked, both, call, calling
 from tests.pictures import READABLE, UNREADABLE
-
-BOTH = pytest.mark.parametrize("use_async", [False, True], ids=["sync", "async"])
-THREAD = {"configurable": {"thread_id": "1"}}
 
 
 @pytest.fixture
 def shop():
+    """As the other tests' shop, with an answer that names nothing: a judge that reads words must not find one in it."""
     ordered = []
 
     @tool
@@ -22,10 +19,6 @@ def shop():
         return "ordered"
 
     return order, ordered
-
-
-def asked(content):
-    return {"messages": [HumanMessage(content)]}
 
 
 def stops(state):

@@ -21,35 +21,16 @@ from langchain_vlmguard import (
     create_vlm_guard,
     route_on_verdict,
 )
-from tests.agent_models import AgentModel, WordJudge, agent, both, call, calling
+from tests.agent_models import BOTH, THREAD, AgentModel, WordJudge, agent, asked, both, call, calling
 from tests.chat_models import ScriptedModel
 from tests.pictures import READABLE
 from tests.unit_tests.rewriting.test_rewriter import ALLOW
 
-BOTH = pytest.mark.parametrize("use_async", [False, True], ids=["sync", "async"])
-THREAD = {"configurable": {"thread_id": "1"}}
 HOOKS = ("before_agent", "before_model", "after_model", "after_agent", "wrap_model_call", "wrap_tool_call")
-
-
-def asked(content):
-    return {"messages": [HumanMessage(content)]}
 
 
 async def asked_of(model, text, *, use_async):
     return await model.ainvoke(text) if use_async else model.invoke(text)
-
-
-@pytest.fixture
-def shop():
-    ordered = []
-
-    @tool
-    def order(item: str) -> str:
-        """Order an item."""
-        ordered.append(item)
-        return f"ordered a {item}"
-
-    return order, ordered
 
 
 class Bombs(AgentMiddleware):

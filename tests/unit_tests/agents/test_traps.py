@@ -12,11 +12,9 @@ from langchain_core.tools import tool
 
 from langchain_vlmguard import ChatSteeredVLM, GateJudge, ReasoningRewriter, VLMGuardMiddleware
 from langchain_vlmguard.models.loading import checkpoint_path
-from tests.agent_models import AgentModel, WordJudge, agent, both, call, calling
+from tests.agent_models import BOTH, AgentModel, WordJudge, agent, both, call, calling
 from tests.chat_models import ScriptedModel
 from tests.pictures import READABLE, UNREADABLE, b64, png
-
-BOTH = pytest.mark.parametrize("use_async", [False, True], ids=["sync", "async"])
 
 
 def test_a_configuration_that_checks_nothing_cannot_be_passed_by_mistake():
