@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from math import sqrt
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
@@ -175,10 +176,11 @@ class GateJudge(Runnable["list[BaseMessage]", Rewrite]):
         ]
 
 
-def withholding_risk(model: ChatSteeredVLM, harmless: Sequence[BaseMessage], *, share: float = 0.005) -> float:
+def withholding_risk(model: ChatSteeredVLM, harmless: Sequence[BaseMessage], *, share: float = 0.002) -> float:
     """Return the gate risk to give `GuardPolicy.gate_unsafe_at`, from harmless requests of one's own.
 
-    It lies halfway between the highest risk that more than a share of them reach and 1, and never below the default `unsafe_at`.
+    In log-odds it lies halfway between the highest risk that more than a share of them reach and certainty, since wordings that
+    are not among them reach further; never below the default `unsafe_at`.
 
     Args:
         model: The steered model that answers.
@@ -202,10 +204,15 @@ def withholding_risk(model: ChatSteeredVLM, harmless: Sequence[BaseMessage], *, 
     if highest >= _CERTAIN:
         msg = f"more than {share:.1%} of these harmless requests read as certainly unsafe: no risk tells them from harmful ones"
         raise NoThresholdError(msg)
-    return max(GuardPolicy().unsafe_at, (1 + highest) / 2)
+    halfway = sqrt(_odds(highest) * _odds(_CERTAIN))
+    return max(GuardPolicy().unsafe_at, halfway / (1 + halfway))
 
 
 _CERTAIN = 0.9999
+
+
+def _odds(risk: float) -> float:
+    return risk / (1 - risk)
 
 
 def gate_risks(model: ChatSteeredVLM, texts: Sequence[str]) -> list[float]:

@@ -125,7 +125,8 @@ class CompactForm:
 
     `threats textual NOTE ID visual NOTE ID cross_modal NOTE ID intent ... legitimate ... action ... risk ... prompt ...`,
     where ID is a hazard id or "none". A note says what is there and, after "is", what kind of thing that is; only the kind
-    becomes the threat's rationale. The model is asked with the last turn alone. Nothing fences the turn but the chat
+    becomes the threat's rationale. What is told in free words ends with a full stop, as the sentences do that a small model
+    knows: after a noun that its training as a rewriter never named it finds a stop, but hardly the next key. The model is asked with the last turn alone. Nothing fences the turn but the chat
     template's own control tokens, which no text can write.
     """
 
@@ -160,13 +161,13 @@ class CompactForm:
     def write(self, report: CausalReport, rewrite: Rewrite) -> str:
         """Return report and rewrite in bare words."""
         found = (report.textual, report.visual, report.cross_modal)
-        notes = [" ".join(filter(None, (cause.finding, self._word(cause.hazard or "none")))) for cause in found]
+        notes = [f"{_sentence(cause.finding)} {self._word(cause.hazard or 'none')}".strip() for cause in found]
         none = self._word("none")
         values = (
             "",
             *notes,
-            rewrite.intent or none,
-            rewrite.legitimate_part or none,
+            _sentence(rewrite.intent) or none,
+            _sentence(rewrite.legitimate_part) or none,
             self._word(rewrite.action),
             self._word(min(_RISKS, key=lambda word: abs(_RISKS[word] - rewrite.risk))),
             rewrite.rewritten_prompt or none,
@@ -188,8 +189,8 @@ class CompactForm:
         prompt = " ".join(fields["prompt"])
         return Rewrite(
             threats=[threat for channel in _CHANNELS if (threat := self._noted(channel, fields[channel]))],
-            intent=" ".join(fields["intent"]),
-            legitimate_part=" ".join(fields["legitimate"]),
+            intent=_told(fields["intent"]),
+            legitimate_part=_told(fields["legitimate"]),
             action=self._meant(fields["action"], _ACTIONS),  # type: ignore[arg-type]
             risk=_RISKS[self._meant(fields["risk"], tuple(_RISKS))],
             rewritten_prompt=None if prompt == self._word("none") else prompt or None,
@@ -214,7 +215,15 @@ class CompactForm:
         hazard = self._meant(said[-1:], ("none", *HAZARDS))
         if hazard == "none":
             return None
-        return Threat(channel=channel, hazard=hazard, rationale=" ".join(said[:-1]).rpartition(" is ")[2])
+        return Threat(channel=channel, hazard=hazard, rationale=_told(said[:-1]).rpartition(" is ")[2])
+
+
+def _sentence(text: str) -> str:
+    return f"{text} ." if text else ""
+
+
+def _told(said: list[str]) -> str:
+    return " ".join(said).removesuffix(" .")
 
 
 def _split(word: str) -> bool:

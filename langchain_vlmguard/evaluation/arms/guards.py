@@ -115,14 +115,14 @@ def withholding_risk_of(target: Target) -> float | None:
         harmless = [c for c in cells("seen") if not c.harmful and c.family != "tool"]
         asked = [request.message() for cell in harmless for request in cell.sample(_CALIBRATED, seed=_CALIBRATION_SEED)]
         try:
-            _RISKS[target] = round(withholding_risk(steered_chat(target), asked), 4)
+            _RISKS[target] = round(withholding_risk(steered_chat(target), asked), 6)
         except NoThresholdError:
             _RISKS[target] = None
     return _RISKS[target]
 
 
 _RISKS: WeakKeyDictionary[Target, float | None] = WeakKeyDictionary()
-_CALIBRATED, _CALIBRATION_SEED = 40, 13
+_CALIBRATED, _CALIBRATION_SEED = 100, 13
 """Harmless requests of each cell that the full guard's withholding is set by."""
 
 
@@ -177,8 +177,8 @@ GUARD_ARMS = (
         ArmCard(
             "full",
             "this package: rewriter, steering, and refusal of what the gate finds unsafe in prompts that go on unchanged",
-            "as `rewriting`, without the picture beside a rewritten prompt; else as `gate_refuses` from the risk that 0.5 % of "
-            "harmless tuning requests reach, and as `steering` where they reach any",
+            "as `rewriting`, without the picture beside a rewritten prompt; else as `gate_refuses` from halfway, in "
+            "log-odds, between harmless tuning requests and certainty, and as `steering` where those reach it",
             "ours",
             needs="local",
         ),
