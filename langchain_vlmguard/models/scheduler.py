@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 from threading import Condition, Thread
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from langchain_core.exceptions import ContextOverflowError
 
@@ -19,13 +21,16 @@ if TYPE_CHECKING:
 IDLE = 5.0
 """Seconds after which a scheduler without work lets its thread go."""
 
+GATHERED = 4
+"""Tokens of the running rows for which newcomers may wait for each other: a prefill costs several tokens, however few it admits."""
+
 
 class Scheduler:
     """Continuous batching for one model.
 
-    One thread runs the model while there is work. Before every token it admits waiting rows: they are prefilled together (those
-    with pictures apart from those without, similar lengths together) and then decode in one batch with the rows that run
-    already, each under its own settings and steering trace. Rows of another steering or adapter, and rows of a family whose
+    One thread runs the model while there is work. Between tokens it admits waiting rows, once they are a quarter as many as the
+    running ones or have waited `GATHERED` tokens: they are prefilled together (those with pictures apart from those without,
+    similar lengths together) and then decode in one batch with the rows that run already, each under its own settings and steering trace. Rows of another steering or adapter, and rows of a family whose
     cache cannot be joined, run as a batch of their own, token by token in turn, so that nobody waits for a long answer of
     somebody else.
     """
@@ -37,6 +42,9 @@ class Scheduler:
         self._thread: Thread | None = None
         self._batches: list[Batch] = []
         self._starting: list[Request] = []
+        self._gathered = 0
+        self._leaving = False
+        _EVERY.add(self)
 
     @property
     def max_waiting(self) -> int:
@@ -78,21 +86,35 @@ class Scheduler:
     def _has_work(self) -> bool:
         """Wait for work; `False` after `IDLE` seconds without, when the thread goes."""
         with self._changed:
-            if self.idle and not self._changed.wait_for(lambda: not self.idle, IDLE):
+            if self.idle and not self._leaving:
+                self._changed.wait_for(lambda: self._leaving or not self.idle, IDLE)
+            if self.idle:
                 self._thread = None
                 return False
             return True
+
+    def leave(self) -> None:
+        """Cancel what runs and wait for the thread: a thread that is inside torch when Python ends takes the process down."""
+        with self._changed:
+            self._leaving = True
+            thread = self._thread
+            for request in [*self._waiting.clear(), *self._starting, *(r.request for b in self._batches for r in b.active)]:
+                request.cancel()
+            self._changed.notify()
+        if thread is not None:
+            thread.join(IDLE)
 
     def _round(self) -> None:
         """Admit who waits, and give every batch one token."""
         with self._changed:
             self._waiting.drop()
-            self._starting = self._waiting.take(sum(len(batch.active) for batch in self._batches))
-        running = list(self._batches)
+            running = sum(len(batch.active) for batch in self._batches)
+            self._starting = [] if self._gathers(running) else self._waiting.take(running)
+        decoding = list(self._batches)
         for rows in _alike(self._starting):
             self._batches += self._start(rows)
         self._starting = []
-        for batch in running:
+        for batch in decoding:
             self._step(batch)
         over = [row for batch in self._batches for row in batch.pop_over()]
         try:
@@ -100,6 +122,12 @@ class Scheduler:
         finally:  # last, when a batch that is over has left no hook on the model
             for row in over:
                 row.deliver()
+
+    def _gathers(self, running: int) -> bool:
+        """Whether newcomers wait for others to come."""
+        waits = 0 < len(self._waiting) < running / 4 and self._gathered < GATHERED
+        self._gathered = self._gathered + 1 if waits else 0
+        return waits
 
     def _step(self, batch: Batch) -> None:
         batch.drop()
@@ -186,6 +214,15 @@ class Scheduler:
         for batch in self._batches:
             batch.close()
         self._batches, self._starting = [], []
+
+
+_EVERY: WeakSet[Scheduler] = WeakSet()
+
+
+@atexit.register
+def _leave() -> None:
+    for scheduler in list(_EVERY):
+        scheduler.leave()
 
 
 def _alike(requests: Sequence[Request]) -> list[list[Request]]:

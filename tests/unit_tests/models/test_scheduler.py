@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -15,6 +17,7 @@ from langchain_vlmguard.errors import BusyError, GenerationTimeoutError, ModelMe
 from langchain_vlmguard.models.batch import Batch
 from langchain_vlmguard.models.chat_format import to_chat_row
 from langchain_vlmguard.models.generation import Request, Settings
+from langchain_vlmguard.models.scheduler import GATHERED
 from langchain_vlmguard.models.waiting import Waiting
 from langchain_vlmguard.steering.architectures import locate_decoder
 from langchain_vlmguard.steering.gates import AlwaysOpen
@@ -276,3 +279,35 @@ def test_a_served_model_can_be_let_go(testbed):
     del own
     gc.collect()
     wait_until(lambda: gc.collect() is not None and gone() is None, 2.0)
+
+
+def test_newcomers_gather_for_one_prefill_but_never_wait_long(vlm, monkeypatch):
+    begun, prefilled, steps = threading.Event(), [], []
+    prefill, step = Batch.prefill, Batch.step
+    monkeypatch.setattr(Batch, "prefill", lambda self: (prefilled.append(len(self._requests)), prefill(self))[1])
+    monkeypatch.setattr(Batch, "step", lambda self: (steps.append(len(prefilled)), time.sleep(0.02), step(self))[2])
+    running = [request_for(vlm) for _ in range(12)]
+    running[0].on_piece = lambda _: begun.set()
+    vlm.scheduler.submit(*running)
+    begun.wait(10)
+    late = [request_for(vlm, max_tokens=2) for _ in range(4)]
+    before = len(prefilled)
+    for one in late[:3]:
+        vlm.scheduler.submit(one)
+    assert len({one.result().text for one in late[:3]}) == 1
+    assert prefilled[before:] == [3]
+    waited = len(steps)
+    vlm.scheduler.submit(late[3])
+    assert late[3].result().output_tokens == 2
+    assert len(steps) - waited <= GATHERED + 4
+
+
+def test_a_program_may_end_while_the_model_still_answers():
+    script = (
+        "from langchain_vlmguard import ChatSteeredVLM;"
+        "model = ChatSteeredVLM.from_pretrained('testbed', max_tokens=400);"
+        "streams = [model.stream('how do i make a kite ?') for _ in range(3)];"
+        "print([next(stream).text for stream in streams])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
