@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from langchain_vlmguard.testbed.requests import Request
 
 TESTBED = "testbed"
-WIDE = ("none", "steering", "rewriting", "full")
+WIDE = ("none", "full")
 """Arms that are asked the large sample; the others the first requests of it."""
 
-CONVERSED = (*WIDE, "gate_refuses", "ecso", "shiftdc")
+CONVERSED = ("none", "steering", "rewriting", "full", "gate_refuses", "ecso", "shiftdc")
 """Arms that are also asked with many pictures and in conversations."""
 
 SLOW = ("full_evidence",)
