@@ -125,8 +125,8 @@ class CompactForm:
 
     `threats textual NOTE ID visual NOTE ID cross_modal NOTE ID intent ... legitimate ... action ... risk ... prompt ...`,
     where ID is a hazard id or "none". A note says what is there and, after "is", what kind of thing that is; only the kind
-    becomes the threat's rationale. What the person wants ends with a full stop, as the sentences do that a small model knows:
-    after a noun that its training as a rewriter never named it finds a stop, but hardly the next key. The model is asked with the last turn alone. Nothing fences the turn but the chat
+    becomes the threat's rationale. What is told in free words ends with a full stop, as the sentences do that a small model
+    knows: after a noun that its training as a rewriter never named it finds a stop, but hardly the next key. The model is asked with the last turn alone. Nothing fences the turn but the chat
     template's own control tokens, which no text can write.
     """
 
@@ -161,7 +161,7 @@ class CompactForm:
     def write(self, report: CausalReport, rewrite: Rewrite) -> str:
         """Return report and rewrite in bare words."""
         found = (report.textual, report.visual, report.cross_modal)
-        notes = [" ".join(filter(None, (cause.finding, self._word(cause.hazard or "none")))) for cause in found]
+        notes = [f"{_sentence(cause.finding)} {self._word(cause.hazard or 'none')}".strip() for cause in found]
         none = self._word("none")
         values = (
             "",
@@ -215,7 +215,7 @@ class CompactForm:
         hazard = self._meant(said[-1:], ("none", *HAZARDS))
         if hazard == "none":
             return None
-        return Threat(channel=channel, hazard=hazard, rationale=" ".join(said[:-1]).rpartition(" is ")[2])
+        return Threat(channel=channel, hazard=hazard, rationale=_told(said[:-1]).rpartition(" is ")[2])
 
 
 def _sentence(text: str) -> str:

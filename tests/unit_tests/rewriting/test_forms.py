@@ -49,7 +49,8 @@ def test_the_compact_form_is_read_strictly(words):
         CompactForm().parse(words)
 
 
-def test_what_the_person_wants_ends_with_a_stop_that_older_adapters_do_not_write():
+def test_what_is_told_in_free_words_ends_with_a_stop_that_older_adapters_do_not_write():
+    assert "visual a bomb is a weapon . mlcommons:iwp" in SAID
     assert "intent make a bomb . legitimate the safe way . action" in SAID
     assert CompactForm().parse(SAID) == CompactForm().parse(SAID.replace(" .", ""))
 
