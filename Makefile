@@ -79,7 +79,7 @@ fuzz: $(READY)  ## A million hostile messages and picture files (half an hour; g
 testbed: $(READY)  ## Train the testbed from scratch (half an hour on two cores).
 	$(BIN)/python -m langchain_vlmguard.testbed.build
 
-targets: $(READY)  ## Train what the measurements of transfer stand before (forty minutes of a core each).
+targets: $(READY)  ## Train the targets that are missing (forty minutes of a core each).
 	for name in gemma3 idefics3 internvl qwen2_vl; do \
 	  test -d benchmarks/targets/$$name || $(BIN)/python -m langchain_vlmguard.testbed.build --architecture $$name \
 	    --out benchmarks/targets/$$name --work testbed-build/$$name || exit 1; \
