@@ -126,8 +126,8 @@ class CompactForm:
     `threats textual NOTE ID visual NOTE ID cross_modal NOTE ID intent ... legitimate ... action ... risk ... prompt ...`,
     where ID is a hazard id or "none". A note says what is there and, after "is", what kind of thing that is; only the kind
     becomes the threat's rationale. What is told in free words ends with a full stop, as the sentences do that a small model
-    knows: after a noun that its training as a rewriter never named it finds a stop, but hardly the next key. The model is asked with the last turn alone. Nothing fences the turn but the chat
-    template's own control tokens, which no text can write.
+    knows: after a noun that its training as a rewriter never named it finds a stop, but hardly the next key. The model is asked
+    with the last turn alone. Nothing fences the turn but the chat template's own control tokens, which no text can write.
     """
 
     words: Mapping[str, str] = field(default_factory=dict)
