@@ -57,7 +57,7 @@ bench: $(READY)  ## Measure again what the README says, and write it there.
 	if command -v valgrind gcc > /dev/null; then $(BIN)/python benchmarks/instructions.py; fi
 
 evaluate: $(READY)  ## Measure every arm and attack again, and write docs/evaluation.md (goes on after a stop).
-	$(BIN)/python benchmarks/evaluate.py $(TARGETS)
+	$(BIN)/python benchmarks/evaluate.py --narrow 5 --attacked 24 $(TARGETS)
 
 TARGETS = --target testbed=testbed \
   $(foreach name,$(notdir $(patsubst %/,%,$(wildcard benchmarks/targets/*/))),--target $(name)=benchmarks/targets/$(name))
