@@ -78,13 +78,13 @@ class TrainingRecipe:
         return cls(
             form="compact",
             words=WORDS,
-            epochs=5,
+            epochs=4,
             batch=32,
             accumulate=1,
             learning_rate=3e-3,
             rank=16,
             alpha=32,
-            dropout=0.1,
+            dropout=0.0,
             warmup=0.05,
             max_tokens=96,
         )
