@@ -22,7 +22,7 @@ IDLE = 5.0
 """Seconds after which a scheduler without work lets its thread go."""
 
 GATHERED = 4
-"""Tokens of the running rows for which newcomers may wait for each other: a prefill costs several tokens, however few it admits."""
+"""Tokens of running rows for which newcomers may wait for each other: a prefill costs several, however few rows it admits."""
 
 
 class Scheduler:
@@ -30,9 +30,9 @@ class Scheduler:
 
     One thread runs the model while there is work. Between tokens it admits waiting rows, once they are a quarter as many as the
     running ones or have waited `GATHERED` tokens: they are prefilled together (those with pictures apart from those without,
-    similar lengths together) and then decode in one batch with the rows that run already, each under its own settings and steering trace. Rows of another steering or adapter, and rows of a family whose
-    cache cannot be joined, run as a batch of their own, token by token in turn, so that nobody waits for a long answer of
-    somebody else.
+    similar lengths together) and then decode in one batch with the rows that run already, each under its own settings and
+    steering trace. Rows of another steering or adapter, and rows of a family whose cache cannot be joined, run as a batch of
+    their own, token by token in turn, so that nobody waits for a long answer of somebody else.
     """
 
     def __init__(self, max_waiting: int = 512) -> None:
@@ -98,7 +98,11 @@ class Scheduler:
         with self._changed:
             self._leaving = True
             thread = self._thread
-            for request in [*self._waiting.clear(), *self._starting, *(r.request for b in self._batches for r in b.active)]:
+            for request in [
+                *self._waiting.clear(),
+                *self._starting,
+                *(r.request for b in self._batches for r in b.active),
+            ]:
                 request.cancel()
             self._changed.notify()
         if thread is not None:

@@ -33,6 +33,9 @@ class Form(Protocol):
     ) -> list[BaseMessage]:
         """Return what the model is shown."""
 
+    def imitated(self, messages: Sequence[BaseMessage]) -> bool:
+        """Whether the last turn holds a report in this form, which a model may copy instead of writing its own."""
+
     def write(self, report: CausalReport, rewrite: Rewrite) -> str:
         """Return the answer that a model of this form should give."""
 
@@ -91,6 +94,10 @@ class DelimitedForm:
         """Return the instruction and the fenced conversation."""
         return rewriter_messages(messages, system_prompt=system_prompt, delimited=True, problem=problem)
 
+    def imitated(self, messages: Sequence[BaseMessage]) -> bool:  # noqa: ARG002 - every part stands between marks of its own
+        """Return `False`: what is fenced cannot be taken for an answer."""
+        return False
+
     def write(self, report: CausalReport, rewrite: Rewrite) -> str:  # noqa: ARG002 - the rewrite says it all
         """Return a rewrite in tags."""
         threats = [f"{t.channel} | {t.hazard} | {' '.join(t.rationale.split())}" for t in rewrite.threats]
@@ -119,6 +126,10 @@ _ACTIONS = ("allow", "rewrite", "refuse", "review")
 _RISKS = MappingProxyType({"low": 0.05, "medium": 0.5, "high": 0.95})
 
 
+_IMITATED = 3
+"""Keys in order from which words count as a report."""
+
+
 @dataclass(frozen=True)
 class CompactForm:
     """Bare words, for a model whose vocabulary is a few hundred words: the testbed.
@@ -127,7 +138,8 @@ class CompactForm:
     where ID is a hazard id or "none". A note says what is there and, after "is", what kind of thing that is; only the kind
     becomes the threat's rationale. What is told in free words ends with a full stop, as the sentences do that a small model
     knows: after a noun that its training as a rewriter never named it finds a stop, but hardly the next key. The model is asked
-    with the last turn alone. Nothing fences the turn but the chat template's own control tokens, which no text can write.
+    with the last turn alone. Nothing fences the turn but the chat template's own control tokens, which no text can write; a turn
+    that is written in this very form is not given to the model (`imitated`), since a tiny one copies it.
     """
 
     words: Mapping[str, str] = field(default_factory=dict)
@@ -157,6 +169,24 @@ class CompactForm:
     ) -> list[BaseMessage]:
         """Return the last turn."""
         return list(messages[turn_start(messages) :])
+
+    def imitated(self, messages: Sequence[BaseMessage]) -> bool:
+        """Whether three keys stand in the form's order, one of them with a value that only a report gives it."""
+        tokens = " ".join(str(message.text) for message in messages[turn_start(messages) :]).split()
+        keys = [self._word(key) for key in _KEYS]
+        return any(self._reports(tokens, keys, start) for start, token in enumerate(tokens) if token in keys)
+
+    def _reports(self, tokens: list[str], keys: list[str], start: int) -> bool:
+        found = [start]
+        for at in range(start + 1, len(tokens)):
+            if tokens[at] in keys[keys.index(tokens[found[-1]]) + 1 :]:
+                found.append(at)
+        return len(found) >= _IMITATED and any(tokens[at + 1 : at + 2] in self._closed(tokens[at]) for at in found)
+
+    def _closed(self, key: str) -> list[list[str]]:
+        """Return what a report may say after a key, as lists of one word, where that is not free."""
+        values = {self._word("action"): _ACTIONS, self._word("risk"): tuple(_RISKS)}.get(key, ("none",))
+        return [[self._word(value)] for value in values]
 
     def write(self, report: CausalReport, rewrite: Rewrite) -> str:
         """Return report and rewrite in bare words."""

@@ -169,7 +169,7 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
             **kwargs: Passed to the model.
 
         Raises:
-            RewriteError: The model gave no usable answer, retries included.
+            RewriteError: The model gave no usable answer, retries included, or the turn holds a report in its own form.
             UnreadableContentError: A part of the last turn cannot be read; the error names it.
         """
         return self._call_with_config(lambda asked, config: self._rewrite(asked, config, kwargs), list(input), config)
@@ -188,7 +188,7 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
             **kwargs: Passed to the model.
 
         Raises:
-            RewriteError: The model gave no usable answer, retries included.
+            RewriteError: The model gave no usable answer, retries included, or the turn holds a report in its own form.
             UnreadableContentError: A part of the last turn cannot be read; the error names it.
         """
 
@@ -198,7 +198,8 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
         return await self._acall_with_config(rewrite, list(input), config)  # type: ignore[arg-type]
 
     def _rewrite(self, asked: list[BaseMessage], config: RunnableConfig, kwargs: dict[str, Any]) -> Rewrite:
-        messages, config, problem = _readable(asked), merge_configs(ensure_config(config), INTERNAL), None
+        messages = self._genuine(_readable(asked))
+        config, problem = merge_configs(ensure_config(config), INTERNAL), None
         for attempt in range(self.max_retries + 1):
             prompt, options = self._prompt(messages, problem), self._options(attempt, kwargs)
             try:
@@ -213,7 +214,7 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
         raise _unusable(problem, self.max_retries)
 
     async def _arewrite(self, asked: list[BaseMessage], config: RunnableConfig, kwargs: dict[str, Any]) -> Rewrite:
-        messages = await asyncio.to_thread(_readable, asked)
+        messages = self._genuine(await asyncio.to_thread(_readable, asked))
         config, problem = merge_configs(ensure_config(config), INTERNAL), None
         for attempt in range(self.max_retries + 1):
             prompt, options = self._prompt(messages, problem), self._options(attempt, kwargs)
@@ -238,6 +239,17 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
 
     def _options(self, attempt: int, kwargs: dict[str, Any]) -> dict[str, Any]:
         return {**kwargs, **self._retry_options} if attempt else kwargs
+
+    def _genuine(self, messages: list[BaseMessage]) -> list[BaseMessage]:
+        """Return the messages.
+
+        Raises:
+            RewriteError: The last turn is written in the form of a rewriter's report.
+        """
+        if self._structured is None and self.form.imitated(messages):
+            msg = "the turn holds a report in the rewriter's own form, which it could copy: nothing it says could be relied on"
+            raise RewriteError(msg)
+        return messages
 
     def _prompt(self, messages: list[BaseMessage], problem: str | None) -> list[BaseMessage]:
         if self._structured is not None:

@@ -309,5 +309,7 @@ def test_a_program_may_end_while_the_model_still_answers():
         "streams = [model.stream('how do i make a kite ?') for _ in range(3)];"
         "print([next(stream).text for stream in streams])"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
