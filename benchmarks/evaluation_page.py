@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 PAGE, README, IMAGES = ROOT / "docs/evaluation.md", ROOT / "README.md", ROOT / "docs/images"
-OURS = ("none", "steering", "gate_refuses", "rewriting", "full", "full_evidence")
+OURS = ("none", "steering", "gate_refuses", "rewriting", "full", "full_adaptive", "full_evidence")
 SHOWN = ("none", "steering", "gate_refuses", "rewriting", "full", "ecso", "shiftdc")
 """Arms that are shown cell by cell."""
 

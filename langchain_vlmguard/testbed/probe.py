@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,12 +65,15 @@ def _held_out(request: Request) -> bool:
     return bool({request.thing, shown} & (world.HELD_OUT_THINGS | set(world.HELD_OUT_SETTINGS)))
 
 
-def refit() -> TurnProbe:
-    """Fit the probe on the shipped weights and write it beside them: `python -m langchain_vlmguard.testbed.probe`."""
-    found = fit_probe(load_vlm(TESTBED, device="cpu"))
-    found.save(Path(checkpoint_path(TESTBED)) / PROBE_FILE)
+def refit(checkpoint: str = TESTBED) -> TurnProbe:
+    """Fit the probe on a model of the testbed's world and write it beside the weights.
+
+    `python -m langchain_vlmguard.testbed.probe [FOLDER]` does it; without a folder, for the shipped weights.
+    """
+    found = fit_probe(load_vlm(checkpoint, device="cpu"))
+    found.save(Path(checkpoint_path(checkpoint)) / PROBE_FILE)
     return found
 
 
 if __name__ == "__main__":
-    refit()
+    refit(*sys.argv[1:])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
 from langchain_vlmguard.errors import EvaluationError, NoThresholdError
 from langchain_vlmguard.evaluation.arms.base import ANSWER_TOKENS, Arm, ArmCard, Defence, with_tools
 from langchain_vlmguard.gate_judge import withholding_risk
 from langchain_vlmguard.guard import create_vlm_guard
+from langchain_vlmguard.models.loading import PROBE_FILE
 from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
 from langchain_vlmguard.policy import GuardPolicy
 from langchain_vlmguard.rewriting.rewriter import ReasoningRewriter
@@ -87,13 +88,19 @@ def _rewriting(target: Target) -> Defence:
     return Defence(guarded(target.chat, rewriter), options={"rewriter": rewriter.identity}, rewriter=rewriter)
 
 
-def _full(target: Target, evidence: EvidenceReader | None = None, gate_unsafe_at: float | None = None) -> Defence:
+def _full(
+    target: Target,
+    evidence: EvidenceReader | None = None,
+    gate_unsafe_at: float | None = None,
+    rewrite: Literal["always", "adaptive"] = "always",
+) -> Defence:
     model, rewriter = steered_chat(target), rewriter_for(target)
     at = gate_unsafe_at or withholding_risk_of(target)
     policy = GuardPolicy(
         on_gate_open="keep" if at is None else "refuse",
         on_gate_open_rewritten="keep",
         gate_unsafe_at=at,
+        rewrite=rewrite,
         rewritten_pictures="drop",
     )
     options = {**_facts(model, policy), "rewriter": rewriter.identity}
@@ -130,6 +137,13 @@ def _full_with_evidence(target: Target) -> Defence:
     from langchain_vlmguard.content.evidence import EvidenceReader  # noqa: PLC0415 - an extra
 
     return _full(target, EvidenceReader())
+
+
+def _full_adaptive(target: Target) -> Defence:
+    if target.weights.probe is None:
+        msg = f"{target.name!r} has no probe: fit a TurnProbe on it, and save it beside the weights as {PROBE_FILE}"
+        raise EvaluationError(msg)
+    return _full(target, rewrite="adaptive")
 
 
 def _facts(model: ChatSteeredVLM, policy: GuardPolicy) -> dict[str, Any]:
@@ -183,6 +197,17 @@ GUARD_ARMS = (
             needs="local",
         ),
         _full,
+    ),
+    Arm(
+        ArmCard(
+            "full_adaptive",
+            "this package: `full`, but turns that a probe on words and pictures clears are answered without the rewriter",
+            "as `full` unless sigma(w x + b) of the prefill's states is below the probe's threshold, else as `none`",
+            "ours",
+            "The attacks know nothing of the probe: it is not attacked.",
+            needs="local",
+        ),
+        _full_adaptive,
     ),
     Arm(
         ArmCard(

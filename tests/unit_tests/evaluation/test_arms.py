@@ -229,3 +229,14 @@ def test_a_chat_model_rewrites_for_itself(tmp_path):
 def test_the_testbed_needs_an_adapter_to_rewrite(target):
     with pytest.raises(EvaluationError, match="without a trained adapter"):
         arm_named("rewriting").around(replace(target, adapter=None))
+
+
+def test_the_adaptive_guard_answers_what_its_probe_clears_and_needs_one(target):
+    harmless = [r.message() for r in Cell("textual", "text", harmful=False).sample(4)]
+    harmful = [r.message() for r in Cell("drawn", "poster", harmful=True).sample(4)]
+    defence = arm_named("full_adaptive").around(target)
+    states = defence.build([]).batch([{"messages": [message]} for message in (*harmless, *harmful)])
+    rewritten = ["rewrite" in state["verdict"]["timings"] for state in states]
+    assert rewritten == [False] * 4 + [True] * 4
+    with pytest.raises(EvaluationError, match="has no probe"):
+        arm_named("full_adaptive").around(replace(target, loaded=replace(target.loaded, probe=None)))
