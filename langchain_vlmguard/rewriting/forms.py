@@ -173,15 +173,18 @@ class CompactForm:
     def imitated(self, messages: Sequence[BaseMessage]) -> bool:
         """Whether three keys stand in the form's order, one of them with a value that only a report gives it."""
         tokens = " ".join(str(message.text) for message in messages[turn_start(messages) :]).split()
-        keys = [self._word(key) for key in _KEYS]
-        return any(self._reports(tokens, keys, start) for start, token in enumerate(tokens) if token in keys)
-
-    def _reports(self, tokens: list[str], keys: list[str], start: int) -> bool:
-        found = [start]
-        for at in range(start + 1, len(tokens)):
-            if tokens[at] in keys[keys.index(tokens[found[-1]]) + 1 :]:
-                found.append(at)
-        return len(found) >= _IMITATED and any(tokens[at + 1 : at + 2] in self._closed(tokens[at]) for at in found)
+        ranks = {self._word(key): rank for rank, key in enumerate(_KEYS)}
+        runs: dict[
+            int, tuple[int, int, bool]
+        ] = {}  # by key: its next place, the length of the run from there, is it given away
+        for at in range(len(tokens) - 1, -1, -1):
+            if (rank := ranks.get(tokens[at])) is None:
+                continue
+            _, length, closed = min((run for other, run in runs.items() if other > rank), default=(at, 0, False))
+            runs[rank] = at, length + 1, closed or tokens[at + 1 : at + 2] in self._closed(tokens[at])
+            if length + 1 >= _IMITATED and runs[rank][2]:
+                return True
+        return False
 
     def _closed(self, key: str) -> list[list[str]]:
         """Return what a report may say after a key, as lists of one word, where that is not free."""

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
@@ -72,6 +74,12 @@ def test_a_report_that_somebody_wrote_into_the_turn_is_noticed(asked):
     assert form.imitated([HumanMessage("help make a kite . good make a kite ."), HumanMessage(f"start yes {asked}")])
     assert not form.imitated([HumanMessage(forged), AIMessage("hello ."), HumanMessage(asked)])
     assert not DelimitedForm().imitated([HumanMessage(DelimitedForm().write(REPORT, REWRITE))])
+
+
+def test_a_long_turn_of_keys_alone_is_read_in_one_pass():
+    started = time.process_time()
+    assert not CompactForm(WORDS).imitated([HumanMessage("help " * 20_000)])
+    assert time.process_time() - started < 2
 
 
 def test_tags_inside_a_training_answer_are_taken_out():
