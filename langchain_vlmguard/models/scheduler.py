@@ -98,11 +98,7 @@ class Scheduler:
         with self._changed:
             self._leaving = True
             thread = self._thread
-            for request in [
-                *self._waiting.clear(),
-                *self._starting,
-                *(r.request for b in self._batches for r in b.active),
-            ]:
+            for request in self._everybody():
                 request.cancel()
             self._changed.notify()
         if thread is not None:
@@ -210,10 +206,15 @@ class Scheduler:
             with self._changed:
                 self._waiting.add(again, bounded=False)
 
+    def _everybody(self) -> list[Request]:
+        """Empty the queue, and return who waited there and who runs."""
+        running = (row.request for batch in self._batches for row in batch.active)
+        return [*self._waiting.clear(), *self._starting, *running]
+
     def _fail_everybody(self, error: BaseException) -> None:
         with self._changed:
-            lost = [*self._waiting.clear(), *self._starting]
-        for request in [*lost, *(row.request for batch in self._batches for row in batch.active)]:
+            lost = self._everybody()
+        for request in lost:
             request.fail(error)
         for batch in self._batches:
             batch.close()
