@@ -8,6 +8,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
+from langchain_core.tools import tool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field
 
@@ -24,6 +25,19 @@ def asked(content):
 
 def call(name, call_id="1", **args):
     return {"name": name, "args": args, "id": call_id, "type": "tool_call"}
+
+
+def new_shop(says="ordered a {item}"):
+    """Return a tool that orders, and the list of what it ordered."""
+    ordered = []
+
+    @tool
+    def order(item: str) -> str:
+        """Order an item."""
+        ordered.append(item)
+        return says.format(item=item)
+
+    return order, ordered
 
 
 def calling(*calls, text=""):

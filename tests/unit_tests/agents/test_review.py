@@ -3,22 +3,14 @@ from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 
-from tests.agent_models import BOTH, THREAD, WordJudge, agent, asked, both, call, calling
+from tests.agent_models import BOTH, THREAD, WordJudge, agent, asked, both, call, calling, new_shop
 from tests.pictures import READABLE, UNREADABLE
 
 
 @pytest.fixture
 def shop():
     """As the other tests' shop, with an answer that names nothing: a judge that reads words must not find one in it."""
-    ordered = []
-
-    @tool
-    def order(item: str) -> str:
-        """Order an item."""
-        ordered.append(item)
-        return "ordered"
-
-    return order, ordered
+    return new_shop("ordered")
 
 
 def stops(state):
