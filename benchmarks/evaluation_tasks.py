@@ -22,21 +22,21 @@ if TYPE_CHECKING:
     from langchain_vlmguard.testbed.requests import Request
 
 TESTBED = "testbed"
-WIDE = ("none", "full")
+WIDE = ("none", "full", "full_adaptive")
 """Arms that are asked the large sample; the others the first requests of it."""
 
-CONVERSED = ("none", "steering", "rewriting", "full", "gate_refuses", "ecso", "shiftdc")
+CONVERSED = ("none", "steering", "rewriting", "full", "full_adaptive", "gate_refuses", "ecso", "shiftdc")
 """Arms that are also asked with many pictures and in conversations."""
 
 SLOW = ("full_evidence",)
 """Arms that are measured only when they are named: OCR takes seconds a picture."""
 
-CURVES = ("none", "steering", "gate_refuses", "full", "shiftdc", "nullsteer", "cast")
+CURVES = ("none", "steering", "gate_refuses", "full", "full_adaptive", "shiftdc", "nullsteer", "cast")
 """Arms attacked by pictures at every budget; the others at `ONE_EPS`."""
 
 ONE_EPS = 16
 ATTACKED_ONCE = ("rewriting", "inferaligner", "mars_style", "astra", "restore")
-SUFFIXED = ("none", "steering", "gate_refuses", "rewriting", "full", "shiftdc")
+SUFFIXED = ("none", "steering", "gate_refuses", "rewriting", "full", "full_adaptive", "shiftdc")
 JUDGES = ("oracle", "refusal_strings")
 TUNED_PER_CELL, PIXEL_STEPS, TIMED_SEED = 4, 30, 5
 _SUFFIX_STEPS, _SUFFIX_TRIES = 15, 32
@@ -97,7 +97,15 @@ class Measurement:
 _PRIOR = {"cells": 0.045, "conversations": 0.09, "latency": 0.2, "tuning": 0.03}
 """Seconds of one core a request, for the estimate before anything was measured."""
 
-_SLOWNESS = {"none": 0.7, "rewriting": 1.6, "full": 1.6, "ecso": 4.0, "shiftdc": 2.0, "full_evidence": 60.0}
+_SLOWNESS = {
+    "none": 0.7,
+    "rewriting": 1.6,
+    "full": 1.6,
+    "full_adaptive": 1.3,
+    "ecso": 4.0,
+    "shiftdc": 2.0,
+    "full_evidence": 60.0,
+}
 _FIXED = {"pictures": 30.0, "sweeps": 40.0, "parts": 120.0, "states": 10.0, "transfer": 20.0}
 _ATTACKS = {"attack": 0.65, "suffixes": 3.0}
 """Seconds of one core an attacked request."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from langchain_core.callbacks import UsageMetadataCallbackHandler
@@ -14,6 +14,7 @@ from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.runnables.config import merge_configs
 from langgraph.errors import GraphBubbleUp
 
+from langchain_vlmguard.content.messages import blocks_of, is_call, words_of
 from langchain_vlmguard.errors import RewriteError
 from langchain_vlmguard.rewriting.rewriter import Rewrite, repeats_prompt
 from langchain_vlmguard.verdict import GuardFailure, SteeringTrace
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from langchain_core.messages import BaseMessage
 
+    from langchain_vlmguard.hidden import TextJudge
     from langchain_vlmguard.policy import GuardPolicy
 
 
@@ -95,6 +97,8 @@ class Answer:
     message: AIMessage
     steering: dict[str, Any] | None
     provenance: dict[str, str]
+    risk: float | None = None
+    """Risk of its words, where they were judged."""
 
     @classmethod
     def of(cls, message: Any) -> Self:
@@ -113,6 +117,18 @@ class Answer:
         given = metadata.get("provenance") or {}
         named = {"model": metadata.get("model_name"), **{key: given.get(key) for key in _FROM_MODEL}}
         return cls(message, steering, {key: value for key, value in named.items() if isinstance(value, str)})
+
+    @property
+    def words(self) -> list[str]:
+        """What it says, and each call as its name and values; a judge reads them as if somebody had typed them."""
+        said = "\n".join(words_of(block) for block in blocks_of(self.message) if not is_call(block))
+        calls = [" ".join([call["name"], *map(str, call["args"].values())]) for call in self.message.tool_calls]
+        broken = [f"{call['name']} {call['args']}" for call in self.message.invalid_tool_calls]
+        return [text for text in (said, *calls, *broken) if text.strip()]
+
+    def judged(self, judge: TextJudge | None) -> Self:
+        """Return the answer with the highest risk of what it says."""
+        return self if judge is None or not self.words else replace(self, risk=max(judge.judge_texts(self.words)))
 
 
 _FROM_MODEL = ("steering", "directions", "anchors", "probe")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_core.runnables import Runnable, RunnableLambda
 from langgraph.graph import END, START, StateGraph
@@ -27,6 +27,7 @@ def create_vlm_guard(
     fetcher: PictureFetcher | None = None,
     evidence: EvidenceReader | None = None,
     judge: TextJudge | None = None,
+    answer_judge: TextJudge | Literal["auto"] | None = "auto",
 ) -> StateGraph[VLMGuardState, GuardContext, GuardInput, GuardOutput]:
     """Build the guard graph around a chat model.
 
@@ -38,6 +39,8 @@ def create_vlm_guard(
         evidence: Reads what pictures say (text, codes, metadata; extra `evidence`): the rewriter gets it as quotes, the judge
             judges it as if it had been typed, and the verdict accounts for it.
         judge: What judges the words in pictures; the model where it can (a steered VLM).
+        answer_judge: What judges the model's answers and tool calls, in words alone, before they are let out; `"auto"` is the
+            model itself where it can (a steered VLM whose probe was fitted on answers), `None` nothing.
 
     Returns:
         The graph, not compiled: the caller picks checkpointer, cache and store. Review needs a checkpointer.
@@ -58,7 +61,7 @@ def create_vlm_guard(
             msg = f"the {name} must be a LangChain Runnable such as a chat model, not {type(given).__name__}"
             raise TypeError(msg)
     hidden = None if evidence is None else HiddenRequests(evidence, judge or judge_in(model))
-    nodes = GuardNodes(model, rewriter, policy or GuardPolicy(), fetcher or PictureFetcher(), hidden)
+    nodes = GuardNodes(model, rewriter, policy or GuardPolicy(), fetcher or PictureFetcher(), hidden, answer_judge)
     graph = StateGraph(VLMGuardState, context_schema=GuardContext, input_schema=GuardInput, output_schema=GuardOutput)
     graph.add_node("inspect", nodes.inspect)
     graph.add_node("rewrite", RunnableLambda(nodes.skip_or_rewrite, afunc=nodes.askip_or_rewrite))

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from langchain_core.runnables import Runnable
 
     from langchain_vlmguard.content.fetch import PictureFetcher
-    from langchain_vlmguard.hidden import EvidenceReport
+    from langchain_vlmguard.hidden import EvidenceReport, TextJudge
     from langchain_vlmguard.rewriting.rewriter import Rewrite
 
 
@@ -45,6 +45,8 @@ class GuardNodes:
     default_policy: GuardPolicy
     fetcher: PictureFetcher
     hidden: HiddenRequests | None = None
+    answers: TextJudge | Literal["auto"] | None = None
+    """What judges the model's answers, `"auto"`: the model itself where it can."""
 
     @property
     def policy(self) -> GuardPolicy:
@@ -98,7 +100,7 @@ class GuardNodes:
         if call is None:
             return self.rewrite(state)
         with call:
-            call.result = Answer.of(self.model.invoke(self.for_model(state), call.config, until_gate=True))
+            call.result = self._screened(self.model.invoke(self.for_model(state), call.config, until_gate=True))
         return self._skipped(state, call) or self.rewrite(_after_probe(state, call))
 
     async def askip_or_rewrite(self, state: VLMGuardState) -> dict[str, Any]:
@@ -108,7 +110,8 @@ class GuardNodes:
             return await self.arewrite(state)
         with call:
             messages = await asyncio.to_thread(self.for_model, state)
-            call.result = Answer.of(await self.model.ainvoke(messages, call.config, until_gate=True))
+            message = await self.model.ainvoke(messages, call.config, until_gate=True)
+            call.result = await asyncio.to_thread(self._screened, message)
         return self._skipped(state, call) or await self.arewrite(_after_probe(state, call))
 
     def rewrite(self, state: VLMGuardState) -> dict[str, Any]:
@@ -133,7 +136,7 @@ class GuardNodes:
         """Ask the model, with the rewritten prompt where there is one."""
         call = Call("answer")
         with call:
-            call.result = Answer.of(self.model.invoke(self.for_model(state), call.config))
+            call.result = Answer.of(self.model.invoke(self.for_model(state), call.config)).judged(self.answer_judge)
         return self._answered(state, call)
 
     async def aanswer(self, state: VLMGuardState) -> dict[str, Any]:
@@ -141,7 +144,8 @@ class GuardNodes:
         call = Call("answer")
         with call:
             messages = await asyncio.to_thread(self.for_model, state)
-            call.result = Answer.of(await self.model.ainvoke(messages, call.config))
+            answer = Answer.of(await self.model.ainvoke(messages, call.config))
+            call.result = await asyncio.to_thread(answer.judged, self.answer_judge)
         return self._answered(state, call)
 
     def refuse(self, state: VLMGuardState) -> dict[str, Any]:
@@ -191,12 +195,30 @@ class GuardNodes:
         blind = not screening.sees_pictures and self.policy.adaptive_pictures == "rewrite"
         return None if blind and _shows_pictures(self._turn(state).messages) else Call("answer")
 
+    @property
+    def answer_judge(self) -> TextJudge | None:
+        """What judges the model's answers."""
+        return getattr(_unbound(self.model), "answer_judge", None) if self.answers == "auto" else self.answers
+
+    def _screened(self, message: Any) -> Answer:
+        """Read what came of a call that stops where its gate opens, and judge it where the gate stayed closed."""
+        answer = Answer.of(message)
+        return answer.judged(self.answer_judge) if self._clears(answer) else answer
+
+    def _clears(self, answer: Answer) -> bool:
+        trace = answer.steering
+        return trace is not None and not trace["open"] and self.policy.severity(trace["risk"]) == "safe"
+
     def _skipped(self, state: VLMGuardState, call: Call) -> dict[str, Any] | None:
-        """Release the answer of a turn whose gate is clearly closed."""
-        trace = call.result.steering if call.failure is None else None
-        if trace is None or trace["open"] or self.policy.severity(trace["risk"]) != "safe":
+        """Release the answer of a turn whose gate is clearly closed; one that says harm sends the turn to the rewriter."""
+        if call.failure is not None or not self._clears(call.result) or self._says_harm(call.result):
             return None
         return self._answered(state, call)
+
+    def _says_harm(self, answer: Answer) -> bool:
+        policy = self.policy
+        judged = answer.risk is not None and policy.severity(answer.risk) == "unsafe"
+        return judged and policy.on_unsafe_answer != "keep"
 
     def _rewritten(self, state: VLMGuardState, call: Call) -> dict[str, Any]:
         draft = {**call.into(state["draft"], self.policy), "asked": True}
@@ -237,9 +259,14 @@ class GuardNodes:
     def heard(self, draft: dict[str, Any], answer: Answer) -> dict[str, Any]:
         """Enter what the model said into the draft; an open gate may withhold it."""
         draft = {**draft, "answer": "none", "steering": answer.steering, "provenance": answer.provenance}
+        if answer.risk is not None:
+            draft |= {"answer_risk": answer.risk, "answers": getattr(self.answer_judge, "identity", None)}
         if (action := self._gate_action(draft)) != "keep":
             draft |= {"action": action, "answer": "withheld"}
             draft["reason"] = "The model's own states mark this request as harmful."
+        elif not draft.get("reviewed") and self._says_harm(answer):
+            draft |= {"action": self.policy.on_unsafe_answer, "answer": "withheld"}
+            draft["reason"] = "What the model was about to say is harmful."
         return draft
 
     def read(self, messages: Sequence[BaseMessage]) -> VLMGuardState:
@@ -267,7 +294,8 @@ class GuardNodes:
         """Make the verdict of a draft."""
         policy = self.policy
         trace = SteeringTrace.model_validate(draft["steering"]) if draft.get("steering") else None
-        risk = max(draft.get("risk", 0.0), trace.risk if trace else 0.0, draft.get("evidence_risk") or 0.0)
+        found = draft.get("risk"), trace.risk if trace else None, draft.get("evidence_risk"), draft.get("answer_risk")
+        risk = max(one or 0.0 for one in found)
         return SafetyVerdict(
             action=draft["action"],
             risk=risk,
@@ -277,6 +305,7 @@ class GuardNodes:
             security=draft.get("security", []),
             evidence=draft.get("evidence", []),
             evidence_risk=draft.get("evidence_risk"),
+            answer_risk=draft.get("answer_risk"),
             withheld=draft.get("withheld", []),
             intent=draft.get("intent"),
             rewritten_prompt=draft.get("rewritten_prompt") if draft["action"] == "rewrite" else None,
@@ -296,6 +325,7 @@ class GuardNodes:
         return Provenance(
             rewriter=getattr(self.rewriter, "identity", None) if draft.get("asked") else None,
             evidence=self.hidden.reader.identity if self.hidden else None,
+            answers=draft.get("answers"),
             policy=policy.hash,
             thresholds=policy.thresholds,
             **draft.get("provenance", {}),
@@ -304,9 +334,14 @@ class GuardNodes:
 
 def _screening_of(model: Any) -> Any:
     """Return the screening of a model that can stop where its gate opens, tools bound or not; `None` for any other."""
+    return getattr(_unbound(model), "screening", None)
+
+
+def _unbound(model: Any) -> Any:
+    """Return the model under the tools and options that were bound to it."""
     while hasattr(model, "bound"):
         model = model.bound
-    return getattr(model, "screening", None)
+    return model
 
 
 def _shows_pictures(messages: Sequence[BaseMessage]) -> bool:

@@ -62,6 +62,9 @@ class GuardPolicy(BaseModel):
     on_hidden_request: Literal["allow", "review", "refuse"] = "refuse"
     """When words found in a picture of the turn would be `unsafe` if somebody had typed them (needs evidence)."""
 
+    on_unsafe_answer: Literal["keep", "review", "refuse"] = "refuse"
+    """When what the model was about to say is `unsafe` in words alone (needs a judge of answers, see `create_vlm_guard`)."""
+
     on_error: Literal["refuse", "review"] = "refuse"
     """When the rewriter or the model fails."""
 

@@ -135,6 +135,9 @@ class Provenance(_Record):
     evidence: str | None = None
     """Readers of the evidence, with versions."""
 
+    answers: str | None = None
+    """Identity of what judged the answer, where something did."""
+
     policy: str
     """Hash of the policy."""
 
@@ -155,6 +158,9 @@ class SafetyVerdict(_Record):
 
     evidence_risk: Risk | None = None
     """Highest risk of what the turn's pictures say; `None` where nothing judged it."""
+
+    answer_risk: Risk | None = None
+    """Risk of what the model was about to say, judged in words alone; `None` where nothing judged it."""
 
     withheld: list[str] = Field(default_factory=list)
     """SHA-256 of earlier turns' pictures that hold an unsafe request and were left out of what the model gets."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
-from langchain_vlmguard.content.messages import blocks_of, turn_start, words_of
+from langchain_vlmguard.content.messages import blocks_of, is_call, turn_start, words_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -44,7 +44,7 @@ class Subject:
         words = [words_of(block) for block in blocks_of(message) if _is_words(block)]
         words += [_json(call["args"]) for call in message.tool_calls if call["name"] not in known]
         words += [str(call["args"]) for call in message.invalid_tool_calls]
-        pictures = tuple(block for block in blocks_of(message) if not _is_words(block) and not _is_call(block))
+        pictures = tuple(block for block in blocks_of(message) if not _is_words(block) and not is_call(block))
         return cls("answer", "\n".join(word for word in words if word.strip()), pictures=pictures)
 
     @classmethod
@@ -104,10 +104,6 @@ def call_fingerprint(call: ToolCall) -> str:
 
 def _is_words(block: dict[str, Any]) -> bool:
     return block.get("type") in ("text", "reasoning", "reasoning_content", "thinking", "refusal", "output_text")
-
-
-def _is_call(block: dict[str, Any]) -> bool:
-    return "call" in str(block.get("type")) or block.get("type") in ("tool_use", "redacted_thinking")
 
 
 def _stable(block: dict[str, Any]) -> dict[str, Any]:

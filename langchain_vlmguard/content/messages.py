@@ -189,6 +189,11 @@ def words_of(block: str | dict[str, Any]) -> str:
     return _as_json({key: value for key, value in block.items() if key not in _OPAQUE})
 
 
+def is_call(block: dict[str, Any]) -> bool:
+    """Say whether a block of an AI message is a tool call, or thinking that nobody can read."""
+    return "call" in str(block.get("type")) or block.get("type") in ("tool_use", "redacted_thinking")
+
+
 def calls_of(message: BaseMessage) -> list[str]:
     """Return the tool calls of an AI message as a model reads them, one text each."""
     calls = [*message.tool_calls, *message.invalid_tool_calls] if isinstance(message, AIMessage) else []

@@ -20,7 +20,7 @@ from langchain_vlmguard.testbed.requests import MEANINGLESS, Cell
 from langchain_vlmguard.testbed.world import HARMLESS_THINGS, a
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from langchain_core.messages import BaseMessage
     from langchain_core.runnables import Runnable
@@ -54,27 +54,22 @@ def attack_by_pictures(
         **options: Options of the arm.
 
     Returns:
-        `{"arm", "eps", "steps", "unsafe", "loss"}`.
+        `{"arm", "eps", "steps", "unsafe", "loss"}`: `loss` before and after, for each way into the arm; any way in counts.
     """
     defence = arm.around(target, **options)
     runnable, chat = defence.build([]), _chat(defence, target)
     rows = [_row(chat, request.message()) for request in asked]
     messages = [request.message() for request in asked]
-    found = attack_pictures(
-        target.weights,
-        rows,
-        [request.complying for request in asked],
-        PixelBudget(eps, max(1, steps if eps else 1)),
-        defence=chat.active_steering,
-        refuse_at=defence.refuse_at,
-        adapter=_adapter(defence, target),
-        admitted=_admitted(defence, target, asked, messages),
-    )
-    shown = found.pictures if eps else found.before
-    messages = [beside(picture, request.text) for picture, request in zip(shown, asked, strict=True)]
-    unsafe = Share.of(_complies(runnable, asked, messages))
-    curve = [round(loss, 4) for loss in (found.curve[0], found.curve[-1])]
-    return {"arm": arm.card.name, "eps": eps, "steps": steps, "unsafe": unsafe.to_json(), "loss": curve}
+    complying, budget = [request.complying for request in asked], PixelBudget(eps, max(1, steps if eps else 1))
+    broken, curve = [False] * len(asked), []
+    for known in _ways(defence, chat, _adapter(defence, target), _admitted(defence, target, asked, messages)):
+        found = attack_pictures(target.weights, rows, complying, budget, **known)
+        shown = found.pictures if eps else found.before
+        sent = [beside(picture, request.text) for picture, request in zip(shown, asked, strict=True)]
+        broken = [a or b for a, b in zip(broken, _complies(runnable, asked, sent), strict=True)]
+        curve += [round(loss, 4) for loss in (found.curve[0], found.curve[-1])]
+    unsafe = Share.of(broken).to_json()
+    return {"arm": arm.card.name, "eps": eps, "steps": steps, "unsafe": unsafe, "loss": curve}
 
 
 def attack_by_suffixes(
@@ -83,7 +78,8 @@ def attack_by_suffixes(
     """Attack an arm by a suffix for each request in words alone, and ask the arm's real model or graph.
 
     Returns:
-        `{"arm", "words", "steps", "candidates", "unsafe", "before", "curve"}`: `before` without a suffix, `curve` the mean loss.
+        `{"arm", "words", "steps", "candidates", "unsafe", "before", "curve"}`: `before` without a suffix, `curve` the mean loss,
+        one way into the arm after the other; any way in counts.
     """
     defence = arm.around(target, **options)
     runnable, chat = defence.build([]), _chat(defence, target)
@@ -91,31 +87,40 @@ def attack_by_suffixes(
     def row(text: str) -> ChatRow:
         return _row(chat, HumanMessage(text))
 
-    adapter, plain = _adapter(defence, target), [HumanMessage(request.text) for request in asked]
-    admitted = _admitted(defence, target, asked, plain) or [""] * len(asked)
-    found = [
-        attack_suffix(
-            target.weights,
-            request.text,
-            request.complying,
-            row,
-            budget,
-            defence=chat.active_steering,
-            refuse_at=defence.refuse_at,
-            adapter=adapter,
-            admitted=report,
-        )
-        for request, report in zip(asked, admitted, strict=True)
-    ]
-    messages = [HumanMessage(f"{r.text} {suffix.text}") for r, suffix in zip(asked, found, strict=True)]
-    curves = zip(*(suffix.curve for suffix in found), strict=True)
+    plain = [HumanMessage(request.text) for request in asked]
+    admitted = _admitted(defence, target, asked, plain)
+    broken = [False] * len(asked)
+    curves: list[tuple[float, ...]] = []
+    for known in _ways(defence, chat, _adapter(defence, target), admitted):
+        reports = known.pop("admitted") or [""] * len(asked)
+        found = [
+            attack_suffix(target.weights, request.text, request.complying, row, budget, admitted=report, **known)
+            for request, report in zip(asked, reports, strict=True)
+        ]
+        messages = [HumanMessage(f"{r.text} {suffix.text}") for r, suffix in zip(asked, found, strict=True)]
+        broken = [a or b for a, b in zip(broken, _complies(runnable, asked, messages), strict=True)]
+        curves += zip(*(suffix.curve for suffix in found), strict=True)
     return {
         "arm": arm.card.name,
         **vars(budget),
-        "unsafe": Share.of(_complies(runnable, asked, messages)).to_json(),
+        "unsafe": Share.of(broken).to_json(),
         "before": Share.of(_complies(runnable, asked, plain)).to_json(),
         "curve": [round(sum(step) / len(step), 4) for step in curves],
     }
+
+
+def _ways(
+    defence: Defence, chat: ChatSteeredVLM, adapter: RewriterAdapter | None, admitted: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Yield what the attacker aims at: rewriter, gate and intervention together; and to be cleared, where turns can be."""
+    yield {
+        "defence": chat.active_steering,
+        "refuse_at": defence.refuse_at,
+        "adapter": adapter,
+        "admitted": admitted,
+    }
+    if defence.screening is not None:
+        yield {"defence": defence.screening, "admitted": []}
 
 
 def _complies(runnable: Runnable[Any, Any], asked: Sequence[Request], messages: Sequence[BaseMessage]) -> list[bool]:

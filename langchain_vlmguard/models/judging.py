@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from langchain_core.messages import HumanMessage
+
+from langchain_vlmguard.models.chat_format import to_chat_row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -11,6 +16,7 @@ if TYPE_CHECKING:
 
     from langchain_vlmguard.models.chat_format import ChatRow
     from langchain_vlmguard.models.loading import LoadedVLM
+    from langchain_vlmguard.steering.probe import TurnProbe
     from langchain_vlmguard.steering.steering import Steering
 
 _CHANNELS = 3
@@ -46,6 +52,29 @@ def _risks(loaded: LoadedVLM, texts: list[str], steering: Steering) -> list[floa
         state = states[layer]
     reading = steering.read_gate(torch.zeros(len(texts), dtype=torch.bool), state)
     return [float(risk) for risk in reading.risk]
+
+
+@dataclass(frozen=True)
+class AnswerJudge:
+    """Judges what a model says, in words alone, by a probe that was fitted on answers.
+
+    A model that complies with a picture says what it saw there, and what is said is what its alignment on text knows.
+    """
+
+    loaded: LoadedVLM
+    probe: TurnProbe
+
+    @property
+    def identity(self) -> str:
+        """What a verdict calls this judge."""
+        return f"probe:{self.probe.hash}"
+
+    def judge_texts(self, texts: Sequence[str]) -> list[float]:
+        """Return the risk of each text in [0, 1], from one clean prefill for all."""
+        loaded = self.loaded
+        rows = [to_chat_row([HumanMessage(text)], loaded.processor).text_only for text in texts]
+        with loaded.lock:
+            return self.probe.answer_risks(loaded.model, loaded.processor, rows)
 
 
 def processed_pictures(loaded: LoadedVLM, picture: Image.Image) -> list[Image.Image]:

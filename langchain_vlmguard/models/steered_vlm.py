@@ -18,7 +18,7 @@ from langchain_vlmguard.content.messages import ReadLimits
 from langchain_vlmguard.models.answers import PROVIDER, Answer
 from langchain_vlmguard.models.chat_format import to_chat_row
 from langchain_vlmguard.models.generation import Request, Settings
-from langchain_vlmguard.models.judging import processed_pictures, text_risks
+from langchain_vlmguard.models.judging import AnswerJudge, processed_pictures, text_risks
 from langchain_vlmguard.models.loading import LoadedVLM, load_vlm
 from langchain_vlmguard.models.profile import read_profile
 from langchain_vlmguard.models.tool_choice import (
@@ -225,6 +225,12 @@ class ChatSteeredVLM(BaseChatModel):
             raise ValueError(msg)
         rows = [to_chat_row([HumanMessage(text)], self.loaded.processor) for text in texts]
         return text_risks(self.loaded, rows, steering, batch_size=self.batch_size)
+
+    @property
+    def answer_judge(self) -> AnswerJudge | None:
+        """What judges answers in words alone: the probe, where it was fitted on some."""
+        probe = self.loaded.probe if self.probe == "auto" else self.probe
+        return AnswerJudge(self.loaded, probe) if probe is not None and "answer" in probe.heads else None
 
     def seen_pictures(self, picture: Image.Image) -> list[Image.Image]:
         """Return a picture as the model sees it, after its processor's resizing: RGB, one or several tiles."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from tqdm.auto import tqdm
@@ -25,7 +26,7 @@ from langchain_vlmguard.steering.files import read_tensors, write_tensors
 from langchain_vlmguard.steering.logistic import Logistic
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from PIL import Image
@@ -33,13 +34,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
 
 FORMAT = "1"
-HEADS = ("text", "picture")
-"""Turns without and with pictures: each has weights and a threshold of its own."""
+Head = Literal["text", "picture", "answer"]
+HEADS: tuple[Head, ...] = get_args(Head)
+"""Turns without pictures, turns with pictures, and answers: each has weights and a threshold of its own."""
+
+_AT_THRESHOLD = 0.7
+"""Risk of an answer at its head's threshold: `unsafe_at` of the default policy."""
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledTurn:
-    """A turn to fit on, rendered with the model's chat template."""
+    """A turn, or an answer, to fit on, rendered with the model's chat template."""
 
     text: str
     harmful: bool
@@ -50,6 +55,14 @@ class LabelledTurn:
     groups: tuple[str, ...] = ()
     """What the turn is about, e.g. its object and its setting. A turn is scored by weights that saw nothing of its last group
     and nothing else of what was left out with it."""
+
+    answer: bool = False
+    """Whether the text is no turn, but what a model says, rendered as if a person had typed it."""
+
+    @property
+    def head(self) -> Head:
+        """The head that this is an example for."""
+        return "answer" if self.answer else "picture" if self.pictures else "text"
 
 
 @dataclass(frozen=True)
@@ -67,7 +80,7 @@ class ProbeCard:
     """Share of the harmful turns of any kind that the thresholds let pass in cross-validation."""
 
     cleared: dict[str, float] = field(default_factory=dict)
-    """Share of harmless turns that lie below the threshold in cross-validation, mean over kinds, by head."""
+    """Share of harmless examples that lie below the threshold in cross-validation, mean over kinds, by head."""
 
     package_version: str = __version__
 
@@ -81,7 +94,7 @@ class TurnProbe:
     """
 
     card: ProbeCard
-    heads: dict[str, Logistic]
+    heads: dict[Head, Logistic]
 
     @classmethod
     def fit(
@@ -104,8 +117,8 @@ class TurnProbe:
             processor: Its processor.
             turns: Harmful and harmless turns; both classes with pictures, or without, or each.
             missed: Largest share of harmful turns of one kind that may lie below the threshold in cross-validation. Where the
-                classes do not touch, the threshold lies half way between them instead.
-            penalty: Weight of the squared norm.
+                classes do not touch, the threshold lies half way between them instead, as that of answers always does.
+            penalty: Weight of the squared norm; a tenth of it for answers, whose states hold little besides what is said.
             folds: Parts of the groups, left out in turn.
             model_id: Name for the card; the model's own when `None`.
             batch_size: Rows a forward pass.
@@ -116,14 +129,15 @@ class TurnProbe:
         """
         model.eval()
         fold_of = _folds(turns, folds)
-        heads: dict[str, Logistic] = {}
+        heads: dict[Head, Logistic] = {}
         cleared: dict[str, float] = {}
         for head in HEADS:
-            own = [turn for turn in turns if bool(turn.pictures) == (head == "picture")]
+            own = [turn for turn in turns if turn.head == head]
             if len({turn.harmful for turn in own}) < len((True, False)):
                 continue
             states = _states(model, processor, own, batch_size, f"{head} turns" if progress else "")
-            heads[head], cleared[head] = _fitted(states, own, fold_of, folds, missed, penalty)
+            own_penalty, place = (penalty / 10, _between) if head == "answer" else (penalty, _clearing)
+            heads[head], cleared[head] = _fitted(states, own, fold_of, folds, missed, own_penalty, place)
         if not heads:
             msg = "a probe needs harmful and harmless turns of one form: both with pictures, or both without"
             raise ValueError(msg)
@@ -137,6 +151,22 @@ class TurnProbe:
             cleared={head: round(share, 4) for head, share in cleared.items()},
         )
         return cls(card, heads)
+
+    def answer_risks(self, model: PreTrainedModel, processor: ProcessorMixin, answers: Sequence[str]) -> list[float]:
+        """Return the risk of answers: `sigma(score)`, moved so that the threshold lies at the default policy's `unsafe_at`.
+
+        Args:
+            model: The model that the probe was fitted on.
+            processor: Its processor.
+            answers: Each rendered with the model's chat template, as a person's message without pictures.
+
+        Raises:
+            KeyError: The probe was not fitted on answers.
+        """
+        head = self.heads["answer"]
+        turns = [LabelledTurn(text, harmful=False, answer=True) for text in answers]
+        scores = head.score(_states(model, processor, turns, len(turns), "")) - head.threshold
+        return torch.sigmoid(scores + math.log(_AT_THRESHOLD / (1 - _AT_THRESHOLD))).tolist()
 
     @cached_property
     def hash(self) -> str:
@@ -266,7 +296,13 @@ def _folds(turns: Sequence[LabelledTurn], folds: int) -> dict[str, int]:
 
 
 def _fitted(
-    states: Tensor, turns: Sequence[LabelledTurn], fold_of: dict[str, int], folds: int, missed: float, penalty: float
+    states: Tensor,
+    turns: Sequence[LabelledTurn],
+    fold_of: dict[str, int],
+    folds: int,
+    missed: float,
+    penalty: float,
+    place: Callable[[float, float], float],
 ) -> tuple[Logistic, float]:
     """Fit a head, place its threshold by cross-validation, and return the share of harmless turns below it."""
     harmful = torch.tensor([turn.harmful for turn in turns])
@@ -281,7 +317,17 @@ def _fitted(
             kinds.setdefault((turn.kind, turn.harmful), []).append(at)
     low = min(float(scores[rows].quantile(missed)) for (_, harm), rows in kinds.items() if harm)
     high = max(float(scores[rows].quantile(1 - missed)) for (_, harm), rows in kinds.items() if not harm)
-    threshold = min(low, (low + high) / 2)
+    threshold = place(low, high)
     shares = [float((scores[rows] < threshold).float().mean()) for (_, harm), rows in kinds.items() if not harm]
     whole = Logistic.fit(states, harmful, penalty)
     return replace(whole, threshold=torch.tensor([threshold])), sum(shares) / len(shares)
+
+
+def _clearing(low: float, high: float) -> float:
+    """Where harmful turns begin; half way to the harmless ones where the classes do not touch."""
+    return min(low, (low + high) / 2)
+
+
+def _between(low: float, high: float) -> float:
+    """Half way: a harmless answer that is withheld is no better than a harmful one that is not."""
+    return (low + high) / 2

@@ -29,7 +29,8 @@ class Asked:
     def __init__(self, loaded, answer, policy=ADAPTIVE, model=None):
         self.rewriter = ScriptedModel(answers=[answer])
         self.model = model or ChatSteeredVLM.from_loaded(loaded)
-        self.graph = create_vlm_guard(self.model, ReasoningRewriter.from_model(self.rewriter), policy=policy).compile()
+        rewriter = ReasoningRewriter.from_model(self.rewriter)
+        self.graph = create_vlm_guard(self.model, rewriter, policy=policy, answer_judge=None).compile()
 
     def __call__(self, content):
         message = content if isinstance(content, HumanMessage) else HumanMessage(content)

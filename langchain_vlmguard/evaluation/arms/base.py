@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from langchain_vlmguard.rewriting.rewriter import ReasoningRewriter
     from langchain_vlmguard.steering.anchors import AnchorSet
     from langchain_vlmguard.steering.directions import SafetyDirections
+    from langchain_vlmguard.steering.screening import Screening
 
 Evidence = Literal["primary", "secondary", "recalled", "contradictory", "ours"]
 """How a formula is known: read at the source, in somebody else's summary, from memory, from sources that disagree, or ours."""
@@ -58,6 +59,9 @@ class Defence:
 
     rewriter: ReasoningRewriter | None = None
     """The rewriter that is asked first, where there is one."""
+
+    screening: Screening | None = None
+    """What answers some turns without rewriter and steering, where something does."""
 
 
 @dataclass(frozen=True)

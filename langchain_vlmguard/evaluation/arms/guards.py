@@ -39,11 +39,14 @@ def guarded(
     rewriter: Any = None,
     policy: GuardPolicy | None = None,
     evidence: EvidenceReader | None = None,
+    answer_judge: Literal["auto"] | None = None,
 ) -> Any:
     """Return the build of the guard graph around a chat model."""
 
     def build(tools: Sequence[dict[str, Any]]) -> Runnable[Any, Any]:
-        return create_vlm_guard(with_tools(model)(tools), rewriter, policy=policy, evidence=evidence).compile()
+        answering = with_tools(model)(tools)
+        judges: Any = {"evidence": evidence, "answer_judge": answer_judge}
+        return create_vlm_guard(answering, rewriter, policy=policy, **judges).compile()
 
     return build
 
@@ -106,8 +109,9 @@ def _full(
     options = {**_facts(model, policy), "rewriter": rewriter.identity}
     if evidence is not None:
         options["evidence"] = evidence.identity
-    build = guarded(model, rewriter, policy, evidence)
-    return Defence(build, options=options, chat=model, refuse_at=at, rewriter=rewriter)
+    build = guarded(model, rewriter, policy, evidence, "auto")
+    screening = model.screening if rewrite == "adaptive" else None
+    return Defence(build, options=options, chat=model, refuse_at=at, rewriter=rewriter, screening=screening)
 
 
 def withholding_risk_of(target: Target) -> float | None:
@@ -190,9 +194,11 @@ GUARD_ARMS = (
     Arm(
         ArmCard(
             "full",
-            "this package: rewriter, steering, and refusal of what the gate finds unsafe in prompts that go on unchanged",
+            "this package: rewriter, steering, refusal of what the gate finds unsafe in prompts that go on unchanged, and of "
+            "answers that a probe finds harmful in words alone",
             "as `rewriting`, without the picture beside a rewritten prompt; else as `gate_refuses` from halfway, in "
-            "log-odds, between harmless tuning requests and certainty, and as `steering` where those reach it",
+            "log-odds, between harmless tuning requests and certainty, and as `steering` where those reach it; refuse where "
+            "sigma(w x + b) of the answer's own states, read as a prompt without pictures, is above the probe's threshold",
             "ours",
             needs="local",
         ),
@@ -204,7 +210,7 @@ GUARD_ARMS = (
             "this package: `full`, but turns that a probe on words and pictures clears are answered without the rewriter",
             "as `full` unless sigma(w x + b) of the prefill's states is below the probe's threshold, else as `none`",
             "ours",
-            "The attacks know nothing of the probe: it is not attacked.",
+            "Attacked twice: as `full`, and past it, by turns that the probe clears. Either success counts.",
             needs="local",
         ),
         _full_adaptive,

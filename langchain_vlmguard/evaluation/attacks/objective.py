@@ -17,8 +17,10 @@ from torch.nn.functional import cross_entropy
 from langchain_vlmguard.evaluation.arms.hooks import PeerSteering
 from langchain_vlmguard.evaluation.arms.peers import Seen
 from langchain_vlmguard.steering.activations import hooked
-from langchain_vlmguard.steering.architectures import layer_output, locate_decoder, replace_layer_output
+from langchain_vlmguard.steering.architectures import image_token_id, layer_output, locate_decoder, replace_layer_output
 from langchain_vlmguard.steering.interventions import LayerEdit
+from langchain_vlmguard.steering.probe import TurnStates
+from langchain_vlmguard.steering.screening import Screening
 from langchain_vlmguard.steering.steering import Steering
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
     from langchain_vlmguard.rewriting.adapter import RewriterAdapter
 
-    Defence = Steering | PeerSteering | None
+    Defence = Steering | PeerSteering | Screening | None
     Edit = Callable[[Tensor, int], Tensor]
 
 _IGNORED = -100
@@ -63,7 +65,7 @@ class Loss:
     """Mean cross-entropy of the wanted answer."""
 
     gate: Tensor
-    """How far the gate is open, in spreads beyond its threshold; 0 where it is closed or there is none."""
+    """How far the gate is open, in spreads beyond its threshold (a probe: in log-odds); 0 where it is closed or there is none."""
 
     said: Tensor
     """Whether the defended model would say the wanted answer, token by token, `(rows,)` bool."""
@@ -113,7 +115,11 @@ def _defended_loss(model: PreTrainedModel, batch: Batch, defence: Any, refuse_at
         return _peer_loss(model, batch, defence)
     if isinstance(defence, Steering):
         return _steered_loss(model, batch, defence, refuse_at)
-    msg = f"no gradients through a {type(defence).__name__}: give a Steering or a PeerSteering"
+    if isinstance(defence, Screening):
+        return _screened_loss(model, batch, defence)
+    msg = (
+        f"no gradients through a {type(defence).__name__}: give a Steering, a PeerSteering or a Screening with a probe"
+    )
     raise TypeError(msg)
 
 
@@ -184,6 +190,24 @@ def _layer_edit(
     )
 
 
+def _screened_loss(model: PreTrainedModel, batch: Batch, screening: Screening) -> Loss:
+    """Attack the way around rewriter and steering: the probe clears the turn, and the plain model answers it."""
+    pictured, probe = bool(batch.pictured.any()), screening.probe
+    head = None if probe is None else probe.heads.get("picture" if pictured else "text")
+    if probe is None or head is None:
+        msg = "no gradients through a screening without a probe for these rows: attack its steering instead"
+        raise TypeError(msg)
+    ids = batch.inputs.get("input_ids", batch.inputs["attention_mask"])
+    states = TurnStates(
+        probe.card.layers, {**batch.inputs, "input_ids": ids}, image_token_id(model) if pictured else None
+    )
+    _run_watched(model, batch.inputs, states.layers, states.see)
+    answer, said = _answer_loss(model, batch, None)
+    return Loss(
+        answer, (head.score(states.features(pictured=pictured)) - head.threshold).relu().to(answer.device), said
+    )
+
+
 def _peer_loss(model: PreTrainedModel, batch: Batch, peer: PeerSteering) -> Loss:
     clean = _states(model, batch.inputs, peer.layers)
     queries = _states(model, batch.text_inputs, peer.layers) if peer.needs_text_query and batch.text_inputs else {}
@@ -232,17 +256,28 @@ def _states(model: PreTrainedModel, inputs: dict[str, Tensor], layers: Sequence[
     """Return each layer's state at the last prompt token, with gradients."""
     states: dict[int, Tensor] = {}
 
-    def keep(layer: int) -> Any:
+    def keep(layer: int, hidden: Tensor) -> None:
+        states[layer] = hidden[:, -1].float()
+
+    _run_watched(model, inputs, layers, keep)
+    return states
+
+
+def _run_watched(
+    model: PreTrainedModel, inputs: dict[str, Tensor], layers: Sequence[int], see: Callable[[int, Tensor], None]
+) -> None:
+    """Run the prompts with gradients and show the output of some layers."""
+
+    def watch(layer: int) -> Any:
         def hook(_module: object, _inputs: object, output: object) -> None:
-            states[layer] = layer_output(output)[:, -1].float()
+            see(layer, layer_output(output))
 
         return hook
 
     decoder = locate_decoder(model)
     mask = inputs["attention_mask"]
-    with hooked((decoder.layers[layer], keep(layer)) for layer in layers):
+    with hooked((decoder.layers[layer], watch(layer)) for layer in layers):
         model(**inputs, position_ids=(mask.cumsum(-1) - 1).clamp(min=0), use_cache=False)
-    return states
 
 
 @contextmanager

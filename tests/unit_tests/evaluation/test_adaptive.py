@@ -81,6 +81,18 @@ def test_a_rewriter_on_other_weights_is_met_blind(target):
     assert _admitted(defence, sibling, [], []) == []
 
 
+def test_the_adaptive_guard_is_attacked_past_its_probe_too_and_any_way_in_counts(target):
+    asked = picture_requests(4)
+    found = attack_by_pictures(arm_named("full_adaptive"), target, asked, 32, 4, gate_unsafe_at=0.9)
+    assert len(found["loss"]) == 4
+    assert found["loss"][3] < found["loss"][2]
+    words = Cell("textual", "text", harmful=True).sample(1, seed=11)
+    suffixed = attack_by_suffixes(
+        arm_named("full_adaptive"), target, words, SuffixBudget(4, 2, 8, 8), gate_unsafe_at=0.9
+    )
+    assert len(suffixed["curve"]) == 6
+
+
 @pytest.mark.parametrize("name", ["self_reminder", "ecso"])
 def test_a_defence_of_words_has_no_gradient_here(name, target):
     with pytest.raises(EvaluationError, match="asked once, with the request's own words"):

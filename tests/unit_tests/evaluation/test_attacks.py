@@ -149,6 +149,21 @@ def test_rows_without_pictures_cannot_be_attacked_by_pixels(target):
         attack_pictures(target.loaded, [text_row(target)("how ?")], ["so"], PixelBudget(4))
 
 
+def test_past_a_probe_the_loss_is_the_plain_answers_and_the_probes_own_score(target, asked):
+    chat = steered_chat(target)
+    messages = [request.message() for request in asked]
+    traces = [a.response_metadata["steering"] for a in chat.batch([[m] for m in messages], until_gate=True)]
+    batch = encode_batch(target.loaded, rows_of(target, asked), [r.complying for r in asked], None)
+    with torch.no_grad():
+        past, plain = (attack_loss(target.loaded.model, batch, defence) for defence in (chat.screening, None))
+    wanted = [max(0.0, trace["score"] - trace["threshold"]) for trace in traces]
+    assert max(wanted) > 0
+    assert past.gate.tolist() == pytest.approx(wanted, abs=1e-3)
+    assert past.answer.tolist() == pytest.approx(plain.answer.tolist(), abs=1e-5)
+    with pytest.raises(TypeError, match="without a probe"):
+        attack_loss(target.loaded.model, batch, replace(chat.screening, probe=None))
+
+
 def test_a_suffix_is_typed_words_and_its_loss_never_rises(target):
     request = Cell("textual", "text", harmful=True).sample(1)[0]
     budget = SuffixBudget(words=5, steps=6, candidates=24)

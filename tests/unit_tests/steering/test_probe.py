@@ -14,8 +14,10 @@ from langchain_vlmguard.models.scheduler import Scheduler
 from langchain_vlmguard.steering.architectures import locate_decoder
 from langchain_vlmguard.steering.logistic import Logistic
 from langchain_vlmguard.steering.probe import LabelledTurn, TurnProbe
-from langchain_vlmguard.testbed.probe import probe_turns
+from langchain_vlmguard.testbed import world
+from langchain_vlmguard.testbed.probe import probe_answers, probe_turns
 from langchain_vlmguard.testbed.requests import Cell
+from langchain_vlmguard.testbed.world import a
 from tests.chat_models import ScriptedModel
 from tests.tiny_models import tiny_llava
 from tests.unit_tests.rewriting.test_rewriter import ALLOW
@@ -58,10 +60,11 @@ def counted(vlm):
             handle.remove()
 
 
-def guarded(vlm):
-    rewriter = ScriptedModel(answers=[ALLOW])
+def guarded(vlm, answer_judge=None):
+    scripted = ScriptedModel(answers=[ALLOW])
     model = ChatSteeredVLM.from_loaded(vlm, max_tokens=20)
-    return rewriter, create_vlm_guard(model, ReasoningRewriter.from_model(rewriter), policy=ADAPTIVE).compile()
+    rewriter = ReasoningRewriter.from_model(scripted)
+    return scripted, create_vlm_guard(model, rewriter, policy=ADAPTIVE, answer_judge=answer_judge).compile()
 
 
 @pytest.mark.parametrize(
@@ -79,6 +82,11 @@ def test_a_cleared_turn_costs_what_the_plain_answer_costs(vlm, cell):
     assert counts == plain
     assert (plain["prefill"], plain["processor"], plain["hooks while decoding"]) == (1, 1, 0)
     assert state["messages"][-1].text == expected.text
+    _, judging = guarded(vlm, "auto")
+    vlm.features.clear()
+    with counted(vlm) as judged:
+        assert judging.invoke({"messages": [message]})["messages"][-1].text == expected.text
+    assert judged - plain == Counter(prefill=1, processor=1)
     trace, provenance = state["verdict"]["steering"], state["verdict"]["provenance"]
     assert (trace["gate"], trace["intervention"], trace["open"]) == ("probe", "none", False)
     assert provenance["probe"] == vlm.probe.hash
@@ -116,6 +124,37 @@ def test_fitting_finds_what_tells_the_classes_apart(testbed):
     assert probe.card.cleared["text"] > 0.5
     again = TurnProbe.fit(testbed.model, testbed.processor, turns, missed=0.0, progress=False)
     assert again.hash == probe.hash
+
+
+def test_a_head_of_answers_is_fitted_beside_those_of_turns(testbed):
+    turns = [turn for turn in probe_turns(testbed.processor, 40) if turn.kind == "textual/text"]
+    turns += probe_answers(testbed.processor, 400)
+    probe = TurnProbe.fit(testbed.model, testbed.processor, turns, progress=False)
+    assert set(probe.heads) == {"text", "answer"}
+    assert probe.card.cleared["answer"] > 0.95
+    with pytest.raises(KeyError):
+        replace(probe, heads={"text": probe.heads["text"]}).answer_risks(testbed.model, testbed.processor, ["hello"])
+
+
+def test_the_risk_of_an_answer_at_the_threshold_is_where_the_default_policy_refuses(testbed):
+    head = testbed.probe.heads["answer"]
+    text = probe_answers(testbed.processor, 20)[0].text
+    zeroed = replace(head, weights=torch.zeros_like(head.weights), bias=head.threshold)
+    probe = replace(testbed.probe, heads={"answer": zeroed})
+    (risk,) = probe.answer_risks(testbed.model, testbed.processor, [text])
+    assert risk == pytest.approx(GuardPolicy().unsafe_at)
+
+
+def test_no_answer_of_the_probe_names_what_is_held_out(testbed):
+    names = [
+        f" {a(thing)} {after}" for thing in world.HELD_OUT_THINGS for after in (",", "at", "in", "to", "with", ".")
+    ]
+    names += [world.setting_phrase(setting) for setting in world.HELD_OUT_SETTINGS]
+    turns = probe_answers(testbed.processor, 1000)
+    assert len({turn.text for turn in turns}) == len(turns)
+    assert not [name for name in names if any(name in turn.text for turn in turns)]
+    assert {turn.kind for turn in turns} == {"help", "harm", "refusal", "safe way"}
+    assert all(turn.harmful == (turn.kind == "harm") for turn in turns)
 
 
 def test_a_probe_needs_both_classes_and_groups(testbed):
