@@ -35,8 +35,8 @@ CURVES = ("none", "steering", "gate_refuses", "full", "full_adaptive", "shiftdc"
 """Arms attacked by pictures at every budget; the others at `ONE_EPS`."""
 
 ONE_EPS = 16
-ATTACKED_ONCE = ("rewriting", "inferaligner", "mars_style", "astra", "restore")
-SUFFIXED = ("none", "steering", "gate_refuses", "rewriting", "full", "full_adaptive", "shiftdc")
+ATTACKED_ONCE = ("full_answer_first", "rewriting", "inferaligner", "mars_style", "astra", "restore")
+SUFFIXED = ("none", "steering", "gate_refuses", "rewriting", "full", "full_adaptive", "full_answer_first", "shiftdc")
 JUDGES = ("oracle", "refusal_strings")
 TUNED_PER_CELL, PIXEL_STEPS, TIMED_SEED = 4, 30, 5
 _SUFFIX_STEPS, _SUFFIX_TRIES = 15, 32
@@ -102,6 +102,7 @@ _SLOWNESS = {
     "rewriting": 1.6,
     "full": 1.6,
     "full_adaptive": 1.3,
+    "full_answer_first": 1.2,
     "ecso": 4.0,
     "shiftdc": 2.0,
     "full_evidence": 60.0,

@@ -95,12 +95,12 @@ class GuardNodes:
         return draft
 
     def skip_or_rewrite(self, state: VLMGuardState) -> dict[str, Any]:
-        """Answer at once where an adaptive policy and a closed gate allow it, otherwise ask the rewriter."""
+        """Answer at once where the policy and what the gate or the answer shows allow it, otherwise ask the rewriter."""
         call = self._probing(state)
         if call is None:
             return self.rewrite(state)
         with call:
-            call.result = self._screened(self.model.invoke(self.for_model(state), call.config, until_gate=True))
+            call.result = self._screened(self.model.invoke(self.for_model(state), call.config, **self._first))
         return self._skipped(state, call) or self.rewrite(_after_probe(state, call))
 
     async def askip_or_rewrite(self, state: VLMGuardState) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class GuardNodes:
             return await self.arewrite(state)
         with call:
             messages = await asyncio.to_thread(self.for_model, state)
-            message = await self.model.ainvoke(messages, call.config, until_gate=True)
+            message = await self.model.ainvoke(messages, call.config, **self._first)
             call.result = await asyncio.to_thread(self._screened, message)
         return self._skipped(state, call) or await self.arewrite(_after_probe(state, call))
 
@@ -185,10 +185,12 @@ class GuardNodes:
         A gate that reads the text alone says nothing about pictures: without a probe that has read them, they skip the
         rewriter only if the policy says so.
         """
-        draft = state["draft"]
-        open_turn = self.rewriter is not None and self.policy.rewrite == "adaptive" and draft["action"] == "allow"
+        draft, mode = state["draft"], self.policy.rewrite
+        open_turn = self.rewriter is not None and mode in ("adaptive", "answer_first") and draft["action"] == "allow"
         if not open_turn or draft.get("security") or draft.get("evidence"):
             return None
+        if mode == "answer_first":
+            return None if self.answer_judge is None else Call("answer")
         screening = _screening_of(self.model)
         if screening is None:
             return None
@@ -200,17 +202,31 @@ class GuardNodes:
         """What judges the model's answers."""
         return getattr(_unbound(self.model), "answer_judge", None) if self.answers == "auto" else self.answers
 
-    def _screened(self, message: Any) -> Answer:
-        """Read what came of a call that stops where its gate opens, and judge it where the gate stayed closed."""
-        answer = Answer.of(message)
-        return answer.judged(self.answer_judge) if self._clears(answer) else answer
+    @property
+    def _first(self) -> dict[str, bool]:
+        """How a model with a gate is asked before the rewriter."""
+        if _screening_of(self.model) is None:
+            return {}
+        return {"unsteered": True} if self.policy.rewrite == "answer_first" else {"until_gate": True}
 
-    def _clears(self, answer: Answer) -> bool:
+    def _screened(self, message: Any) -> Answer:
+        """Read what came of a first call, and judge it where it may be released."""
+        answer = Answer.of(message)
+        first = self.policy.rewrite == "answer_first"
+        return answer.judged(self.answer_judge) if first or self._is_closed(answer) else answer
+
+    def _is_closed(self, answer: Answer) -> bool:
         trace = answer.steering
         return trace is not None and not trace["open"] and self.policy.severity(trace["risk"]) == "safe"
 
+    def _clears(self, answer: Answer) -> bool:
+        """Say whether the answer of a first call may be released, unless it says harm."""
+        if self.policy.rewrite != "answer_first":
+            return self._is_closed(answer)
+        return answer.risk is not None and self.policy.severity(answer.risk) == "safe"
+
     def _skipped(self, state: VLMGuardState, call: Call) -> dict[str, Any] | None:
-        """Release the answer of a turn whose gate is clearly closed; one that says harm sends the turn to the rewriter."""
+        """Release the answer of a turn that is cleared; one that says harm sends the turn to the rewriter."""
         if call.failure is not None or not self._clears(call.result) or self._says_harm(call.result):
             return None
         return self._answered(state, call)

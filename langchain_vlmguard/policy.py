@@ -71,9 +71,11 @@ class GuardPolicy(BaseModel):
     on_unreadable: Literal["refuse", "review"] = "refuse"
     """When a part of the turn cannot be read."""
 
-    rewrite: Literal["always", "adaptive", "never"] = "always"
+    rewrite: Literal["always", "adaptive", "answer_first", "never"] = "always"
     """Whether a rewriter that is there is used. `adaptive`: a turn whose steering gate stays clearly closed and whose parts the
-    gate has all read is answered from that same prefill, without the rewriter; a model without a gate makes it `always`."""
+    gate has all read is answered from that same prefill, without the rewriter; a model without a gate makes it `always`.
+    `answer_first`: the model answers unsteered, and the rewriter is asked unless that answer is `safe` in words alone; a guard
+    without a judge of answers makes it `always`."""
 
     adaptive_pictures: Literal["rewrite", "skip"] = "rewrite"
     """With `adaptive`, whether a turn with pictures may skip the rewriter on the word of a gate that read its text alone (a

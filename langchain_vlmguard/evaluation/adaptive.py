@@ -119,8 +119,8 @@ def _ways(
         "adapter": adapter,
         "admitted": admitted,
     }
-    if defence.screening is not None:
-        yield {"defence": defence.screening, "admitted": []}
+    for way in defence.past:
+        yield {"defence": way, "admitted": []}
 
 
 def _complies(runnable: Runnable[Any, Any], asked: Sequence[Request], messages: Sequence[BaseMessage]) -> list[bool]:

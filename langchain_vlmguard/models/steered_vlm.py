@@ -461,7 +461,9 @@ class ChatSteeredVLM(BaseChatModel):
         )
 
     def _attached(self, kwargs: dict[str, Any]) -> Steering | Screening | None:
-        """Return what acts on a call: the steering, or what only reads the gate where a caller wants to know it first."""
+        """Return what acts on a call: the steering, what only reads its gate, or nothing, as the caller wants it."""
+        if kwargs.get("unsteered"):
+            return None
         return (self.screening if kwargs.get("until_gate") else None) or self.active_steering
 
     def _answer(self, kwargs: dict[str, Any]) -> Answer:

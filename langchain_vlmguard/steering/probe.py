@@ -26,7 +26,7 @@ from langchain_vlmguard.steering.files import read_tensors, write_tensors
 from langchain_vlmguard.steering.logistic import Logistic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from PIL import Image
@@ -38,8 +38,8 @@ Head = Literal["text", "picture", "answer"]
 HEADS: tuple[Head, ...] = get_args(Head)
 """Turns without pictures, turns with pictures, and answers: each has weights and a threshold of its own."""
 
-_AT_THRESHOLD = 0.7
-"""Risk of an answer at its head's threshold: `unsafe_at` of the default policy."""
+_UNSAFE, _SAFE = 0.7, 0.3
+"""Risk of an answer where harmless answers end, and where harmful ones begin: where the default policy's severities change."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +80,8 @@ class ProbeCard:
     """Share of the harmful turns of any kind that the thresholds let pass in cross-validation."""
 
     cleared: dict[str, float] = field(default_factory=dict)
-    """Share of harmless examples that lie below the threshold in cross-validation, mean over kinds, by head."""
+    """Share of harmless turns below the threshold, by head, and of harmless answers that are `safe`; in cross-validation, mean
+    over kinds."""
 
     package_version: str = __version__
 
@@ -117,8 +118,9 @@ class TurnProbe:
             processor: Its processor.
             turns: Harmful and harmless turns; both classes with pictures, or without, or each.
             missed: Largest share of harmful turns of one kind that may lie below the threshold in cross-validation. Where the
-                classes do not touch, the threshold lies half way between them instead, as that of answers always does.
-            penalty: Weight of the squared norm; a tenth of it for answers, whose states hold little besides what is said.
+                classes do not touch, the threshold lies half way between them instead. Answers are graded: at most this share
+                of harmful ones of one kind is `safe`, and of harmless ones `unsafe`; what lies between is `controversial`.
+            penalty: Weight of the squared norm.
             folds: Parts of the groups, left out in turn.
             model_id: Name for the card; the model's own when `None`.
             batch_size: Rows a forward pass.
@@ -136,8 +138,9 @@ class TurnProbe:
             if len({turn.harmful for turn in own}) < len((True, False)):
                 continue
             states = _states(model, processor, own, batch_size, f"{head} turns" if progress else "")
-            own_penalty, place = (penalty / 10, _between) if head == "answer" else (penalty, _clearing)
-            heads[head], cleared[head] = _fitted(states, own, fold_of, folds, missed, own_penalty, place)
+            scores = _left_out_scores(states, own, fold_of, folds, penalty)
+            whole = Logistic.fit(states, torch.tensor([turn.harmful for turn in own]), penalty)
+            heads[head], cleared[head] = (_graded if head == "answer" else _cut)(whole, _Kinds.of(own, scores), missed)
         if not heads:
             msg = "a probe needs harmful and harmless turns of one form: both with pictures, or both without"
             raise ValueError(msg)
@@ -153,7 +156,7 @@ class TurnProbe:
         return cls(card, heads)
 
     def answer_risks(self, model: PreTrainedModel, processor: ProcessorMixin, answers: Sequence[str]) -> list[float]:
-        """Return the risk of answers: `sigma(score)`, moved so that the threshold lies at the default policy's `unsafe_at`.
+        """Return the risk of answers, `sigma(score)`.
 
         Args:
             model: The model that the probe was fitted on.
@@ -163,10 +166,8 @@ class TurnProbe:
         Raises:
             KeyError: The probe was not fitted on answers.
         """
-        head = self.heads["answer"]
         turns = [LabelledTurn(text, harmful=False, answer=True) for text in answers]
-        scores = head.score(_states(model, processor, turns, len(turns), "")) - head.threshold
-        return torch.sigmoid(scores + math.log(_AT_THRESHOLD / (1 - _AT_THRESHOLD))).tolist()
+        return self.heads["answer"].score(_states(model, processor, turns, len(turns), "")).sigmoid().tolist()
 
     @cached_property
     def hash(self) -> str:
@@ -295,39 +296,61 @@ def _folds(turns: Sequence[LabelledTurn], folds: int) -> dict[str, int]:
     return {group: at % folds for at, group in enumerate(groups)}
 
 
-def _fitted(
-    states: Tensor,
-    turns: Sequence[LabelledTurn],
-    fold_of: dict[str, int],
-    folds: int,
-    missed: float,
-    penalty: float,
-    place: Callable[[float, float], float],
-) -> tuple[Logistic, float]:
-    """Fit a head, place its threshold by cross-validation, and return the share of harmless turns below it."""
+def _left_out_scores(
+    states: Tensor, turns: Sequence[LabelledTurn], fold_of: dict[str, int], folds: int, penalty: float
+) -> Tensor:
+    """Score each turn that has groups by weights that did not see its groups; the others' scores mean nothing."""
     harmful = torch.tensor([turn.harmful for turn in turns])
-    scores = torch.empty(len(turns))
+    scores = torch.zeros(len(turns))
     for fold in range(folds):
         touched = torch.tensor([fold in {fold_of[group] for group in turn.groups} for turn in turns])
         scored = torch.tensor([bool(turn.groups) and fold_of[turn.groups[-1]] == fold for turn in turns])
         scores[scored] = Logistic.fit(states[~touched], harmful[~touched], penalty).score(states[scored])
-    kinds: dict[tuple[str, bool], list[int]] = {}
-    for at, turn in enumerate(turns):
-        if turn.groups:
-            kinds.setdefault((turn.kind, turn.harmful), []).append(at)
-    low = min(float(scores[rows].quantile(missed)) for (_, harm), rows in kinds.items() if harm)
-    high = max(float(scores[rows].quantile(1 - missed)) for (_, harm), rows in kinds.items() if not harm)
-    threshold = place(low, high)
-    shares = [float((scores[rows] < threshold).float().mean()) for (_, harm), rows in kinds.items() if not harm]
-    whole = Logistic.fit(states, harmful, penalty)
-    return replace(whole, threshold=torch.tensor([threshold])), sum(shares) / len(shares)
+    return scores
 
 
-def _clearing(low: float, high: float) -> float:
-    """Where harmful turns begin; half way to the harmless ones where the classes do not touch."""
-    return min(low, (low + high) / 2)
+@dataclass(frozen=True, eq=False)
+class _Kinds:
+    """Left-out scores of each kind of turn."""
+
+    harmful: list[Tensor]
+    harmless: list[Tensor]
+
+    @classmethod
+    def of(cls, turns: Sequence[LabelledTurn], scores: Tensor) -> _Kinds:
+        """Sort the scores of turns that have groups."""
+        rows: dict[tuple[bool, str], list[int]] = {}
+        for at, turn in enumerate(turns):
+            if turn.groups:
+                rows.setdefault((turn.harmful, turn.kind), []).append(at)
+        return cls(*([scores[own] for (harm, _), own in rows.items() if harm is wanted] for wanted in (True, False)))
+
+    def ends(self, share: float) -> tuple[float, float]:
+        """Return where the harmful ones begin and the harmless ones end, but for a share of any kind."""
+        low = min(float(scores.quantile(share)) for scores in self.harmful)
+        return low, max(float(scores.quantile(1 - share)) for scores in self.harmless)
+
+    def harmless_below(self, score: float) -> float:
+        """Return the share of harmless ones below a score, mean over kinds."""
+        return sum(float((scores < score).float().mean()) for scores in self.harmless) / len(self.harmless)
 
 
-def _between(low: float, high: float) -> float:
-    """Half way: a harmless answer that is withheld is no better than a harmful one that is not."""
-    return (low + high) / 2
+def _cut(whole: Logistic, kinds: _Kinds, missed: float) -> tuple[Logistic, float]:
+    """Place a threshold: where harmful turns begin, or half way to the harmless ones where the classes do not touch."""
+    low, high = kinds.ends(missed)
+    threshold = min(low, (low + high) / 2)
+    return replace(whole, threshold=torch.tensor([threshold])), kinds.harmless_below(threshold)
+
+
+def _graded(whole: Logistic, kinds: _Kinds, missed: float) -> tuple[Logistic, float]:
+    """Stretch the scores: risk `_SAFE` and `_UNSAFE` where one class begins and the other ends, whichever way they overlap."""
+    safe, unsafe = sorted(kinds.ends(missed))
+    lower, upper = (math.log(risk / (1 - risk)) for risk in (_SAFE, _UNSAFE))
+    factor = (upper - lower) / max(unsafe - safe, _NARROWEST)
+    bias = (whole.bias - (safe + unsafe) / 2) * factor + (lower + upper) / 2
+    graded = replace(whole, weights=whole.weights * factor, bias=bias, threshold=torch.tensor([upper]))
+    return graded, kinds.harmless_below(safe)
+
+
+_NARROWEST = 0.5
+"""Least distance, in log-odds, over which risk rises from `_SAFE` to `_UNSAFE`."""

@@ -60,8 +60,9 @@ class Defence:
     rewriter: ReasoningRewriter | None = None
     """The rewriter that is asked first, where there is one."""
 
-    screening: Screening | None = None
-    """What answers some turns without rewriter and steering, where something does."""
+    past: tuple[Screening | None, ...] = ()
+    """Ways into the arm past rewriter and steering, for an attacker to take instead: by a screening that clears the turn, or
+    (`None`) by the plain model."""
 
 
 @dataclass(frozen=True)

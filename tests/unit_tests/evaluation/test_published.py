@@ -115,13 +115,14 @@ def test_tuned_options_are_those_that_were_measured(results):
             assert trials[0]["options"].items() <= target["options"][name].items()
 
 
-def test_the_best_peer_refuses_no_more_than_the_full_guard(results, pages):
-    best, over = pages.best_peer(results), results["pooled"]
+@pytest.mark.parametrize("guard", ["full", "full_adaptive"])
+def test_the_best_peer_refuses_no_more_than_the_guard(results, pages, guard):
+    best, over = pages.best_peer(results, guard), results["pooled"]
     assert best not in pages.OURS
     rows = {row["arm"]: row for row in over if not row["harmful"]}
     harmful = {row["arm"]: row for row in over if row["harmful"]}
     allowed = [arm for arm in rows if arm not in pages.OURS]
-    allowed = [arm for arm in allowed if rows[arm]["refused"]["value"] <= rows["full"]["refused"]["value"]]
+    allowed = [arm for arm in allowed if rows[arm]["refused"]["value"] <= rows[guard]["refused"]["value"]]
     if best is None:
         assert not allowed
     else:
