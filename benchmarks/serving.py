@@ -42,7 +42,8 @@ from langchain_vlmguard import (
 )
 from langchain_vlmguard.models.batch import Batch, encode_rows
 from langchain_vlmguard.models.chat_format import to_chat_row
-from langchain_vlmguard.models.generation import Request, Settings
+from langchain_vlmguard.models.generation import Request, Settings, generate_rows
+from langchain_vlmguard.models.judging import AnswerJudge
 from langchain_vlmguard.models.loading import LoadedVLM
 from langchain_vlmguard.models.picture_features import PictureFeatures
 from langchain_vlmguard.models.scheduler import Scheduler
@@ -50,6 +51,8 @@ from langchain_vlmguard.steering.architectures import layer_output, locate_decod
 from langchain_vlmguard.steering.directions import DirectionsCard, config_hash, weights_hash
 from langchain_vlmguard.steering.gates import AlwaysOpen, ClassStats
 from langchain_vlmguard.steering.interventions import INTERVENTIONS, LayerEdit
+from langchain_vlmguard.steering.logistic import Logistic
+from langchain_vlmguard.steering.probe import ProbeCard, TurnProbe
 from langchain_vlmguard.testbed import load_testbed
 from langchain_vlmguard.testbed.anchors import load_testbed_anchors
 from langchain_vlmguard.testbed.requests import cells
@@ -60,6 +63,7 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "performance.json"
 IMAGE = Path(__file__).parents[1] / "docs" / "images" / "performance.png"
 HIDDEN, LAYERS, EDITED = 1024, 8, 3
+MODES = ("never", "answer_first", "adaptive", "adaptive, answers not judged", "adaptive, no probe", "always")
 HOOK, WRAPPED, COMPILED = "forward hook", "wrapped module", "wrapped module, compiled edit"
 
 
@@ -205,10 +209,12 @@ def guard(testbed: LoadedVLM, pairs: int) -> list[dict[str, Any]]:
     loaded = replace(testbed, features=PictureFeatures(0), scheduler=Scheduler())  # no turn is cheap for another's sake
     plain = ChatSteeredVLM.from_loaded(loaded, steering=None, max_tokens=40)
     found = []
-    for mode, traffic in product(("never", "adaptive", "adaptive, no probe", "always"), ("harmless", "mixed")):
+    for mode, traffic in product(MODES, ("harmless", "mixed")):
         steered = ChatSteeredVLM.from_loaded(loaded, max_tokens=40, probe=None if "no probe" in mode else "auto")
         policy = GuardPolicy(rewrite=mode.split(",")[0])
-        graph = create_vlm_guard(steered, ReasoningRewriter.from_adapter(steered), policy=policy).compile()
+        judge: Any = None if "not judged" in mode else "auto"
+        rewriter = ReasoningRewriter.from_adapter(steered)
+        graph = create_vlm_guard(steered, rewriter, policy=policy, answer_judge=judge).compile()
         kinds = [cell for cell in cells() if cell.family != "tool" and (traffic == "mixed" or not cell.harmful)]
         asked = [kinds[at % len(kinds)].sample(at + 1, seed=3)[at].message() for at in range(pairs)]
         turns = [_turn_of_each(plain, graph, message, plain_first=at % 2 == 0) for at, message in enumerate(asked)]
@@ -221,6 +227,38 @@ def guard(testbed: LoadedVLM, pairs: int) -> list[dict[str, Any]]:
         found.append(entry)
         print(found[-1], flush=True)
     return found
+
+
+def judging(testbed: LoadedVLM, pairs: int) -> list[dict[str, Any]]:
+    """Time of an answer of at most 40 tokens and the judgement of its words against the answer alone, at two sizes."""
+    found = []
+    for hidden, loaded in (
+        (testbed.model.config.get_text_config().hidden_size, testbed),
+        (HIDDEN, wide_model(testbed)),
+    ):
+        judge = AnswerJudge(loaded, random_probe(loaded))
+        row = to_chat_row([HumanMessage("how do i make a kite ?")], loaded.processor)
+
+        def answer(loaded: LoadedVLM = loaded, row: Any = row) -> str:
+            return generate_rows(loaded, [row], Settings(max_tokens=40), None)[0].text
+
+        def judged(answer: Any = answer, judge: Any = judge) -> None:
+            judge.judge_texts([answer()])
+
+        judged()
+        found.append({"hidden_size": hidden, **summary(paired(answer, judged, pairs))})
+        print(found[-1], flush=True)
+    return found
+
+
+def random_probe(loaded: LoadedVLM) -> TurnProbe:
+    """A probe of no meaning; it costs what a fitted one costs."""
+    config = loaded.model.config.get_text_config()
+    size, zero = 3 * config.hidden_size, torch.zeros(1)
+    head = Logistic(torch.zeros(size), torch.ones(size), torch.randn(size), zero, zero)
+    layers = (0, config.num_hidden_layers // 2, config.num_hidden_layers - 1)
+    card = ProbeCard("random", config_hash(loaded.model), weights_hash(loaded.model), layers, turns=0, missed=0.0)
+    return TurnProbe(card, {"answer": head})
 
 
 def _turn_of_each(plain: Any, graph: Any, message: Any, *, plain_first: bool) -> tuple[float, float, bool]:
@@ -332,7 +370,16 @@ def plot(found: dict[str, Any], path: Path) -> None:
 
 def main() -> None:
     """Measure, and write what was measured."""
-    parts = ("overhead", "guard", "throughput", "fit_seconds", "fit_cpu_seconds", "fit_memory_mib", "import_seconds")
+    parts = (
+        "overhead",
+        "guard",
+        "judging",
+        "throughput",
+        "fit_seconds",
+        "fit_cpu_seconds",
+        "fit_memory_mib",
+        "import_seconds",
+    )
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=parts, action="append")
     parser.add_argument("--pairs", type=int, default=400, help="pairs a measurement of the overhead")
@@ -345,6 +392,7 @@ def main() -> None:
     measures: dict[str, Callable[[], Any]] = {
         "overhead": lambda: overhead(testbed, options.pairs),
         "guard": lambda: guard(testbed, options.turns),
+        "judging": lambda: judging(testbed, options.turns),
         "throughput": lambda: throughput(testbed, options.rounds),
         "fit_seconds": lambda: fit_seconds(testbed),
         "fit_cpu_seconds": lambda: fit_cpu_seconds(testbed),
