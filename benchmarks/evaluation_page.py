@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 PAGE, README, IMAGES = ROOT / "docs/evaluation.md", ROOT / "README.md", ROOT / "docs/images"
 OURS = ("none", "steering", "gate_refuses", "rewriting", "full", "full_adaptive", "full_answer_first", "full_evidence")
-GUARDS = ("full", "full_adaptive")
+GUARDS = ("full", "full_adaptive", "full_answer_first")
 """Arms that the goals are set for."""
 
 SHOWN = ("none", "steering", "gate_refuses", "rewriting", *GUARDS, "ecso", "shiftdc")
@@ -105,25 +105,21 @@ def marked(name: str, text: str) -> str:
 
 def summary(results: Results) -> str:
     """Return the README's two sentences."""
-    rows = {
-        (arm, harmful): _pooled(results["pooled"], arm, harmful=harmful)
-        for arm in ("none", *GUARDS)
-        for harmful in (True, False)
-    }
-    unsafe = {arm: percent(rows[arm, True]["unsafe"]) for arm in GUARDS}
-    refused = {arm: percent(rows[arm, False]["refused"]) for arm in GUARDS}
-    attacks, (always, adaptive) = results["attacks"], GUARDS
+    arms = ("none", *GUARDS)
+    asked = _pooled(results["pooled"], "none", harmful=True)["n"]
+    unsafe = [percent(_pooled(results["pooled"], arm, harmful=True)["unsafe"]) for arm in arms]
+    refused = [percent(_pooled(results["pooled"], arm, harmful=False)["refused"]) for arm in arms]
+    attacks, adaptive = results["attacks"], GUARDS[1]
     picture = next(r["unsafe"] for r in attacks["pictures"] if r["arm"] == adaptive and r["eps"] == GOAL_EPS)
     words = {row["arm"]: row["unsafe"] for row in attacks["suffixes"]}
     count = len(results["targets"])
     said = (
-        f"Over {rows['none', True]['n']:,} harmful requests on {count} architecture{'s' if count > 1 else ''} compliance falls "
-        f"from {100 * rows['none', True]['unsafe']['value']:.1f} % to {unsafe[adaptive]} with adaptive rewriting and "
-        f"{unsafe[always]} with a rewriter that is always asked, while refusals of harmless ones go from "
-        f"{100 * rows['none', False]['refused']['value']:.1f} % to {refused[adaptive]} and {refused[always]}. A picture attacked "
-        f"at {GOAL_EPS}/255 gets past the adaptive guard {picture['hits']} times in {picture['n']}; words that know the guard, "
-        f"written behind the request, {words[adaptive]['hits']} in {words[adaptive]['n']}, and past steering alone "
-        f"{words['steering']['hits']} in {words['steering']['n']}."
+        f"Of {asked:,} harmful requests on {count} architecture{'s' if count > 1 else ''} {unsafe[0]} are complied with plain, "
+        f"{unsafe[1]} where the guard always asks its rewriter, {unsafe[2]} with adaptive rewriting, {unsafe[3]} where the plain "
+        f"answer is tried first; of harmless ones {refused[0]} are refused plain, then {refused[1]}, {refused[2]} and "
+        f"{refused[3]}. A picture attacked at {GOAL_EPS}/255 gets past the adaptive guard {picture['hits']} times in "
+        f"{picture['n']}; words that know the guard, written behind the request, {words[adaptive]['hits']} in "
+        f"{words[adaptive]['n']}, and past steering alone {words['steering']['hits']} in {words['steering']['n']}."
     )
     return fill(said, 125)
 

@@ -64,7 +64,7 @@ def complies_behind_rewriter(loaded: LoadedVLM, request: Request) -> bool:
     """Whether the guard that asks the rewriter about every turn lets harm pass here, too."""
     model = ChatSteeredVLM.from_loaded(loaded, max_tokens=64)
     policy = GuardPolicy(rewrite="always", rewritten_pictures="drop")
-    guard = create_vlm_guard(model, ReasoningRewriter.from_adapter(model), policy=policy).compile()
+    guard = create_vlm_guard(model, ReasoningRewriter.from_adapter(model), policy=policy, answer_judge=None).compile()
     answer = guard.invoke({"messages": [request.message()]})["messages"][-1]
     return judge(request, str(answer.text)) is Outcome.COMPLIED
 

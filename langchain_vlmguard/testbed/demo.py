@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_vlmguard.guard import create_vlm_guard
 from langchain_vlmguard.models.loading import TESTBED
@@ -125,12 +125,15 @@ def _rewriting(chat: ChatSteeredVLM, policy: GuardPolicy) -> _GuardedTestbed:
 
 
 class _GuardedTestbed:
-    """The guard graph around the steered testbed, with and without its tool."""
+    """The guard graph around the steered testbed, with and without its tool: the whole guard, or steering alone."""
 
     def __init__(self, model: ChatSteeredVLM, policy: GuardPolicy, rewriter: ReasoningRewriter | None = None) -> None:
         self.model = model
-        self._guard = create_vlm_guard(model, rewriter, policy=policy).compile()
-        self._guard_with_tool = create_vlm_guard(model.bind_tools([ORDER_TOOL]), rewriter, policy=policy).compile()
+        judge: Literal["auto"] | None = "auto" if rewriter else None
+        self._guard, self._guard_with_tool = (
+            create_vlm_guard(one, rewriter, policy=policy, answer_judge=judge).compile()
+            for one in (model, model.bind_tools([ORDER_TOOL]))
+        )
         steering = model.active_steering
         if steering is None:
             msg = f"{model.model!r} carries no recommended steering: there is nothing to demonstrate"

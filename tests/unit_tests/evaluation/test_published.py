@@ -115,7 +115,7 @@ def test_tuned_options_are_those_that_were_measured(results):
             assert trials[0]["options"].items() <= target["options"][name].items()
 
 
-@pytest.mark.parametrize("guard", ["full", "full_adaptive"])
+@pytest.mark.parametrize("guard", ["full", "full_adaptive", "full_answer_first"])
 def test_the_best_peer_refuses_no_more_than_the_guard(results, pages, guard):
     best, over = pages.best_peer(results, guard), results["pooled"]
     assert best not in pages.OURS
