@@ -127,7 +127,7 @@ class TurnProbe:
             progress: Show a bar.
 
         Raises:
-            ValueError: There are no harmful, or no harmless, turns for any head, or fewer groups than folds.
+            ValueError: There are no harmful, or no harmless, turns for any head, or none with groups, or fewer groups than folds.
         """
         model.eval()
         fold_of = _folds(turns, folds)
@@ -137,6 +137,9 @@ class TurnProbe:
             own = [turn for turn in turns if turn.head == head]
             if len({turn.harmful for turn in own}) < len((True, False)):
                 continue
+            if len({turn.harmful for turn in own if turn.groups}) < len((True, False)):
+                msg = "thresholds are placed by turns that have groups: give harmful and harmless ones some, for every head"
+                raise ValueError(msg)
             states = _states(model, processor, own, batch_size, f"{head} turns" if progress else "")
             scores = _left_out_scores(states, own, fold_of, folds, penalty)
             whole = Logistic.fit(states, torch.tensor([turn.harmful for turn in own]), penalty)

@@ -173,6 +173,8 @@ def test_a_probe_needs_both_classes_and_groups(testbed):
         TurnProbe.fit(testbed.model, testbed.processor, [row], progress=False)
     with pytest.raises(ValueError, match="as many groups"):
         TurnProbe.fit(testbed.model, testbed.processor, [replace(row, groups=("a",))], progress=False)
+    with pytest.raises(ValueError, match="turns that have groups"):
+        TurnProbe.fit(testbed.model, testbed.processor, [row, replace(row, harmful=True, groups=())], progress=False)
 
 
 def test_saved_and_read_back_and_refused_elsewhere(testbed, tmp_path):
