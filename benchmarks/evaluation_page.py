@@ -23,7 +23,17 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 PAGE, README, IMAGES = ROOT / "docs/evaluation.md", ROOT / "README.md", ROOT / "docs/images"
-OURS = ("none", "steering", "gate_refuses", "rewriting", "full", "full_adaptive", "full_answer_first", "full_evidence")
+OURS = (
+    "none",
+    "steering",
+    "gate_refuses",
+    "rewriting",
+    "full",
+    "full_adaptive",
+    "full_answer_first",
+    "full_unjudged",
+    "full_evidence",
+)
 GUARDS = ("full", "full_adaptive", "full_answer_first")
 """Arms that the goals are set for."""
 

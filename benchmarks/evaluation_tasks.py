@@ -315,14 +315,15 @@ PARTS: dict[str, dict[str, Any]] = {
     "the gate withholds from a risk of 0.7, of rewritten prompts too": {"on_gate_open": "refuse"},
     "the same, and no picture beside a rewritten prompt": {"on_gate_open": "refuse", "rewritten_pictures": "drop"},
     "no picture beside a rewritten prompt, and the gate withholds nothing": {"rewritten_pictures": "drop"},
-    "`full`: no picture, a gate that spares rewritten prompts and withholds from the risk of harmless requests": {
+    "`full_unjudged`: no picture, a gate that spares rewritten prompts and withholds from the risk of harmless requests": {
         "on_gate_open": "refuse",
         "gate_unsafe_at": "set",
         "on_gate_open_rewritten": "keep",
         "rewritten_pictures": "drop",
     },
 }
-"""The full guard's policy, and others it was chosen among; `set` is `withholding_risk_of` the target."""
+"""The full guard's policy, and others it was chosen among, before any judge of answers, which has seen this split; `set` is
+`withholding_risk_of` the target."""
 
 
 def _parts(plan: Measurement) -> list[dict[str, Any]]:

@@ -96,6 +96,7 @@ def _full(
     evidence: EvidenceReader | None = None,
     gate_unsafe_at: float | None = None,
     rewrite: Literal["always", "adaptive", "answer_first"] = "always",
+    answer_judge: Literal["auto"] | None = "auto",
 ) -> Defence:
     model, rewriter = steered_chat(target), rewriter_for(target)
     at = gate_unsafe_at or withholding_risk_of(target)
@@ -109,7 +110,7 @@ def _full(
     options = {**_facts(model, policy), "rewriter": rewriter.identity}
     if evidence is not None:
         options["evidence"] = evidence.identity
-    build = guarded(model, rewriter, policy, evidence, "auto")
+    build = guarded(model, rewriter, policy, evidence, answer_judge)
     past = {"always": (), "adaptive": (model.screening,), "answer_first": (None,)}[rewrite]
     return Defence(build, options=options, chat=model, refuse_at=at, rewriter=rewriter, past=past)
 
@@ -145,6 +146,10 @@ def _full_with_evidence(target: Target) -> Defence:
 
 def _full_adaptive(target: Target, gate_unsafe_at: float | None = None) -> Defence:
     return _full(_probed(target), gate_unsafe_at=gate_unsafe_at, rewrite="adaptive")
+
+
+def _full_unjudged(target: Target, gate_unsafe_at: float | None = None) -> Defence:
+    return _full(target, gate_unsafe_at=gate_unsafe_at, answer_judge=None)
 
 
 def _full_answer_first(target: Target, gate_unsafe_at: float | None = None) -> Defence:
@@ -233,6 +238,16 @@ GUARD_ARMS = (
             needs="local",
         ),
         _full_answer_first,
+    ),
+    Arm(
+        ArmCard(
+            "full_unjudged",
+            "this package: `full`, but nobody judges the answers",
+            "as `full` without its last step",
+            "ours",
+            needs="local",
+        ),
+        _full_unjudged,
     ),
     Arm(
         ArmCard(
