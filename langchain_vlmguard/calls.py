@@ -14,6 +14,7 @@ from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.runnables.config import merge_configs
 from langgraph.errors import GraphBubbleUp
 
+from langchain_vlmguard.answer_judges import identity_of
 from langchain_vlmguard.content.messages import blocks_of, is_call, words_of
 from langchain_vlmguard.errors import RewriteError
 from langchain_vlmguard.rewriting.rewriter import Rewrite, repeats_prompt
@@ -100,6 +101,9 @@ class Answer:
     risk: float | None = None
     """Risk of its words, where they were judged."""
 
+    judge: str | None = None
+    """Who judged them."""
+
     @classmethod
     def of(cls, message: Any) -> Self:
         """Read an answer.
@@ -128,7 +132,9 @@ class Answer:
 
     def judged(self, judge: TextJudge | None) -> Self:
         """Return the answer with the highest risk of what it says."""
-        return self if judge is None or not self.words else replace(self, risk=max(judge.judge_texts(self.words)))
+        if judge is None or not self.words:
+            return self
+        return replace(self, risk=max(judge.judge_texts(self.words)), judge=identity_of(judge))
 
 
 _FROM_MODEL = ("steering", "directions", "anchors", "probe")

@@ -40,7 +40,8 @@ def create_vlm_guard(
             judges it as if it had been typed, and the verdict accounts for it.
         judge: What judges the words in pictures; the model where it can (a steered VLM).
         answer_judge: What judges the model's answers and tool calls, in words alone, before they are let out; `"auto"` is the
-            model itself where it can (a steered VLM whose probe was fitted on answers), `None` nothing.
+            model itself, and the model that the rewriter runs on where that is another one, as far as they can (a steered VLM
+            whose probe was fitted on answers); `None` is nobody.
 
     Returns:
         The graph, not compiled: the caller picks checkpointer, cache and store. Review needs a checkpointer.

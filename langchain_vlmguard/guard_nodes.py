@@ -13,6 +13,7 @@ from langgraph.graph.message import add_messages
 from langgraph.runtime import get_runtime
 from langgraph.types import interrupt
 
+from langchain_vlmguard.answer_judges import answer_judge_in
 from langchain_vlmguard.calls import Answer, Call, RewriteCall, checked_rewrite, timed
 from langchain_vlmguard.content.images import ImageLimits
 from langchain_vlmguard.content.messages import ReadLimits, Turn, blocks_of, read_turn
@@ -46,7 +47,7 @@ class GuardNodes:
     fetcher: PictureFetcher
     hidden: HiddenRequests | None = None
     answers: TextJudge | Literal["auto"] | None = None
-    """What judges the model's answers, `"auto"`: the model itself where it can."""
+    """What judges the model's answers, `"auto"`: the model itself and the rewriter's, where they can."""
 
     @property
     def policy(self) -> GuardPolicy:
@@ -200,7 +201,7 @@ class GuardNodes:
     @property
     def answer_judge(self) -> TextJudge | None:
         """What judges the model's answers."""
-        return getattr(_unbound(self.model), "answer_judge", None) if self.answers == "auto" else self.answers
+        return answer_judge_in(self.model, self.rewriter) if self.answers == "auto" else self.answers
 
     @property
     def _first(self) -> dict[str, bool]:
@@ -276,7 +277,7 @@ class GuardNodes:
         """Enter what the model said into the draft; an open gate may withhold it."""
         draft = {**draft, "answer": "none", "steering": answer.steering, "provenance": answer.provenance}
         if answer.risk is not None:
-            draft |= {"answer_risk": answer.risk, "answers": getattr(self.answer_judge, "identity", None)}
+            draft |= {"answer_risk": answer.risk, "answers": answer.judge}
         if (action := self._gate_action(draft)) != "keep":
             draft |= {"action": action, "answer": "withheld"}
             draft["reason"] = "The model's own states mark this request as harmful."
@@ -350,14 +351,9 @@ class GuardNodes:
 
 def _screening_of(model: Any) -> Any:
     """Return the screening of a model that can stop where its gate opens, tools bound or not; `None` for any other."""
-    return getattr(_unbound(model), "screening", None)
-
-
-def _unbound(model: Any) -> Any:
-    """Return the model under the tools and options that were bound to it."""
     while hasattr(model, "bound"):
         model = model.bound
-    return model
+    return getattr(model, "screening", None)
 
 
 def _shows_pictures(messages: Sequence[BaseMessage]) -> bool:

@@ -8,6 +8,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 
 from langchain_vlmguard import ChatSteeredVLM, GuardPolicy, ReasoningRewriter, create_vlm_guard
+from langchain_vlmguard.answer_judges import StrictestJudge, answer_judge_in, identity_of
 from langchain_vlmguard.calls import Answer
 from langchain_vlmguard.testbed.judge import Outcome, judge
 from langchain_vlmguard.testbed.requests import ORDER_TOOL, Cell
@@ -214,3 +215,18 @@ def test_the_first_answer_of_a_steered_vlm_is_the_plain_models(testbed):
     for request in harmful:
         graph.invoke({"messages": [request.message()]})
     assert len(scripted.seen) >= 6
+
+
+def test_the_model_behind_the_rewriter_judges_too_where_it_is_another_one(testbed):
+    other = ChatSteeredVLM.from_loaded(testbed, max_tokens=96)
+    model = ScriptedModel(answers=["to make a bomb , join wood and glue ."])
+    rewriter = ReasoningRewriter.from_adapter(other)
+    verdict = create_vlm_guard(model, rewriter).compile().invoke({"messages": [HumanMessage("hello .")]})["verdict"]
+    assert (verdict["answer"], verdict["provenance"]["answers"]) == ("withheld", f"probe:{testbed.probe.hash}")
+    assert identity_of(answer_judge_in(other, rewriter)) == other.answer_judge.identity
+
+
+def test_of_several_judges_what_any_finds_counts():
+    both = StrictestJudge((Judge(0.2, "one"), Judge(0.8, "two")))
+    assert (both.judge_texts(["a", "b"]), both.identity) == ([0.8, 0.8], "one+two")
+    assert answer_judge_in(ScriptedModel(), None) is None
