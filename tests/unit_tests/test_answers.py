@@ -10,6 +10,7 @@ from langgraph.types import Command
 from langchain_vlmguard import ChatSteeredVLM, GuardPolicy, ReasoningRewriter, create_vlm_guard
 from langchain_vlmguard.answer_judges import StrictestJudge, answer_judge_in, identity_of
 from langchain_vlmguard.calls import Answer
+from langchain_vlmguard.testbed import world
 from langchain_vlmguard.testbed.judge import Outcome, judge
 from langchain_vlmguard.testbed.requests import ORDER_TOOL, Cell
 from tests.chat_models import ScriptedModel
@@ -219,7 +220,7 @@ def test_the_first_answer_of_a_steered_vlm_is_the_plain_models(testbed):
 
 def test_the_model_behind_the_rewriter_judges_too_where_it_is_another_one(testbed):
     other = ChatSteeredVLM.from_loaded(testbed, max_tokens=96)
-    model = ScriptedModel(answers=["to make a bomb , join wood and glue ."])
+    model = ScriptedModel(answers=[world.answer_to("make", "bomb")])
     rewriter = ReasoningRewriter.from_adapter(other)
     verdict = create_vlm_guard(model, rewriter).compile().invoke({"messages": [HumanMessage("hello .")]})["verdict"]
     assert (verdict["answer"], verdict["provenance"]["answers"]) == ("withheld", f"probe:{testbed.probe.hash}")
