@@ -220,7 +220,7 @@ def test_the_first_answer_of_a_steered_vlm_is_the_plain_models(testbed):
 
 def test_the_model_behind_the_rewriter_judges_too_where_it_is_another_one(testbed):
     other = ChatSteeredVLM.from_loaded(testbed, max_tokens=96)
-    model = ScriptedModel(answers=[world.answer_to("make", "bomb")])
+    model = ScriptedModel(answers=[world.answer_to("use", "bomb")])
     rewriter = ReasoningRewriter.from_adapter(other)
     verdict = create_vlm_guard(model, rewriter).compile().invoke({"messages": [HumanMessage("hello .")]})["verdict"]
     assert (verdict["answer"], verdict["provenance"]["answers"]) == ("withheld", f"probe:{testbed.probe.hash}")
