@@ -36,7 +36,17 @@ CURVES = ("none", "steering", "gate_refuses", "full", "full_adaptive", "shiftdc"
 
 ONE_EPS = 16
 ATTACKED_ONCE = ("full_answer_first", "rewriting", "inferaligner", "mars_style", "astra", "restore")
-SUFFIXED = ("none", "steering", "gate_refuses", "rewriting", "full", "full_adaptive", "full_answer_first", "shiftdc")
+SUFFIXED = (
+    "none",
+    "steering",
+    "gate_refuses",
+    "rewriting",
+    "full",
+    "full_adaptive",
+    "full_answer_first",
+    "full_unjudged",
+    "shiftdc",
+)
 JUDGES = ("oracle", "refusal_strings")
 TUNED_PER_CELL, PIXEL_STEPS, TIMED_SEED = 4, 30, 5
 _SUFFIX_STEPS, _SUFFIX_TRIES = 15, 32

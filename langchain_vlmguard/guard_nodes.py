@@ -274,7 +274,7 @@ class GuardNodes:
         return {"messages": [with_verdict(call.result.message, verdict)], "verdict": verdict.to_state(), "draft": {}}
 
     def heard(self, draft: dict[str, Any], answer: Answer) -> dict[str, Any]:
-        """Enter what the model said into the draft; an open gate may withhold it."""
+        """Enter what the model said into the draft; an open gate may withhold it, and so may its own words."""
         draft = {**draft, "answer": "none", "steering": answer.steering, "provenance": answer.provenance}
         if answer.risk is not None:
             draft |= {"answer_risk": answer.risk, "answers": answer.judge}
