@@ -8,7 +8,8 @@ NEXT := .venv-next
 NEXT_READY := $(NEXT)/.ready
 NEXT_VERSIONS := langchain==1.5.0 langchain-core==1.8.1
 NEXT_TESTS := tests/unit_tests/agents tests/unit_tests/rewriting tests/unit_tests/test_decisions.py \
-  tests/unit_tests/test_answers.py tests/unit_tests/test_gate_judge.py tests/unit_tests/test_guard.py tests/unit_tests/test_guarded_model.py \
+  tests/unit_tests/test_answers.py tests/unit_tests/test_gate_judge.py tests/unit_tests/test_guard.py \
+  tests/unit_tests/test_guarded_model.py \
   tests/unit_tests/test_guarded_standard.py tests/unit_tests/test_imports.py tests/unit_tests/test_node.py \
   tests/unit_tests/test_exports.py tests/unit_tests/test_refusals.py tests/unit_tests/test_telemetry.py \
   tests/unit_tests/test_tools.py tests/unit_tests/test_verdict.py tests/integration_tests/test_examples.py \

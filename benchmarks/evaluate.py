@@ -189,7 +189,7 @@ def _plan(given: argparse.Namespace) -> Measurement:
         msg = "the first target is testbed=testbed, which attacks and sweeps are made on; the others have names of their own"
         raise SystemExit(msg)
     arms = tuple(given.arms.split(",")) if given.arms else tuple(name for name in ARMS if name not in SLOW)
-    if missing := {"none", "steering", "full", "full_adaptive", "full_answer_first"} - set(arms):
+    if missing := {"none", "steering", *page.GUARDS} - set(arms):
         msg = f"the page compares with {', '.join(sorted(missing))}: name it in --arms too"
         raise SystemExit(msg)
     return Measurement(

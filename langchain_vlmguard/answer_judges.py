@@ -29,12 +29,17 @@ class StrictestJudge:
 
 def answer_judge_in(model: Any, rewriter: Any) -> TextJudge | None:
     """Return what can judge answers in a guard's own models, `None` where neither can; one set of weights judges once."""
-    while hasattr(model, "bound"):
-        model = model.bound
-    behind = getattr(rewriter, "model", None)
-    found = {identity_of(judge): judge for one in (model, behind) if (judge := getattr(one, "answer_judge", None))}
+    both = unbound(model), getattr(rewriter, "model", None)
+    found = {identity_of(judge): judge for one in both if (judge := getattr(one, "answer_judge", None))}
     judges = tuple(found.values())
     return StrictestJudge(judges) if len(judges) > 1 else next(iter(judges), None)
+
+
+def unbound(model: Any) -> Any:
+    """Return the model under the tools and options that were bound to it."""
+    while hasattr(model, "bound"):
+        model = model.bound
+    return model
 
 
 def identity_of(judge: TextJudge) -> str:

@@ -132,9 +132,9 @@ class Answer:
 
     def judged(self, judge: TextJudge | None) -> Self:
         """Return the answer with the highest risk of what it says."""
-        if judge is None or not self.words:
+        if judge is None or not (words := self.words):
             return self
-        return replace(self, risk=max(judge.judge_texts(self.words)), judge=identity_of(judge))
+        return replace(self, risk=max(judge.judge_texts(words)), judge=identity_of(judge))
 
 
 _FROM_MODEL = ("steering", "directions", "anchors", "probe")

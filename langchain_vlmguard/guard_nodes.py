@@ -13,7 +13,7 @@ from langgraph.graph.message import add_messages
 from langgraph.runtime import get_runtime
 from langgraph.types import interrupt
 
-from langchain_vlmguard.answer_judges import answer_judge_in
+from langchain_vlmguard.answer_judges import answer_judge_in, unbound
 from langchain_vlmguard.calls import Answer, Call, RewriteCall, checked_rewrite, timed
 from langchain_vlmguard.content.images import ImageLimits
 from langchain_vlmguard.content.messages import ReadLimits, Turn, blocks_of, read_turn
@@ -137,7 +137,7 @@ class GuardNodes:
         """Ask the model, with the rewritten prompt where there is one."""
         call = Call("answer")
         with call:
-            call.result = Answer.of(self.model.invoke(self.for_model(state), call.config)).judged(self.answer_judge)
+            call.result = self._judged(self.model.invoke(self.for_model(state), call.config))
         return self._answered(state, call)
 
     async def aanswer(self, state: VLMGuardState) -> dict[str, Any]:
@@ -145,8 +145,7 @@ class GuardNodes:
         call = Call("answer")
         with call:
             messages = await asyncio.to_thread(self.for_model, state)
-            answer = Answer.of(await self.model.ainvoke(messages, call.config))
-            call.result = await asyncio.to_thread(answer.judged, self.answer_judge)
+            call.result = await asyncio.to_thread(self._judged, await self.model.ainvoke(messages, call.config))
         return self._answered(state, call)
 
     def refuse(self, state: VLMGuardState) -> dict[str, Any]:
@@ -215,6 +214,10 @@ class GuardNodes:
         answer = Answer.of(message)
         first = self.policy.rewrite == "answer_first"
         return answer.judged(self.answer_judge) if first or self._is_closed(answer) else answer
+
+    def _judged(self, message: Any) -> Answer:
+        """Read an answer and judge its words."""
+        return Answer.of(message).judged(self.answer_judge)
 
     def _is_closed(self, answer: Answer) -> bool:
         trace = answer.steering
@@ -351,9 +354,7 @@ class GuardNodes:
 
 def _screening_of(model: Any) -> Any:
     """Return the screening of a model that can stop where its gate opens, tools bound or not; `None` for any other."""
-    while hasattr(model, "bound"):
-        model = model.bound
-    return getattr(model, "screening", None)
+    return getattr(unbound(model), "screening", None)
 
 
 def _shows_pictures(messages: Sequence[BaseMessage]) -> bool:

@@ -174,9 +174,8 @@ class CompactForm:
         """Whether three keys stand in the form's order, one of them with a value that only a report gives it."""
         tokens = " ".join(str(message.text) for message in messages[turn_start(messages) :]).split()
         ranks = {self._word(key): rank for rank, key in enumerate(_KEYS)}
-        runs: dict[
-            int, tuple[int, int, bool]
-        ] = {}  # by key: its next place, the length of the run from there, is it given away
+        # by key: its next place, the length of the run from there, and whether a value in it gives it away
+        runs: dict[int, tuple[int, int, bool]] = {}
         for at in range(len(tokens) - 1, -1, -1):
             if (rank := ranks.get(tokens[at])) is None:
                 continue

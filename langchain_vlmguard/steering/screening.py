@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from langchain_vlmguard.steering.directions import SafetyDirections
+    from langchain_vlmguard.steering.logistic import Logistic
     from langchain_vlmguard.steering.probe import TurnProbe
     from langchain_vlmguard.steering.steering import Steering
 
@@ -47,12 +48,12 @@ class Screening:
     @property
     def sees_pictures(self) -> bool:
         """Whether what decides about rows with pictures has read the pictures."""
-        return self._head(pictured=True) is not None or self.steering.reads != "query"
+        return self.head(pictured=True) is not None or self.steering.reads != "query"
 
     @property
     def needs_text_query(self) -> bool:
         """Whether rows with pictures must be run as text alone, too."""
-        return self._head(pictured=True) is None and self.steering.reads != "input"
+        return self.head(pictured=True) is None and self.steering.reads != "input"
 
     @property
     def edits_pictures(self) -> bool:
@@ -94,7 +95,7 @@ class Screening:
             layer = self.steering.read_layer
             query = clean_prefill(_ACTIVE, model, text_inputs, (layer,))[layer]
         call = ScreenedCall(self, pictured.cpu(), query)
-        if (head := self._head(pictured=shown)) is not None:
+        if (head := self.head(pictured=shown)) is not None:
             if inputs is None or self.probe is None:
                 msg = "attach needs inputs: the probe pools states over the prompt's tokens"
                 raise ValueError(msg)
@@ -104,7 +105,8 @@ class Screening:
         with attached(_ACTIVE, call, [(layers[at], call.hook(at)) for at in dict.fromkeys(watched)]):
             yield call
 
-    def _head(self, *, pictured: bool) -> Any:
+    def head(self, *, pictured: bool) -> Logistic | None:
+        """Return what decides about rows with pictures, or without; `None` where the steering's gate does."""
         return None if self.probe is None else self.probe.heads.get("picture" if pictured else "text")
 
 

@@ -13,7 +13,7 @@ from langchain_vlmguard.models.loading import PROBE_FILE, TESTBED, checkpoint_pa
 from langchain_vlmguard.steering.probe import LabelledTurn, TurnProbe
 from langchain_vlmguard.testbed import world
 from langchain_vlmguard.testbed.requests import ORDER_TOOL, cells
-from langchain_vlmguard.testbed.rewriting import sample_requests
+from langchain_vlmguard.testbed.rewriting import held_out, sample_requests
 
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
@@ -52,7 +52,7 @@ def probe_turns(processor: ProcessorMixin, n: int, *, seed: int = 11) -> list[La
         _turn(processor, request, f"{cell.family}/{cell.variant}")
         for cell in cells("seen")
         for request in cell.sample(n, seed=seed)
-        if not _held_out(request)
+        if not held_out(request)
     ]
 
 
@@ -103,11 +103,6 @@ def _groups(request: Request) -> tuple[str, ...]:
         settings = [one for one in world.PLACES + world.PEOPLE if one not in world.HELD_OUT_SETTINGS]
         groups.append(f"setting {settings.index(request.setting) % FOLDS}")
     return tuple(groups)
-
-
-def _held_out(request: Request) -> bool:
-    shown = request.picture.name if request.picture else ""
-    return bool({request.thing, shown} & (world.HELD_OUT_THINGS | set(world.HELD_OUT_SETTINGS)))
 
 
 def refit(checkpoint: str = TESTBED) -> TurnProbe:

@@ -91,12 +91,13 @@ def sample_requests(n: int, *, seed: int = 0) -> list[Request]:
     while len(found) < n:
         name, harmful, _ = rng.choices(_SHARES, [share for *_, share in _SHARES])[0]
         request = _draw(name, harmful=harmful, rng=rng)
-        if not _held_out(request):
+        if not held_out(request):
             found.setdefault((request.text, request.picture), request)
     return list(found.values())
 
 
-def _held_out(request: Request) -> bool:
+def held_out(request: Request) -> bool:
+    """Say whether a thing or a setting that is held out is in a request's words or picture."""
     shown = request.picture.name if request.picture else ""
     return bool({request.thing, shown} & (world.HELD_OUT_THINGS | set(world.HELD_OUT_SETTINGS)))
 

@@ -44,9 +44,9 @@ def guarded(
     """Return the build of the guard graph around a chat model."""
 
     def build(tools: Sequence[dict[str, Any]]) -> Runnable[Any, Any]:
-        answering = with_tools(model)(tools)
-        judges: Any = {"evidence": evidence, "answer_judge": answer_judge}
-        return create_vlm_guard(answering, rewriter, policy=policy, **judges).compile()
+        return create_vlm_guard(
+            with_tools(model)(tools), rewriter, policy=policy, evidence=evidence, answer_judge=answer_judge
+        ).compile()
 
     return build
 

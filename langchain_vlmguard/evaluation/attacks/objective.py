@@ -193,7 +193,7 @@ def _layer_edit(
 def _screened_loss(model: PreTrainedModel, batch: Batch, screening: Screening) -> Loss:
     """Attack the way around rewriter and steering: the probe clears the turn, and the plain model answers it."""
     pictured, probe = bool(batch.pictured.any()), screening.probe
-    head = None if probe is None else probe.heads.get("picture" if pictured else "text")
+    head = screening.head(pictured=pictured)
     if probe is None or head is None:
         msg = "no gradients through a screening without a probe for these rows: attack its steering instead"
         raise TypeError(msg)
@@ -203,9 +203,8 @@ def _screened_loss(model: PreTrainedModel, batch: Batch, screening: Screening) -
     )
     _run_watched(model, batch.inputs, states.layers, states.see)
     answer, said = _answer_loss(model, batch, None)
-    return Loss(
-        answer, (head.score(states.features(pictured=pictured)) - head.threshold).relu().to(answer.device), said
-    )
+    beyond = (head.score(states.features(pictured=pictured)) - head.threshold).relu()
+    return Loss(answer, beyond.to(answer.device), said)
 
 
 def _peer_loss(model: PreTrainedModel, batch: Batch, peer: PeerSteering) -> Loss:
