@@ -7,12 +7,14 @@ what its loop lacks: rows leave when they are done, and newly prefilled rows joi
 
 from __future__ import annotations
 
+import inspect
 from contextlib import ExitStack
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import pad
+from transformers import GenerationMixin
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from langchain_vlmguard.models.adapters import using_adapter
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
 
 ROWWISE = ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
 """What of a call's keyword arguments grows by one column a token, rows in the first axis but one of `position_ids`."""
+
+_PREPARED = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
+CACHE = "cache" if "cache" in _PREPARED else "past_key_values"
+"""What a call's keyword arguments and a model's output call the keys and values; transformers 5.24 renamed them."""
 
 PICTURES = ("pixel_", "image_", "mm_encoder_")
 """Beginnings of the names of what the prefill alone reads."""
@@ -124,7 +130,7 @@ class Batch:
     @property
     def flexible(self) -> bool:
         """Whether rows can leave and join: a plain cache, and no keyword argument of unknown shape."""
-        cache = self._kwargs.get("past_key_values")
+        cache = self._kwargs.get(CACHE)
         tensors = {name for name, value in self._kwargs.items() if isinstance(value, torch.Tensor)}
         if not isinstance(cache, DynamicCache) or not tensors <= set(ROWWISE):
             return False
@@ -142,8 +148,8 @@ class Batch:
             if self._kwargs.get(name) is not None:
                 axis = _row_axis(self._kwargs[name])
                 self._kwargs[name] = torch.cat((self._kwargs[name], other._kwargs[name]), dim=axis)
-        theirs = other._kwargs["past_key_values"].layers
-        for mine, new in zip(self._kwargs["past_key_values"].layers, theirs, strict=True):
+        theirs = other._kwargs[CACHE].layers
+        for mine, new in zip(self._kwargs[CACHE].layers, theirs, strict=True):
             mine.keys = torch.cat((mine.keys, new.keys))
             mine.values = torch.cat((mine.values, new.values))
         if self._call is not None and other._call is not None:
@@ -171,7 +177,7 @@ class Batch:
         prompt = self._inputs["attention_mask"].sum(dim=1).tolist()
         outputs = model._prefill(input_ids, generation_config, kwargs)
         if getattr(self._call, "must_repeat", False):
-            outputs = self._repeated(outputs.past_key_values, input_ids, kwargs)
+            outputs = self._repeated(outputs[CACHE], input_ids, kwargs)
         traces = self._call.trace() if self._call else [None] * len(self._requests)
         self.rows = [
             RowDecoder(request, int(read), trace)
@@ -200,7 +206,7 @@ class Batch:
         cache.crop(-1)
         self._call.repeat()
         given = {name: value for name, value in kwargs.items() if not name.startswith(PICTURES)} | {
-            "past_key_values": cache
+            CACHE: cache
         }
         inputs = self._model.prepare_inputs_for_generation(input_ids, next_sequence_length=1, **given)
         return self._model(**inputs, return_dict=True)
@@ -236,7 +242,7 @@ class Batch:
         for name in ROWWISE:
             if self._kwargs.get(name) is not None:
                 self._kwargs[name] = self._kwargs[name].index_select(_row_axis(self._kwargs[name]), index)
-        self._kwargs["past_key_values"].batch_select_indices(index)
+        self._kwargs[CACHE].batch_select_indices(index)
         if self._call is not None:
             self._call.keep(rows)
 
@@ -251,7 +257,7 @@ class Batch:
         for name in ROWWISE:
             if self._kwargs.get(name) is not None:
                 self._kwargs[name] = pad(self._kwargs[name], (missing, 0))
-        for layer in self._kwargs["past_key_values"].layers:
+        for layer in self._kwargs[CACHE].layers:
             layer.keys = pad(layer.keys, (0, 0, missing, 0))
             layer.values = pad(layer.values, (0, 0, missing, 0))
 
