@@ -104,6 +104,12 @@ class Answer:
     judge: str | None = None
     """Who judged them."""
 
+    second_risk: float | None = None
+    """Risk of what a second reader would have said, where one was asked."""
+
+    second_reader: str | None = None
+    """Who that was."""
+
     @classmethod
     def of(cls, message: Any) -> Self:
         """Read an answer.
@@ -129,6 +135,12 @@ class Answer:
         calls = [" ".join([call["name"], *map(str, call["args"].values())]) for call in self.message.tool_calls]
         broken = [f"{call['name']} {call['args']}" for call in self.message.invalid_tool_calls]
         return [text for text in (said, *calls, *broken) if text.strip()]
+
+    @property
+    def worst(self) -> float | None:
+        """The highest risk that was found, `None` where nothing was judged."""
+        found = [risk for risk in (self.risk, self.second_risk) if risk is not None]
+        return max(found, default=None)
 
     def judged(self, judge: TextJudge | None) -> Self:
         """Return the answer with the highest risk of what it says."""

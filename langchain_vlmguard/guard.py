@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from langchain_vlmguard.content.evidence import EvidenceReader
     from langchain_vlmguard.hidden import TextJudge
     from langchain_vlmguard.rewriting.rewriter import Rewrite
+    from langchain_vlmguard.second_reader import SecondReader
 
 
 def create_vlm_guard(
@@ -28,6 +29,7 @@ def create_vlm_guard(
     evidence: EvidenceReader | None = None,
     judge: TextJudge | None = None,
     answer_judge: TextJudge | Literal["auto"] | None = "auto",
+    second_reader: SecondReader | Literal["auto"] | None = "auto",
 ) -> StateGraph[VLMGuardState, GuardContext, GuardInput, GuardOutput]:
     """Build the guard graph around a chat model.
 
@@ -42,6 +44,9 @@ def create_vlm_guard(
         answer_judge: What judges the model's answers and tool calls, in words alone, before they are let out; `"auto"` is the
             model itself, and the model that the rewriter runs on where that is another one, as far as they can (a steered VLM
             whose probe was fitted on answers); `None` is nobody.
+        second_reader: Another model that says what it would answer to a turn with pictures; where that is harmful in words
+            alone, the answer is not let out. `"auto"` is the model that the rewriter runs on, where it is not the one that
+            answers and its answers can be judged; `None` is nobody.
 
     Returns:
         The graph, not compiled: the caller picks checkpointer, cache and store. Review needs a checkpointer.
@@ -62,7 +67,8 @@ def create_vlm_guard(
             msg = f"the {name} must be a LangChain Runnable such as a chat model, not {type(given).__name__}"
             raise TypeError(msg)
     hidden = None if evidence is None else HiddenRequests(evidence, judge or judge_in(model))
-    nodes = GuardNodes(model, rewriter, policy or GuardPolicy(), fetcher or PictureFetcher(), hidden, answer_judge)
+    chosen = policy or GuardPolicy(), fetcher or PictureFetcher()
+    nodes = GuardNodes(model, rewriter, *chosen, hidden, answers=answer_judge, second=second_reader)
     graph = StateGraph(VLMGuardState, context_schema=GuardContext, input_schema=GuardInput, output_schema=GuardOutput)
     graph.add_node("inspect", nodes.inspect)
     graph.add_node("rewrite", RunnableLambda(nodes.skip_or_rewrite, afunc=nodes.askip_or_rewrite))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from langchain_core.messages import HumanMessage, ToolMessage
@@ -24,17 +24,19 @@ from langchain_vlmguard.policy import GuardPolicy
 from langchain_vlmguard.refusals import in_plain_words, refusal_message, refusal_text, verdict_metadata, with_verdict
 from langchain_vlmguard.review import decided
 from langchain_vlmguard.rewriting.turns import with_prompt
+from langchain_vlmguard.second_reader import second_reader_in
 from langchain_vlmguard.verdict import Hazard, Provenance, SafetyVerdict, SteeringTrace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from langchain_core.messages import BaseMessage
-    from langchain_core.runnables import Runnable
+    from langchain_core.runnables import Runnable, RunnableConfig
 
     from langchain_vlmguard.content.fetch import PictureFetcher
     from langchain_vlmguard.hidden import EvidenceReport, TextJudge
     from langchain_vlmguard.rewriting.rewriter import Rewrite
+    from langchain_vlmguard.second_reader import SecondReader
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,9 @@ class GuardNodes:
     hidden: HiddenRequests | None = None
     answers: TextJudge | Literal["auto"] | None = None
     """What judges the model's answers, `"auto"`: the model itself and the rewriter's, where they can."""
+
+    second: SecondReader | Literal["auto"] | None = None
+    """What reads turns with pictures once more, `"auto"`: the rewriter's model, where it is another one and can be judged."""
 
     @property
     def policy(self) -> GuardPolicy:
@@ -101,7 +106,9 @@ class GuardNodes:
         if call is None:
             return self.rewrite(state)
         with call:
-            call.result = self._screened(self.model.invoke(self.for_model(state), call.config, **self._first))
+            messages = self.for_model(state)
+            answer = self._first_of(self.model.invoke(messages, call.config, **self._first))
+            call.result = self._heard(answer, messages, call.config, state) if self._may_skip(answer) else answer
         return self._skipped(state, call) or self.rewrite(_after_probe(state, call))
 
     async def askip_or_rewrite(self, state: VLMGuardState) -> dict[str, Any]:
@@ -111,8 +118,8 @@ class GuardNodes:
             return await self.arewrite(state)
         with call:
             messages = await asyncio.to_thread(self.for_model, state)
-            message = await self.model.ainvoke(messages, call.config, **self._first)
-            call.result = await asyncio.to_thread(self._screened, message)
+            answer = self._first_of(await self.model.ainvoke(messages, call.config, **self._first))
+            call.result = await self._aheard(answer, messages, call.config, state) if self._may_skip(answer) else answer
         return self._skipped(state, call) or await self.arewrite(_after_probe(state, call))
 
     def rewrite(self, state: VLMGuardState) -> dict[str, Any]:
@@ -137,7 +144,9 @@ class GuardNodes:
         """Ask the model, with the rewritten prompt where there is one."""
         call = Call("answer")
         with call:
-            call.result = self._judged(self.model.invoke(self.for_model(state), call.config))
+            messages = self.for_model(state)
+            answer = Answer.of(self.model.invoke(messages, call.config))
+            call.result = self._heard(answer, messages, call.config, state)
         return self._answered(state, call)
 
     async def aanswer(self, state: VLMGuardState) -> dict[str, Any]:
@@ -145,7 +154,8 @@ class GuardNodes:
         call = Call("answer")
         with call:
             messages = await asyncio.to_thread(self.for_model, state)
-            call.result = await asyncio.to_thread(self._judged, await self.model.ainvoke(messages, call.config))
+            answer = Answer.of(await self.model.ainvoke(messages, call.config))
+            call.result = await self._aheard(answer, messages, call.config, state)
         return self._answered(state, call)
 
     def refuse(self, state: VLMGuardState) -> dict[str, Any]:
@@ -205,40 +215,76 @@ class GuardNodes:
     @property
     def _first(self) -> dict[str, bool]:
         """How a model with a gate is asked before the rewriter."""
-        if _screening_of(self.model) is None:
+        screening, policy = _screening_of(self.model), self.policy
+        if screening is None:
             return {}
-        return {"unsteered": True} if self.policy.rewrite == "answer_first" else {"until_gate": True}
+        if policy.rewrite == "adaptive":
+            return {"until_gate": True}
+        read_along = policy.judge_answers == "uncleared" and screening.probe is not None
+        return {"screened": True} if read_along else {"unsteered": True}
 
-    def _screened(self, message: Any) -> Answer:
-        """Read what came of a first call, and judge it where it may be released."""
+    def _first_of(self, message: Any) -> Answer:
+        """Read what came of a first call; a probe that was only read along and clears nothing has nothing to say."""
         answer = Answer.of(message)
-        first = self.policy.rewrite == "answer_first"
-        return answer.judged(self.answer_judge) if first or self._is_closed(answer) else answer
+        silent = "screened" in self._first and not self._gate_clears(answer)
+        return replace(answer, steering=None) if silent else answer
 
-    def _judged(self, message: Any) -> Answer:
-        """Read an answer and judge its words."""
-        return Answer.of(message).judged(self.answer_judge)
-
-    def _is_closed(self, answer: Answer) -> bool:
-        trace = answer.steering
+    def _gate_clears(self, answer: Answer) -> bool:
+        """Say whether the gate, or the probe, that a first call was asked to read found the turn clearly harmless."""
+        trace = answer.steering if {"until_gate", "screened"} & self._first.keys() else None
         return trace is not None and not trace["open"] and self.policy.severity(trace["risk"]) == "safe"
+
+    def _may_skip(self, answer: Answer) -> bool:
+        """Say whether what a first call gave may yet be released, and is to be judged for it."""
+        if self._gate_clears(answer):
+            return self.policy.judge_answers == "always"
+        return self.policy.rewrite == "answer_first"
 
     def _clears(self, answer: Answer) -> bool:
         """Say whether the answer of a first call may be released, unless it says harm."""
-        if self.policy.rewrite != "answer_first":
-            return self._is_closed(answer)
-        return answer.risk is not None and self.policy.severity(answer.risk) == "safe"
+        risk = answer.worst
+        return self._gate_clears(answer) or (risk is not None and self.policy.severity(risk) == "safe")
+
+    def _heard(
+        self, answer: Answer, messages: list[BaseMessage], config: RunnableConfig, state: VLMGuardState
+    ) -> Answer:
+        """Judge an answer: its words, and what a second reader of the same messages says."""
+        answer = answer.judged(self.answer_judge)
+        reader = self._second_for(answer, messages, state)
+        return answer if reader is None else _read_again(answer, reader, reader.risk(messages, config))
+
+    async def _aheard(
+        self, answer: Answer, messages: list[BaseMessage], config: RunnableConfig, state: VLMGuardState
+    ) -> Answer:
+        """Judge an answer without blocking the event loop."""
+        answer = await asyncio.to_thread(lambda: answer.judged(self.answer_judge))
+        reader = await asyncio.to_thread(self._second_for, answer, messages, state)
+        return answer if reader is None else _read_again(answer, reader, await reader.arisk(messages, config))
+
+    def _second_for(self, answer: Answer, messages: Sequence[BaseMessage], state: VLMGuardState) -> SecondReader | None:
+        """Return who reads a turn once more: nobody where there is no picture, or where it could change nothing."""
+        settled = state["draft"].get("asked") and self.policy.on_second_reading == "ask"
+        if self.second is None or settled or not _shows_pictures(messages) or self._withheld_for(answer) is not None:
+            return None
+        if self.second != "auto":
+            return self.second
+        return None if self.answers is None else second_reader_in(self.model, self.rewriter)
+
+    def _withheld_for(self, answer: Answer) -> tuple[Literal["review", "refuse"], str] | None:
+        """Return what is done about an answer that says harm, or would where read otherwise, and why; `None` where nothing is."""
+        policy = self.policy
+        if policy.on_unsafe_answer != "keep" and _is_unsafe(policy, answer.risk):
+            return policy.on_unsafe_answer, "What the model was about to say is harmful."
+        if _is_unsafe(policy, answer.second_risk):
+            action = "refuse" if policy.on_second_reading == "ask" else policy.on_second_reading
+            return action, "A second model reads the request's pictures otherwise, and would say something harmful."
+        return None
 
     def _skipped(self, state: VLMGuardState, call: Call) -> dict[str, Any] | None:
         """Release the answer of a turn that is cleared; one that says harm sends the turn to the rewriter."""
-        if call.failure is not None or not self._clears(call.result) or self._says_harm(call.result):
+        if call.failure is not None or not self._clears(call.result) or self._withheld_for(call.result) is not None:
             return None
         return self._answered(state, call)
-
-    def _says_harm(self, answer: Answer) -> bool:
-        policy = self.policy
-        judged = answer.risk is not None and policy.severity(answer.risk) == "unsafe"
-        return judged and policy.on_unsafe_answer != "keep"
 
     def _rewritten(self, state: VLMGuardState, call: Call) -> dict[str, Any]:
         draft = {**call.into(state["draft"], self.policy), "asked": True}
@@ -281,12 +327,13 @@ class GuardNodes:
         draft = {**draft, "answer": "none", "steering": answer.steering, "provenance": answer.provenance}
         if answer.risk is not None:
             draft |= {"answer_risk": answer.risk, "answers": answer.judge}
+        if answer.second_reader is not None:
+            draft |= {"second_risk": answer.second_risk, "second_reader": answer.second_reader}
         if (action := self._gate_action(draft)) != "keep":
             draft |= {"action": action, "answer": "withheld"}
             draft["reason"] = "The model's own states mark this request as harmful."
-        elif not draft.get("reviewed") and self._says_harm(answer):
-            draft |= {"action": self.policy.on_unsafe_answer, "answer": "withheld"}
-            draft["reason"] = "What the model was about to say is harmful."
+        elif not draft.get("reviewed") and (withheld := self._withheld_for(answer)) is not None:
+            draft |= {"action": withheld[0], "answer": "withheld", "reason": withheld[1]}
         return draft
 
     def read(self, messages: Sequence[BaseMessage]) -> VLMGuardState:
@@ -314,8 +361,8 @@ class GuardNodes:
         """Make the verdict of a draft."""
         policy = self.policy
         trace = SteeringTrace.model_validate(draft["steering"]) if draft.get("steering") else None
-        found = draft.get("risk"), trace.risk if trace else None, draft.get("evidence_risk"), draft.get("answer_risk")
-        risk = max(one or 0.0 for one in found)
+        found = [draft.get(name) or 0.0 for name in ("risk", "evidence_risk", "answer_risk", "second_risk")]
+        risk = max([*found, trace.risk if trace else 0.0])
         return SafetyVerdict(
             action=draft["action"],
             risk=risk,
@@ -326,6 +373,7 @@ class GuardNodes:
             evidence=draft.get("evidence", []),
             evidence_risk=draft.get("evidence_risk"),
             answer_risk=draft.get("answer_risk"),
+            second_risk=draft.get("second_risk"),
             withheld=draft.get("withheld", []),
             intent=draft.get("intent"),
             rewritten_prompt=draft.get("rewritten_prompt") if draft["action"] == "rewrite" else None,
@@ -346,6 +394,7 @@ class GuardNodes:
             rewriter=getattr(self.rewriter, "identity", None) if draft.get("asked") else None,
             evidence=self.hidden.reader.identity if self.hidden else None,
             answers=draft.get("answers"),
+            second_reader=draft.get("second_reader"),
             policy=policy.hash,
             thresholds=policy.thresholds,
             **draft.get("provenance", {}),
@@ -355,6 +404,14 @@ class GuardNodes:
 def _screening_of(model: Any) -> Any:
     """Return the screening of a model that can stop where its gate opens, tools bound or not; `None` for any other."""
     return getattr(unbound(model), "screening", None)
+
+
+def _read_again(answer: Answer, reader: SecondReader, risk: float | None) -> Answer:
+    return replace(answer, second_risk=risk, second_reader=reader.identity)
+
+
+def _is_unsafe(policy: GuardPolicy, risk: float | None) -> bool:
+    return risk is not None and policy.severity(risk) == "unsafe"
 
 
 def _shows_pictures(messages: Sequence[BaseMessage]) -> bool:

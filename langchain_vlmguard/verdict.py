@@ -138,6 +138,9 @@ class Provenance(_Record):
     answers: str | None = None
     """Identity of what judged the answer, where something did."""
 
+    second_reader: str | None = None
+    """Identity of the other model that was asked what it would answer, where one was."""
+
     policy: str
     """Hash of the policy."""
 
@@ -161,6 +164,9 @@ class SafetyVerdict(_Record):
 
     answer_risk: Risk | None = None
     """Risk of what the model was about to say, judged in words alone; `None` where nothing judged it."""
+
+    second_risk: Risk | None = None
+    """Risk of what another model would have said, having read the turn's pictures for itself; `None` where none was asked."""
 
     withheld: list[str] = Field(default_factory=list)
     """SHA-256 of earlier turns' pictures that hold an unsafe request and were left out of what the model gets."""

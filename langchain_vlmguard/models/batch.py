@@ -205,9 +205,7 @@ class Batch:
             raise RuntimeError(msg)
         cache.crop(-1)
         self._call.repeat()
-        given = {name: value for name, value in kwargs.items() if not name.startswith(PICTURES)} | {
-            CACHE: cache
-        }
+        given = {name: value for name, value in kwargs.items() if not name.startswith(PICTURES)} | {CACHE: cache}
         inputs = self._model.prepare_inputs_for_generation(input_ids, next_sequence_length=1, **given)
         return self._model(**inputs, return_dict=True)
 

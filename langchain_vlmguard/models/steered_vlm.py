@@ -464,7 +464,8 @@ class ChatSteeredVLM(BaseChatModel):
         """Return what acts on a call: the steering, what only reads its gate, or nothing, as the caller wants it."""
         if kwargs.get("unsteered"):
             return None
-        return (self.screening if kwargs.get("until_gate") else None) or self.active_steering
+        screens = kwargs.get("until_gate") or kwargs.get("screened")
+        return (self.screening if screens else None) or self.active_steering
 
     def _answer(self, kwargs: dict[str, Any]) -> Answer:
         return Answer(self.model, self._attached(kwargs), offered_names(kwargs))

@@ -40,12 +40,18 @@ def guarded(
     policy: GuardPolicy | None = None,
     evidence: EvidenceReader | None = None,
     answer_judge: Literal["auto"] | None = None,
+    second_reader: Literal["auto"] | None = "auto",
 ) -> Any:
     """Return the build of the guard graph around a chat model."""
 
     def build(tools: Sequence[dict[str, Any]]) -> Runnable[Any, Any]:
         return create_vlm_guard(
-            with_tools(model)(tools), rewriter, policy=policy, evidence=evidence, answer_judge=answer_judge
+            with_tools(model)(tools),
+            rewriter,
+            policy=policy,
+            evidence=evidence,
+            answer_judge=answer_judge,
+            second_reader=second_reader,
         ).compile()
 
     return build
@@ -97,6 +103,8 @@ def _full(
     gate_unsafe_at: float | None = None,
     rewrite: Literal["always", "adaptive", "answer_first"] = "always",
     answer_judge: Literal["auto"] | None = "auto",
+    second_reader: Literal["auto"] | None = "auto",
+    **choices: Any,
 ) -> Defence:
     model, rewriter = steered_chat(target), rewriter_for(target)
     at = gate_unsafe_at or withholding_risk_of(target)
@@ -106,12 +114,15 @@ def _full(
         gate_unsafe_at=at,
         rewrite=rewrite,
         rewritten_pictures="drop",
+        **choices,
     )
     options = {**_facts(model, policy), "rewriter": rewriter.identity}
     if evidence is not None:
         options["evidence"] = evidence.identity
-    build = guarded(model, rewriter, policy, evidence, answer_judge)
+    build = guarded(model, rewriter, policy, evidence, answer_judge, second_reader)
     past = {"always": (), "adaptive": (model.screening,), "answer_first": (None,)}[rewrite]
+    if rewrite == "answer_first" and policy.judge_answers == "uncleared":
+        past = (None, model.screening)
     return Defence(build, options=options, chat=model, refuse_at=at, rewriter=rewriter, past=past)
 
 
@@ -152,8 +163,22 @@ def _full_unjudged(target: Target, gate_unsafe_at: float | None = None) -> Defen
     return _full(target, gate_unsafe_at=gate_unsafe_at, answer_judge=None)
 
 
+def _full_one_reader(target: Target, gate_unsafe_at: float | None = None) -> Defence:
+    return _full(target, gate_unsafe_at=gate_unsafe_at, second_reader=None)
+
+
 def _full_answer_first(target: Target, gate_unsafe_at: float | None = None) -> Defence:
-    return _full(_probed(target), gate_unsafe_at=gate_unsafe_at, rewrite="answer_first")
+    return _full(_probed(target), gate_unsafe_at=gate_unsafe_at, rewrite="answer_first", on_second_reading="ask")
+
+
+def _full_fast(target: Target, gate_unsafe_at: float | None = None) -> Defence:
+    return _full(
+        _probed(target),
+        gate_unsafe_at=gate_unsafe_at,
+        rewrite="answer_first",
+        on_second_reading="ask",
+        judge_answers="uncleared",
+    )
 
 
 def _probed(target: Target) -> Target:
@@ -208,7 +233,8 @@ GUARD_ARMS = (
         ArmCard(
             "full",
             "this package: rewriter, steering, refusal of what the gate finds unsafe in prompts that go on unchanged, and of "
-            "answers that a probe finds harmful in words alone",
+            "answers that a probe finds harmful in words alone; where the rewriter runs on another model, that one's answer "
+            "to a turn with pictures counts, too",
             "as `rewriting`, without the picture beside a rewritten prompt; else as `gate_refuses` from halfway, in "
             "log-odds, between harmless tuning requests and certainty, and as `steering` where those reach it; refuse where "
             "sigma(w x + b) of the answer's own states, read as a prompt without pictures, is `unsafe`",
@@ -231,13 +257,35 @@ GUARD_ARMS = (
     Arm(
         ArmCard(
             "full_answer_first",
-            "this package: `full`, but the plain answer is tried first and released where a probe finds it safe in words alone",
+            "this package: `full`, but the plain answer is tried first and released where a probe finds it, and a second "
+            "reader's, safe in words alone; else the rewriter's word counts",
             "as `full` unless sigma(w x + b) of the plain answer's own states is `safe`, else as `none`",
             "ours",
             "Attacked twice: as `full`, and past it, by the plain model's answer. Either success counts.",
             needs="local",
         ),
         _full_answer_first,
+    ),
+    Arm(
+        ArmCard(
+            "full_fast",
+            "this package: `full_answer_first`, but answers to turns that a probe on words and pictures clears are not judged",
+            "as `none` where sigma(w x + b) of the prefill's states is below the probe's threshold, else as `full_answer_first`",
+            "ours",
+            "Attacked three times: as `full`, and past it, by the plain model's answer, and by turns that the probe clears.",
+            needs="local",
+        ),
+        _full_fast,
+    ),
+    Arm(
+        ArmCard(
+            "full_one_reader",
+            "this package: `full`, but nobody reads the pictures a second time",
+            "as `full` without the second reader's answer",
+            "ours",
+            needs="local",
+        ),
+        _full_one_reader,
     ),
     Arm(
         ArmCard(
