@@ -63,7 +63,17 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "performance.json"
 IMAGE = Path(__file__).parents[1] / "docs" / "images" / "performance.png"
 HIDDEN, LAYERS, EDITED = 1024, 8, 3
-MODES = ("never", "answer_first", "adaptive", "adaptive, answers not judged", "adaptive, no probe", "always")
+REPEATS = 4
+"""How often a guarded turn and its plain answer take turns."""
+MODES = {
+    "never": GuardPolicy(rewrite="never"),
+    "answer_first": GuardPolicy(rewrite="answer_first"),
+    "answer_first, cleared turns not judged": GuardPolicy(rewrite="answer_first", judge_answers="uncleared"),
+    "adaptive": GuardPolicy(rewrite="adaptive"),
+    "adaptive, cleared turns not judged": GuardPolicy(rewrite="adaptive", judge_answers="uncleared"),
+    "adaptive, no probe": GuardPolicy(rewrite="adaptive"),
+    "always": GuardPolicy(rewrite="always"),
+}
 HOOK, WRAPPED, COMPILED = "forward hook", "wrapped module", "wrapped module, compiled edit"
 
 
@@ -211,13 +221,12 @@ def guard(testbed: LoadedVLM, pairs: int) -> list[dict[str, Any]]:
     found = []
     for mode, traffic in product(MODES, ("harmless", "mixed")):
         steered = ChatSteeredVLM.from_loaded(loaded, max_tokens=40, probe=None if "no probe" in mode else "auto")
-        policy = GuardPolicy(rewrite=mode.split(",")[0])
-        judge: Any = None if "not judged" in mode else "auto"
+        judge: Any = None if "no probe" in mode else "auto"
         rewriter = ReasoningRewriter.from_adapter(steered)
-        graph = create_vlm_guard(steered, rewriter, policy=policy, answer_judge=judge).compile()
+        graph = create_vlm_guard(steered, rewriter, policy=MODES[mode], answer_judge=judge).compile()
         kinds = [cell for cell in cells() if cell.family != "tool" and (traffic == "mixed" or not cell.harmful)]
         asked = [kinds[at % len(kinds)].sample(at + 1, seed=3)[at].message() for at in range(pairs)]
-        turns = [_turn_of_each(plain, graph, message, plain_first=at % 2 == 0) for at, message in enumerate(asked)]
+        turns = [_turn_of_each(plain, graph, message) for message in asked]
         ratios = [guarded / alone for alone, guarded, _ in turns]
         cleared = [guarded / alone for alone, guarded, asked_rewriter in turns if not asked_rewriter]
         entry: dict[str, Any] = {"mode": mode, "traffic": traffic, **summary(ratios)}
@@ -261,17 +270,18 @@ def random_probe(loaded: LoadedVLM) -> TurnProbe:
     return TurnProbe(card, {"answer": head})
 
 
-def _turn_of_each(plain: Any, graph: Any, message: Any, *, plain_first: bool) -> tuple[float, float, bool]:
-    """Seconds of the plain answer and of the guarded turn, and whether the rewriter was asked."""
-    seconds, state = {}, {}
-    for name in ("plain", "guarded") if plain_first else ("guarded", "plain"):
-        started = time.perf_counter()
-        if name == "plain":
-            plain.invoke([message])
-        else:
-            state = graph.invoke({"messages": [message]})
-        seconds[name] = time.perf_counter() - started
-    return seconds["plain"], seconds["guarded"], "rewrite" in state["verdict"]["timings"]
+def _turn_of_each(plain: Any, graph: Any, message: Any) -> tuple[float, float, bool]:
+    """Median seconds of the plain answer and of the guarded turn, in turns, and whether the rewriter was asked."""
+    steps = {"plain": lambda: plain.invoke([message]), "guarded": lambda: graph.invoke({"messages": [message]})}
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(REPEATS):
+        for name in sorted(steps, reverse=bool(turn % 2)):
+            started = time.perf_counter()
+            found = steps[name]()
+            seconds[name].append(time.perf_counter() - started)
+            if name == "guarded":
+                asked = "rewrite" in found["verdict"]["timings"]
+    return statistics.median(seconds["plain"]), statistics.median(seconds["guarded"]), asked
 
 
 def throughput(testbed: LoadedVLM, rounds: int) -> list[dict[str, Any]]:

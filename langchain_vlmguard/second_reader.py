@@ -49,8 +49,12 @@ class SecondReader:
 
 def second_reader_in(model: Any, rewriter: Any) -> SecondReader | None:
     """Return the model behind the rewriter as a second reader, where its answers can be judged and its weights are others."""
-    other, own = getattr(rewriter, "model", None), getattr(unbound(model), "answer_judge", None)
+    other = getattr(rewriter, "model", None)
     judge = getattr(other, "answer_judge", None)
-    if other is None or judge is None or (own is not None and identity_of(own) == identity_of(judge)):
+    if other is None or judge is None or _weights(other) is _weights(unbound(model)):
         return None
     return SecondReader(other.bind(unsteered=True), judge)
+
+
+def _weights(model: Any) -> Any:
+    return getattr(getattr(model, "loaded", None), "model", model)
