@@ -3,19 +3,21 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# The newest LangChain over the same packages: it cannot be resolved by plain pip everywhere, so it is put in front of them.
-NEXT := .venv-next
-NEXT_READY := $(NEXT)/.ready
-NEXT_VERSIONS := langchain==1.5.0 langchain-core==1.8.1
-NEXT_TESTS := tests/unit_tests/agents tests/unit_tests/rewriting tests/unit_tests/test_decisions.py \
-  tests/unit_tests/test_answers.py tests/unit_tests/test_gate_judge.py tests/unit_tests/test_guard.py \
+# pip takes the newest LangChain and transformers; the oldest that are supported are put in front of the same other packages.
+OLDEST := .venv-oldest
+OLDEST_READY := $(OLDEST)/.ready
+OLDEST_VERSIONS := langchain==1.4.0 langchain-core==1.7.0 transformers==5.23.0
+OLDEST_TESTS := tests/unit_tests/agents tests/unit_tests/rewriting tests/unit_tests/test_decisions.py \
+  tests/unit_tests/models/test_scheduler.py tests/unit_tests/models/test_steered_vlm.py \
+  tests/unit_tests/test_adaptive_guard.py tests/unit_tests/test_second_reader.py tests/unit_tests/test_answers.py \
+  tests/unit_tests/test_gate_judge.py tests/unit_tests/test_guard.py \
   tests/unit_tests/test_guarded_model.py \
   tests/unit_tests/test_guarded_standard.py tests/unit_tests/test_imports.py tests/unit_tests/test_node.py \
   tests/unit_tests/test_exports.py tests/unit_tests/test_refusals.py tests/unit_tests/test_telemetry.py \
   tests/unit_tests/test_tools.py tests/unit_tests/test_verdict.py tests/integration_tests/test_examples.py \
   tests/integration_tests/test_langgraph_dev.py
 
-.PHONY: demo test test-next test-all lint format bench evaluate fuzz transfer targets testbed clean
+.PHONY: demo test test-oldest test-all lint format bench evaluate fuzz transfer targets testbed clean
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -28,17 +30,17 @@ demo: $(READY)  ## The main job: plain and guarded answers side by side, and an 
 test: $(READY)  ## Every test that needs no more than minutes.
 	$(BIN)/python -m pytest -q -m "not slow"
 
-$(NEXT_READY): $(READY)
-	test -x $(NEXT)/bin/python || $(BIN)/python -m venv $(NEXT)
+$(OLDEST_READY): $(READY)
+	test -x $(OLDEST)/bin/python || $(BIN)/python -m venv $(OLDEST)
 	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" \
-	  > $$($(NEXT)/bin/python -c "import site; print(site.getsitepackages()[0])")/below.pth
-	$(NEXT)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-installed $(NEXT_VERSIONS)
+	  > $$($(OLDEST)/bin/python -c "import site; print(site.getsitepackages()[0])")/below.pth
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-installed $(OLDEST_VERSIONS)
 	touch $@
 
-test-next: $(NEXT_READY)  ## What speaks to LangChain, on the newest LangChain.
-	PYTHONPATH=. $(NEXT)/bin/python -m pytest -q -m "not slow" $(NEXT_TESTS)
+test-oldest: $(OLDEST_READY)  ## What speaks to LangChain and transformers, on the oldest of both.
+	PYTHONPATH=. $(OLDEST)/bin/python -m pytest -q -m "not slow" $(OLDEST_TESTS)
 
-test-all: test test-next  ## Both stacks.
+test-all: test test-oldest  ## Both stacks.
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -87,4 +89,4 @@ targets: $(READY)  ## Train the targets that are missing (forty minutes of a cor
 	done
 
 clean:
-	rm -rf $(VENV) $(NEXT) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -2,6 +2,7 @@
 
 python benchmarks/evaluate.py                      # the shipped testbed; stopped and started again, it goes on where it was
 python benchmarks/evaluate.py --target testbed=testbed --target qwen2_vl=FOLDER --target gemma3=FOLDER
+python benchmarks/evaluate.py --again full,full_fast --kinds cells   # these arms' answers anew, all else as it is in the file
 python benchmarks/evaluate.py --publish-only       # figures and tables again, from docs/results/evaluation.json
 """
 
@@ -43,7 +44,8 @@ def main() -> None:
     if not given.publish_only:
         plan = _plan(given)
         measure(plan, given.jobs)
-        RESULTS.write_text(page.as_json(gather(plan)), encoding="utf-8")
+        found = renewed(json.loads(RESULTS.read_text()), plan) if given.again else gather(plan)
+        RESULTS.write_text(page.as_json(found), encoding="utf-8")
     page.publish(json.loads(RESULTS.read_text()))
 
 
@@ -99,33 +101,83 @@ class _Clock:
 
 def gather(plan: Measurement) -> dict[str, Any]:
     """Put every task's result together."""
-    from langchain_vlmguard.evaluation.results import machine, versions  # noqa: PLC0415
-
-    found = {name: {arm: _rows(plan, f"cells/{name}/{arm}") for arm in plan.arms} for name, _ in plan.targets}
-    talks = {
-        name: {arm: _rows(plan, f"conversations/{name}/{arm}") for arm in CONVERSED if arm in plan.arms}
-        for name, _ in plan.targets
-    }
-    tasks = [*plan.first_tasks(), *plan.other_tasks()]
     return {
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "machine": machine(),
-        "seconds": round(sum(json.loads(plan.file(name).read_text())["seconds"] for name in tasks)),
-        "versions": versions(),
+        **_circumstances(plan),
         "seeds": list(plan.seeds),
         "per_cell": {"wide": plan.wide, "narrow": plan.narrow},
         "wide": [arm for arm in WIDE if arm in plan.arms],
         "distinct": plan.value("pictures"),
+        **_answers(plan),
+        "latency": {arm: plan.value(f"latency/{arm}") for arm in plan.arms},
+        "attacks": _attacks(plan),
+        **{name: plan.value(name) for name in ("sweeps", "parts", "states", "transfer")},
+    }
+
+
+def _circumstances(plan: Measurement) -> dict[str, Any]:
+    from langchain_vlmguard.evaluation.results import machine, versions  # noqa: PLC0415
+
+    tasks = [*plan.first_tasks(), *plan.other_tasks()]
+    seconds = sum(json.loads(plan.file(name).read_text())["seconds"] for name in tasks)
+    date = time.strftime("%Y-%m-%d", time.gmtime())
+    return {"date": date, "machine": machine(), "seconds": round(seconds), "versions": versions()}
+
+
+def _answers(plan: Measurement) -> dict[str, Any]:
+    """Return what the arms answered."""
+    found = {name: {arm: _rows(plan, f"cells/{name}/{arm}") for arm in plan.arms} for name, _ in plan.targets}
+    talked = [arm for arm in CONVERSED if arm in plan.arms and (plan.kinds is None or "conversations" in plan.kinds)]
+    talks = {name: {arm: _rows(plan, f"conversations/{name}/{arm}") for arm in talked} for name, _ in plan.targets}
+    return {
         "targets": {name: _of_target(plan, name, found[name]) for name, _ in plan.targets},
         "arms": {arm: _card(arm) for arm in plan.arms},
         **_over_targets(found),
-        "conversations": _over_targets(talks)["pooled"],
-        "latency": {arm: plan.value(f"latency/{arm}") for arm in plan.arms},
-        "attacks": {
-            "pictures": [plan.value(name) for name in tasks if name.startswith("attack/")],
-            "suffixes": [plan.value(name) for name in tasks if name.startswith("suffixes/")],
-        },
-        **{name: plan.value(name) for name in ("sweeps", "parts", "states", "transfer")},
+        "conversations": _over_targets(talks)["pooled"] if talked else [],
+    }
+
+
+def _attacks(plan: Measurement) -> dict[str, list[dict[str, Any]]]:
+    tasks = list(plan.other_tasks())
+    return {
+        "pictures": [plan.value(name) for name in tasks if name.startswith("attack/")],
+        "suffixes": [plan.value(name) for name in tasks if name.startswith("suffixes/")],
+    }
+
+
+def renewed(old: dict[str, Any], plan: Measurement) -> dict[str, Any]:
+    """Return earlier results with those of some arms in their place; `again` says which, when and where."""
+    from langchain_vlmguard.evaluation.arms.registry import ARMS  # noqa: PLC0415
+
+    order = list(ARMS)
+
+    def rows(before: list[Any], after: list[Any]) -> list[Any]:
+        fresh = {(row["arm"], row.get("eps")) for row in after if row["arm"] != "none"}
+        kept = [row for row in before if (row["arm"], row.get("eps")) not in fresh]
+        new = [row for row in after if row["arm"] != "none"]
+        return sorted([*kept, *new], key=lambda row: order.index(row["arm"]))
+
+    def by_arm(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+        both = before | {arm: value for arm, value in after.items() if arm != "none"}
+        return {arm: both[arm] for arm in order if arm in both}
+
+    new, attacks = _answers(plan), _attacks(plan)
+    targets = {}
+    for name, was in old["targets"].items():
+        now = new["targets"][name]
+        targets[name] = was | {
+            key: by_arm(was[key], now[key]) for key in ("options", "skipped", "tuning", "perplexity")
+        }
+        targets[name] |= {key: rows(was[key], now[key]) for key in ("pooled", "cells")}
+    arms = by_arm(old["arms"], new["arms"])
+    renewal = {"arms": [arm for arm in plan.arms if arm != "none"], "kinds": plan.kinds, **_circumstances(plan)}
+    return {
+        **old,
+        "again": [*old.get("again", []), renewal],
+        "wide": [arm for arm in WIDE if arm in arms],
+        "targets": targets,
+        "arms": arms,
+        **{key: rows(old[key], new[key]) for key in ("pooled", "cells", "pairs", "conversations")},
+        "attacks": {key: rows(old["attacks"][key], attacks[key]) for key in attacks},
     }
 
 
@@ -189,7 +241,9 @@ def _plan(given: argparse.Namespace) -> Measurement:
         msg = "the first target is testbed=testbed, which attacks and sweeps are made on; the others have names of their own"
         raise SystemExit(msg)
     arms = tuple(given.arms.split(",")) if given.arms else tuple(name for name in ARMS if name not in SLOW)
-    if missing := {"none", "steering", *page.GUARDS} - set(arms):
+    if given.again:
+        arms = ("none", *given.again.split(","))
+    elif missing := {"none", "steering", *page.GUARDS} - set(arms):
         msg = f"the page compares with {', '.join(sorted(missing))}: name it in --arms too"
         raise SystemExit(msg)
     return Measurement(
@@ -201,6 +255,7 @@ def _plan(given: argparse.Namespace) -> Measurement:
         seeds=tuple(int(seed) for seed in given.seeds.split(",")),
         attacked=given.attacked,
         suffixed=given.suffixed,
+        kinds=("cells", *given.kinds.split(",")) if given.again else None,
     )
 
 
@@ -215,6 +270,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--suffixed", type=int, default=12, help="requests attacked by suffixes")
     parser.add_argument("--seeds", default="0,1")
     parser.add_argument("--arms", default="", help="comma-separated; all when empty")
+    parser.add_argument("--again", default="", help="comma-separated arms: measure their answers anew, keep all else")
+    parser.add_argument("--kinds", default="cells,conversations", help="with --again: attack and suffixes, too")
     parser.add_argument("--publish-only", action="store_true")
     return parser.parse_args()
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 PAGE, README, IMAGES = ROOT / "docs/evaluation.md", ROOT / "README.md", ROOT / "docs/images"
 OURS = tuple(arm.card.name for arm in GUARD_ARMS)
-GUARDS = ("full", "full_adaptive", "full_answer_first")
+GUARDS = ("full", "full_adaptive", "full_answer_first", "full_fast")
 """Arms that the goals are set for."""
 
 SHOWN = ("none", "steering", "gate_refuses", "rewriting", *GUARDS, "ecso", "shiftdc")
@@ -149,15 +149,24 @@ def tables(results: Results) -> dict[str, str]:
 
 
 def _measured_line(results: Results) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     many, few = (_pooled(results["pooled"], arm, harmful=True)["n"] for arm in ("none", _a_peer(results)))
-    return (
-        f"Measured {results['date']} on {results['machine']} with {versions}; {_hours(results['seconds'])} of one core. Targets: "
+    said = (
+        f"Measured {_circumstances(results)}. Targets: "
         f"{', '.join(results['targets'])}. Seeds {', '.join(map(str, results['seeds']))}; a cell and seed has at most "
         f"{results['per_cell']['wide']} requests for {_list(results['wide'])}, and the first {results['per_cell']['narrow']} of "
         f"them for the other arms: {many:,} attack prompts an arm and {few:,}, over all targets "
         f"({results['distinct']:,} different ones a target)."
     )
+    later = (
+        f"Of {_list(one['arms'])}, {' and '.join(one['kinds'])} were measured again {_circumstances(one)}."
+        for one in results.get("again", [])
+    )
+    return " ".join([said, *later])
+
+
+def _circumstances(found: Results) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    return f"{found['date']} on {found['machine']} with {versions}; {_hours(found['seconds'])} of one core"
 
 
 def _a_peer(results: Results) -> str:
@@ -249,7 +258,7 @@ def _arms_table(results: Results) -> str:
     for arm in results["arms"]:
         harmful, harmless = (_pooled(results["pooled"], arm, harmful=wanted) for wanted in (True, False))
         read = [found for t in results["targets"].values() if (found := t["perplexity"].get(arm)) is not None]
-        seconds = results["latency"][arm].get("median")
+        seconds = results["latency"].get(arm, {}).get("median")
         rows.append(
             [
                 f"`{arm}`",

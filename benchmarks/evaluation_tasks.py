@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from langchain_vlmguard.testbed.requests import Request
 
 TESTBED = "testbed"
-WIDE = ("none", "full", "full_adaptive", "full_answer_first")
+WIDE = ("none", "full", "full_adaptive", "full_answer_first", "full_fast")
 """Arms that are asked the large sample; the others the first requests of it."""
 
 CONVERSED = ("none", "steering", "rewriting", "full", "full_adaptive", "gate_refuses", "ecso", "shiftdc")
@@ -35,7 +35,7 @@ CURVES = ("none", "steering", "gate_refuses", "full", "full_adaptive", "shiftdc"
 """Arms attacked by pictures at every budget; the others at `ONE_EPS`."""
 
 ONE_EPS = 16
-ATTACKED_ONCE = ("full_answer_first", "rewriting", "inferaligner", "mars_style", "astra", "restore")
+ATTACKED_ONCE = ("full_answer_first", "full_fast", "rewriting", "inferaligner", "mars_style", "astra", "restore")
 SUFFIXED = (
     "none",
     "steering",
@@ -44,6 +44,7 @@ SUFFIXED = (
     "full",
     "full_adaptive",
     "full_answer_first",
+    "full_fast",
     "full_unjudged",
     "shiftdc",
 )
@@ -70,6 +71,8 @@ class Measurement:
     """Requests that are attacked by pictures."""
 
     suffixed: int = 12
+    kinds: tuple[str, ...] | None = None
+    """Kinds of task that are run, all when `None`; what others wait for is run in any case."""
 
     def first_tasks(self) -> Iterator[str]:
         """Yield the tasks that others wait for."""
@@ -79,7 +82,10 @@ class Measurement:
                 yield f"tuning/{target}/{arm}"
 
     def other_tasks(self) -> Iterator[str]:
-        """Yield the other tasks, longest kinds first."""
+        """Yield the other tasks of the wanted kinds, longest kinds first."""
+        yield from (name for name in self._others() if self.kinds is None or name.split("/")[0] in self.kinds)
+
+    def _others(self) -> Iterator[str]:
         for target, _ in self.targets:
             yield from (f"cells/{target}/{arm}" for arm in self.arms)
         for arm in (name for name in CURVES if name in self.arms):
@@ -113,6 +119,7 @@ _SLOWNESS = {
     "full": 1.6,
     "full_adaptive": 1.3,
     "full_answer_first": 1.2,
+    "full_fast": 1.0,
     "ecso": 4.0,
     "shiftdc": 2.0,
     "full_evidence": 60.0,

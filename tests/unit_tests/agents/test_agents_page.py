@@ -67,7 +67,7 @@ def test_the_published_scenarios_hold_what_the_page_says():
 
 def run_on_both_stacks():
     """Names of the test functions below the paths that the Makefile runs on the newest LangChain, slow ones too."""
-    [listed] = re.findall(r"^NEXT_TESTS := (.*?)\n\n", (ROOT / "Makefile").read_text(), re.MULTILINE | re.DOTALL)
+    [listed] = re.findall(r"^OLDEST_TESTS := (.*?)\n\n", (ROOT / "Makefile").read_text(), re.MULTILINE | re.DOTALL)
     paths = [ROOT / name for name in listed.replace("\\", " ").split()]
     files = [file for path in paths for file in (sorted(path.rglob("test_*.py")) if path.is_dir() else [path])]
     functions = ast.FunctionDef | ast.AsyncFunctionDef
