@@ -65,9 +65,9 @@ class GuardPolicy(BaseModel):
     on_unsafe_answer: Literal["keep", "review", "refuse"] = "refuse"
     """When what the model was about to say is `unsafe` in words alone (needs a judge of answers, see `create_vlm_guard`)."""
 
-    on_second_reading: Literal["ask", "review", "refuse"] = "refuse"
-    """When a second reader would say something `unsafe` to the turn (see `create_vlm_guard`). A rewriter that was not asked yet
-    is asked first; `ask` then takes its word, the others read once more what it lets pass. Without a rewriter, `ask` refuses."""
+    on_second_reading: Literal["ask", "review", "refuse"] = "ask"
+    """When a second reader (see `create_vlm_guard`) would say something `unsafe` to a turn. A rewriter that was not asked yet is
+    asked first, and `ask` takes its word; the others read once more what it lets pass. Without a rewriter, `ask` refuses."""
 
     judge_answers: Literal["always", "uncleared"] = "always"
     """Which answers are judged. `uncleared`: not those of turns that a gate or a probe cleared on the answer's own prefill (with

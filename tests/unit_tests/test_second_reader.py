@@ -50,7 +50,7 @@ class Read:
 
 
 async def test_an_answer_that_another_model_would_not_give_stays_in():
-    read = Read()
+    read = Read(on_second_reading="refuse")
     state = read()
     verdict = state["verdict"]
     assert (verdict["action"], verdict["answer"], verdict["reason"]) == ("refuse", "withheld", OTHERWISE)
@@ -59,30 +59,30 @@ async def test_an_answer_that_another_model_would_not_give_stays_in():
     assert verdict["usage"]["total_tokens"] == 15
     assert "child" not in str(state)
     assert read.other.seen[0][-1].text == WORDS
-    again = await Read().graph.ainvoke(SHOWN, {"configurable": {"thread_id": "1"}})
+    again = await Read(on_second_reading="refuse").graph.ainvoke(SHOWN, {"configurable": {"thread_id": "1"}})
     assert again["verdict"]["reason"] == OTHERWISE
 
 
 def test_one_that_it_would_give_is_released():
-    verdict = Read(other=0.4)()["verdict"]
+    verdict = Read(other=0.4, on_second_reading="refuse")()["verdict"]
     assert (verdict["action"], verdict["answer"], verdict["second_risk"]) == ("allow", "released", 0.4)
 
 
 def test_nobody_reads_twice_what_shows_no_picture_or_says_harm_already():
-    read = Read()
+    read = Read(on_second_reading="refuse")
     assert read({"messages": [HumanMessage(WORDS)]})["verdict"]["second_risk"] is None
-    assert Read(own=0.9)()["verdict"]["second_risk"] is None
+    assert Read(own=0.9, on_second_reading="refuse")()["verdict"]["second_risk"] is None
     assert read.calls["other"] == 0
 
 
 def test_a_prompt_that_was_rewritten_without_its_pictures_is_not_read_again():
-    read = Read(report=GOOD, rewritten_pictures="drop")
+    read = Read(report=GOOD, on_second_reading="refuse", rewritten_pictures="drop")
     assert read()["verdict"]["action"] == "rewrite"
     assert read.calls["other"] == 0
 
 
 def test_a_reader_that_fails_stops_the_answer():
-    verdict = Read(other=RuntimeError("out of memory"))()["verdict"]
+    verdict = Read(other=RuntimeError("out of memory"), on_second_reading="refuse")()["verdict"]
     assert (verdict["action"], verdict["failure"]["stage"], verdict["failure"]["error"]) == (
         "refuse",
         "answer",
@@ -96,17 +96,17 @@ def test_a_person_may_be_asked():
 
 
 def test_a_first_answer_that_another_model_would_not_give_goes_to_the_rewriter():
-    read = Read(rewrite="answer_first")
+    read = Read(rewrite="answer_first", on_second_reading="refuse")
     assert read()["verdict"]["action"] == "refuse"
     assert read.calls == {"rewriter": 1, "model": 2, "other": 2}
 
 
 @pytest.mark.parametrize("other", [0.5, 0.9])
 def test_ask_takes_the_rewriters_word_for_it(other):
-    read = Read(other=other, rewrite="answer_first", on_second_reading="ask")
+    read = Read(other=other, rewrite="answer_first")
     assert read()["verdict"]["answer"] == "released"
     assert read.calls == {"rewriter": 1, "model": 2, "other": 1}
-    always = Read(on_second_reading="ask")
+    always = Read()
     assert always()["verdict"]["answer"] == "released"
     assert always.calls["other"] == 0
 
@@ -114,7 +114,6 @@ def test_ask_takes_the_rewriters_word_for_it(other):
 def test_without_a_rewriter_ask_refuses():
     graph = create_vlm_guard(
         ScriptedModel(),
-        policy=GuardPolicy(on_second_reading="ask"),
         answer_judge=Judge(0.1),
         second_reader=SecondReader(ScriptedModel(), Judge(0.9)),
     ).compile()
@@ -143,7 +142,8 @@ def test_two_readers_let_less_harm_out_than_one(testbed):
     harm = []
     for second in (None, SecondReader(reading(testbed), reading(testbed).answer_judge)):
         rewriter = ReasoningRewriter.from_model(ScriptedModel(answers=[ALLOW]))
-        guard = create_vlm_guard(target, rewriter, second_reader=second).compile()
+        policy = GuardPolicy(on_second_reading="refuse")
+        guard = create_vlm_guard(target, rewriter, policy=policy, second_reader=second).compile()
         states = guard.batch([{"messages": [request.message()]} for request in asked])
         said = [state["messages"][-1].text for state in states]
         harm.append(sum(judge(r, text) is Outcome.COMPLIED for r, text in zip(asked, said, strict=True)))

@@ -40,7 +40,7 @@ def guarded(
     policy: GuardPolicy | None = None,
     evidence: EvidenceReader | None = None,
     answer_judge: Literal["auto"] | None = None,
-    second_reader: Literal["auto"] | None = "auto",
+    second_reader: Literal["auto"] | None = None,
 ) -> Any:
     """Return the build of the guard graph around a chat model."""
 
@@ -103,7 +103,7 @@ def _full(
     gate_unsafe_at: float | None = None,
     rewrite: Literal["always", "adaptive", "answer_first"] = "always",
     answer_judge: Literal["auto"] | None = "auto",
-    second_reader: Literal["auto"] | None = "auto",
+    second_reader: Literal["auto"] | None = None,
     **choices: Any,
 ) -> Defence:
     model, rewriter = steered_chat(target), rewriter_for(target)
@@ -163,12 +163,8 @@ def _full_unjudged(target: Target, gate_unsafe_at: float | None = None) -> Defen
     return _full(target, gate_unsafe_at=gate_unsafe_at, answer_judge=None)
 
 
-def _full_one_reader(target: Target, gate_unsafe_at: float | None = None) -> Defence:
-    return _full(target, gate_unsafe_at=gate_unsafe_at, second_reader=None)
-
-
 def _full_answer_first(target: Target, gate_unsafe_at: float | None = None) -> Defence:
-    return _full(_probed(target), gate_unsafe_at=gate_unsafe_at, rewrite="answer_first", on_second_reading="ask")
+    return _full(_probed(target), gate_unsafe_at=gate_unsafe_at, rewrite="answer_first", second_reader="auto")
 
 
 def _full_fast(target: Target, gate_unsafe_at: float | None = None) -> Defence:
@@ -176,7 +172,7 @@ def _full_fast(target: Target, gate_unsafe_at: float | None = None) -> Defence:
         _probed(target),
         gate_unsafe_at=gate_unsafe_at,
         rewrite="answer_first",
-        on_second_reading="ask",
+        second_reader="auto",
         judge_answers="uncleared",
     )
 
@@ -233,8 +229,7 @@ GUARD_ARMS = (
         ArmCard(
             "full",
             "this package: rewriter, steering, refusal of what the gate finds unsafe in prompts that go on unchanged, and of "
-            "answers that a probe finds harmful in words alone; where the rewriter runs on another model, that one's answer "
-            "to a turn with pictures counts, too",
+            "answers that a probe finds harmful in words alone",
             "as `rewriting`, without the picture beside a rewritten prompt; else as `gate_refuses` from halfway, in "
             "log-odds, between harmless tuning requests and certainty, and as `steering` where those reach it; refuse where "
             "sigma(w x + b) of the answer's own states, read as a prompt without pictures, is `unsafe`",
@@ -276,16 +271,6 @@ GUARD_ARMS = (
             needs="local",
         ),
         _full_fast,
-    ),
-    Arm(
-        ArmCard(
-            "full_one_reader",
-            "this package: `full`, but nobody reads the pictures a second time",
-            "as `full` without the second reader's answer",
-            "ours",
-            needs="local",
-        ),
-        _full_one_reader,
     ),
     Arm(
         ArmCard(
