@@ -167,6 +167,16 @@ def _full_answer_first(target: Target, gate_unsafe_at: float | None = None) -> D
     return _full(_probed(target), gate_unsafe_at=gate_unsafe_at, rewrite="answer_first", second_reader="auto")
 
 
+def _full_strict(target: Target, gate_unsafe_at: float | None = None) -> Defence:
+    return _full(
+        _probed(target),
+        gate_unsafe_at=gate_unsafe_at,
+        rewrite="answer_first",
+        second_reader="auto",
+        on_second_reading="refuse",
+    )
+
+
 def _full_fast(target: Target, gate_unsafe_at: float | None = None) -> Defence:
     return _full(
         _probed(target),
@@ -271,6 +281,18 @@ GUARD_ARMS = (
             needs="local",
         ),
         _full_fast,
+    ),
+    Arm(
+        ArmCard(
+            "full_strict",
+            "this package: `full_answer_first`, but what the second reader would answer with harm is refused, whatever the rewriter "
+            "says",
+            "as `full_answer_first`, and refuse where sigma(w x + b) of the second reader's answer is `unsafe`",
+            "ours",
+            "Not attacked: on the attacked target, rewriter and target are one model, and there is no second reader.",
+            needs="local",
+        ),
+        _full_strict,
     ),
     Arm(
         ArmCard(
