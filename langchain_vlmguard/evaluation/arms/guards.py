@@ -285,8 +285,8 @@ GUARD_ARMS = (
     Arm(
         ArmCard(
             "full_strict",
-            "this package: `full_answer_first`, but what the second reader would answer with harm is refused, whatever the rewriter "
-            "says",
+            "this package: `full_answer_first`, but what the second reader would answer with harm is refused, whatever the "
+            "rewriter says",
             "as `full_answer_first`, and refuse where sigma(w x + b) of the second reader's answer is `unsafe`",
             "ours",
             "Not attacked: on the attacked target, rewriter and target are one model, and there is no second reader.",
