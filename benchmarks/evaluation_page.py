@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 PAGE, README, IMAGES = ROOT / "docs/evaluation.md", ROOT / "README.md", ROOT / "docs/images"
 OURS = tuple(arm.card.name for arm in GUARD_ARMS)
-GUARDS = ("full", "full_adaptive", "full_answer_first", "full_fast")
+GUARDS = ("full", "full_adaptive", "full_answer_first")
 """Arms that the goals are set for."""
 
 SHOWN = ("none", "steering", "gate_refuses", "rewriting", *GUARDS, "ecso", "shiftdc")

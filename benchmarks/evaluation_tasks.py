@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from langchain_vlmguard.testbed.requests import Request
 
 TESTBED = "testbed"
-WIDE = ("none", "full", "full_adaptive", "full_answer_first", "full_fast")
+WIDE = ("none", "full", "full_adaptive", "full_answer_first")
 """Arms that are asked the large sample; the others the first requests of it."""
 
 CONVERSED = ("none", "steering", "rewriting", "full", "full_adaptive", "gate_refuses", "ecso", "shiftdc")
