@@ -151,10 +151,11 @@ def renewed(old: dict[str, Any], plan: Measurement) -> dict[str, Any]:
     order = list(ARMS)
 
     def rows(before: list[Any], after: list[Any]) -> list[Any]:
-        fresh = {(row["arm"], row.get("eps")) for row in after if row["arm"] != "none"}
-        kept = [row for row in before if (row["arm"], row.get("eps")) not in fresh]
         new = [row for row in after if row["arm"] != "none"]
-        return sorted([*kept, *new], key=lambda row: order.index(row["arm"]))
+        fresh = {(row["arm"], row.get("eps")) for row in new}
+        both = [*(row for row in before if (row["arm"], row.get("eps")) not in fresh), *new]
+        arms = dict.fromkeys(row["arm"] for row in [*before, *new])
+        return [row for arm in arms for row in both if row["arm"] == arm]
 
     def by_arm(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
         both = before | {arm: value for arm, value in after.items() if arm != "none"}

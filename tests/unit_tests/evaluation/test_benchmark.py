@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -100,6 +101,35 @@ def test_answers_are_pooled_by_target_and_prompts_compared_within_one(command, t
     assert (pair["only_second"], pair["neither"]) == (7, 1)
 
 
+def test_some_arms_can_be_measured_again_in_place_of_what_they_were(command, tmp_path, monkeypatch):
+    old = json.loads(command.RESULTS.read_text())
+    again = command.Measurement(tmp_path, (("testbed", "testbed"),), ("none", "full"), 1, 1, (3,), kinds=("cells",))
+    assert {name.split("/")[0] for name in again.other_tasks()} == {"cells"}
+
+    def only(rows):
+        return [{**row, "fresh": True} for row in rows if row["arm"] in again.arms]
+
+    lists = ("pooled", "cells", "pairs", "conversations")
+    fresh = {key: only(old[key]) for key in lists} | {"arms": {arm: old["arms"][arm] for arm in again.arms}}
+    fresh["targets"] = {
+        name: {key: only(value) if key in lists else {} for key, value in target.items()}
+        for name, target in old["targets"].items()
+    }
+    monkeypatch.setattr(command, "_answers", lambda _plan: fresh)
+    monkeypatch.setattr(command, "_circumstances", lambda _plan: {"date": "2026-01-01", "seconds": 1})
+    new = command.renewed(old, again)
+    for before, after in ((old, new), (old["targets"]["testbed"], new["targets"]["testbed"])):
+        for row in after["pooled"]:
+            assert row.pop("fresh", False) is (row["arm"] == "full")
+            assert row in before["pooled"]
+        assert len(after["pooled"]) == len(before["pooled"])
+    assert new["attacks"] == old["attacks"]
+    assert new["again"][-1] == {"arms": ["full"], "kinds": ("cells",), "date": "2026-01-01", "seconds": 1}
+    assert {key: new[key] for key in ("date", "machine", "latency")} == {
+        key: old[key] for key in ("date", "machine", "latency")
+    }
+
+
 def answer(arm, index, *, unsafe):
     marks = {"unsafe": unsafe, "refused": not unsafe, "useful": False, "unread": False}
     where = {"suite": "testbed", "arm": arm, "seed": 3, "item": f"textual/text:{index}", "cell": "textual/text"}
@@ -121,3 +151,5 @@ def test_a_small_measurement_is_made_whole_and_goes_on_where_it_was(command, tmp
     capsys.readouterr()
     command.measure(one, 1)
     assert "0 of " in capsys.readouterr().out
+    again = command.renewed(results, replace(one, arms=("none", "full"), kinds=("cells", "conversations")))
+    assert {**again, "again": []} == {**results, "again": []}
