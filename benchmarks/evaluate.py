@@ -256,7 +256,7 @@ def _plan(given: argparse.Namespace) -> Measurement:
         seeds=tuple(int(seed) for seed in given.seeds.split(",")),
         attacked=given.attacked,
         suffixed=given.suffixed,
-        kinds=("cells", *given.kinds.split(",")) if given.again else None,
+        kinds=tuple(dict.fromkeys(("cells", *given.kinds.split(",")))) if given.again else None,
     )
 
 

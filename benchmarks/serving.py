@@ -410,14 +410,18 @@ def main() -> None:
         "import_seconds": import_seconds,
     }
     found = json.loads(options.json.read_text()) if options.json.is_file() else {}
-    load = os.getloadavg()[0]
-    for part in options.only or parts:
-        found[part] = measures[part]()
-    cores = len(os.sched_getaffinity(0))
+    cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
     shared = f", shared: load {load:.1f} when it began" if load > cores / 2 else ""
-    found["machine"] = f"{cores} CPU cores ({platform.machine()}){shared}"
-    found["versions"] = {name: version(name) for name in ("torch", "transformers", "langchain-core")}
-    found["date"] = time.strftime("%Y-%m-%d", time.gmtime())
+    facts = {
+        "machine": f"{cores} CPU cores ({platform.machine()}){shared}",
+        "versions": {name: version(name) for name in ("torch", "transformers", "langchain-core")},
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+    chosen, before = options.only or parts, {key: found.get(key) for key in facts}
+    kept = {part: found.get("kept", {}).get(part, before) for part in parts if part in found and part not in chosen}
+    for part in chosen:
+        found[part] = measures[part]()
+    found |= {**facts, "kept": kept}
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(found, indent=1) + "\n")
     plot(found, IMAGE if options.json == RESULTS else options.json.with_suffix(".png"))

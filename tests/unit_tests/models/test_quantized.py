@@ -5,7 +5,7 @@ import pytest
 from langchain_vlmguard import ChatSteeredVLM
 from langchain_vlmguard.testbed.requests import Cell
 
-pytest.importorskip("torchao", reason="the backend of the quantisation that a CPU can run: pip install torchao")
+pytest.importorskip("torchao", reason="the backend of quantisation on a CPU; `make test-oldest` has it")
 
 
 @pytest.fixture(scope="module")
