@@ -71,7 +71,8 @@ class GuardPolicy(BaseModel):
 
     judge_answers: Literal["always", "uncleared"] = "always"
     """Which answers are judged. `uncleared`: not those of turns that a gate or a probe cleared on the answer's own prefill (with
-    `rewrite="adaptive"`; a probe with `"answer_first"`). It spares them the judge's prefill and trusts the gate alone."""
+    `rewrite="adaptive"`; a probe with `"answer_first"`). It spares them the judge's prefill and trusts the gate alone,
+    which a picture made for it gets past."""
 
     on_error: Literal["refuse", "review"] = "refuse"
     """When the rewriter or the model fails."""
