@@ -419,11 +419,10 @@ def main() -> None:
     }
     chosen, before = options.only or parts, {key: found.get(key) for key in facts}
     kept = {part: found.get("kept", {}).get(part, before) for part in parts if part in found and part not in chosen}
-    for part in chosen:
-        found[part] = measures[part]()
-    found |= {**facts, "kept": kept}
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(found, indent=1) + "\n")
+    for part in chosen:
+        found = {**found, part: measures[part](), **facts, "kept": kept}
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
     plot(found, IMAGE if options.json == RESULTS else options.json.with_suffix(".png"))
 
 
