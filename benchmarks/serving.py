@@ -359,18 +359,18 @@ def import_seconds() -> float:
 
 def plot(found: dict[str, Any], path: Path) -> None:
     """Draw what was measured: overhead, guard, throughput."""
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    figure = Figure(figsize=(15, 4), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
-    left.set(title=f"Steering: time a token / without (d = {HIDDEN})")
+    left.set(title=f"Time a token (d = {HIDDEN}) / plain")
     for row in (row for row in found.get("overhead", []) if row["mechanism"] == HOOK):
         left.plot([row["ratio_min"], row["ratio_max"]], [row["intervention"]] * 2, color="grey")
         left.plot(row["ratio_median"], row["intervention"], "o", color="black")
     left.axvline(1.02, linestyle=":", color="grey")
-    middle.set(title="Guarded turn / plain answer, median")
+    middle.set(title="Guarded turn / plain answer")
     for row in found.get("guard", []):
         middle.barh(f"{row['mode']}, {row['traffic']}", row["ratio_median"], color="grey")
     middle.axvline(1.1, linestyle=":", color="black")
-    right.set(title="Answers a second / one caller's", xlabel="callers")
+    right.set(title="Throughput / one caller", xlabel="callers")
     rows = found.get("throughput", [])
     right.plot([str(row["callers"]) for row in rows], [row["ratio_to_one"] for row in rows], "o-", color="black")
     right.axhline(3, linestyle=":", color="grey")
