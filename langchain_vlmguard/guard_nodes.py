@@ -242,8 +242,10 @@ class GuardNodes:
 
     def _clears(self, answer: Answer) -> bool:
         """Say whether the answer of a first call may be released, unless it says harm."""
-        risk = answer.worst
-        return self._gate_clears(answer) or (risk is not None and self.policy.severity(risk) == "safe")
+        risk, unread = answer.worst, answer.second_reader is not None and answer.second_risk is None
+        if self._gate_clears(answer):
+            return not unread
+        return risk is not None and not unread and self.policy.severity(risk) == "safe"
 
     def _heard(
         self, answer: Answer, messages: list[BaseMessage], config: RunnableConfig, state: VLMGuardState

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +41,8 @@ class SecondReader:
         return self._judged(self.model.invoke(list(messages), config))
 
     async def arisk(self, messages: Sequence[BaseMessage], config: RunnableConfig) -> float | None:
-        """Return the risk of what the model says, without blocking the event loop while it is said."""
-        return self._judged(await self.model.ainvoke(list(messages), config))
+        """Return the risk of what the model says, without blocking the event loop."""
+        return await asyncio.to_thread(self._judged, await self.model.ainvoke(list(messages), config))
 
     def _judged(self, message: Any) -> float | None:
         return Answer.of(message).judged(self.judge).risk

@@ -111,6 +111,13 @@ def test_ask_takes_the_rewriters_word_for_it(other):
     assert always.calls["other"] == 0
 
 
+def test_a_reader_that_says_nothing_has_cleared_nothing():
+    read = Read(rewrite="answer_first")
+    read.other.answers = [""]
+    assert read()["verdict"]["second_risk"] is None
+    assert read.calls["rewriter"] == 1
+
+
 def test_without_a_rewriter_ask_refuses():
     graph = create_vlm_guard(
         ScriptedModel(),
