@@ -45,8 +45,8 @@ def create_vlm_guard(
             model itself, and the model that the rewriter runs on where that is another one, as far as they can (a steered VLM
             whose probe was fitted on answers); `None` is nobody.
         second_reader: Another model that says what it would answer to a turn with pictures; where that is harmful in words
-            alone, the answer is not let out. `"auto"` is the model that the rewriter runs on, where it is not the one that
-            answers and its answers can be judged; `None` is nobody.
+            alone, the policy's `on_second_reading` decides. `"auto"` is the model that the rewriter runs on, where it is not
+            the one that answers and its answers can be judged; `None` is nobody.
 
     Returns:
         The graph, not compiled: the caller picks checkpointer, cache and store. Review needs a checkpointer.

@@ -163,28 +163,17 @@ def _full_unjudged(target: Target, gate_unsafe_at: float | None = None) -> Defen
     return _full(target, gate_unsafe_at=gate_unsafe_at, answer_judge=None)
 
 
-def _full_answer_first(target: Target, gate_unsafe_at: float | None = None) -> Defence:
-    return _full(_probed(target), gate_unsafe_at=gate_unsafe_at, rewrite="answer_first", second_reader="auto")
+def _full_answer_first(target: Target, gate_unsafe_at: float | None = None, **choices: Any) -> Defence:
+    target = _probed(target)
+    return _full(target, gate_unsafe_at=gate_unsafe_at, rewrite="answer_first", second_reader="auto", **choices)
 
 
 def _full_strict(target: Target, gate_unsafe_at: float | None = None) -> Defence:
-    return _full(
-        _probed(target),
-        gate_unsafe_at=gate_unsafe_at,
-        rewrite="answer_first",
-        second_reader="auto",
-        on_second_reading="refuse",
-    )
+    return _full_answer_first(target, gate_unsafe_at, on_second_reading="refuse")
 
 
 def _full_fast(target: Target, gate_unsafe_at: float | None = None) -> Defence:
-    return _full(
-        _probed(target),
-        gate_unsafe_at=gate_unsafe_at,
-        rewrite="answer_first",
-        second_reader="auto",
-        judge_answers="uncleared",
-    )
+    return _full_answer_first(target, gate_unsafe_at, judge_answers="uncleared")
 
 
 def _probed(target: Target) -> Target:
