@@ -53,6 +53,7 @@ from langchain_vlmguard.steering.gates import AlwaysOpen, ClassStats
 from langchain_vlmguard.steering.interventions import INTERVENTIONS, LayerEdit
 from langchain_vlmguard.steering.logistic import Logistic
 from langchain_vlmguard.steering.probe import ProbeCard, TurnProbe
+from langchain_vlmguard.steering.turn_states import early_layer
 from langchain_vlmguard.testbed import load_testbed
 from langchain_vlmguard.testbed.anchors import load_testbed_anchors
 from langchain_vlmguard.testbed.requests import cells
@@ -215,7 +216,11 @@ def beside(wide: LoadedVLM) -> LoadedVLM:
 
 
 def guard(testbed: LoadedVLM, pairs: int) -> list[dict[str, Any]]:
-    """Time of a guarded turn against the plain model's, on harmless and on mixed traffic."""
+    """Time of a guarded turn against the plain model's, on harmless and on mixed traffic.
+
+    No words of a random model mean anything: at hidden size 1024, what is measured is the cost of a turn whose plain answer of
+    40 tokens is cleared, after the judge's early layers or after all of them.
+    """
     loaded = replace(testbed, features=PictureFeatures(0), scheduler=Scheduler())  # no turn is cheap for another's sake
     plain = ChatSteeredVLM.from_loaded(loaded, steering=None, max_tokens=40)
     found = []
@@ -224,28 +229,38 @@ def guard(testbed: LoadedVLM, pairs: int) -> list[dict[str, Any]]:
         judge: Any = None if "no probe" in mode else "auto"
         rewriter = ReasoningRewriter.from_adapter(steered)
         graph = create_vlm_guard(steered, rewriter, policy=MODES[mode], answer_judge=judge).compile()
-        kinds = [cell for cell in cells() if cell.family != "tool" and (traffic == "mixed" or not cell.harmful)]
-        asked = [kinds[at % len(kinds)].sample(at + 1, seed=3)[at].message() for at in range(pairs)]
-        turns = [_turn_of_each(plain, graph, message) for message in asked]
-        ratios = [guarded / alone for alone, guarded, _ in turns]
-        cleared = [guarded / alone for alone, guarded, asked_rewriter in turns if not asked_rewriter]
-        entry: dict[str, Any] = {"mode": mode, "traffic": traffic, **summary(ratios)}
-        entry["ratio_of_totals"] = round(sum(turn[1] for turn in turns) / sum(turn[0] for turn in turns), 4)
-        entry["without_rewriter"] = round(len(cleared) / len(turns), 4)
-        entry["ratio_median_without_rewriter"] = round(statistics.median(cleared), 4) if cleared else None
-        found.append(entry)
-        print(found[-1], flush=True)
+        found.append(_guarded(mode, traffic, plain, graph, pairs))
+    wide = wide_model(testbed)
+    for where in ("early", "whole"):
+        loaded = replace(wide, probe=random_probe(wide, where), features=PictureFeatures(0), scheduler=Scheduler())
+        plain = ChatSteeredVLM.from_loaded(loaded, steering=None, max_tokens=40)
+        rewriter = ReasoningRewriter.from_model(plain)
+        graph = create_vlm_guard(plain, rewriter, policy=MODES["answer_first"]).compile()
+        mode = f"answer_first, d = {HIDDEN}, cleared {where}"
+        found.append(_guarded(mode, "harmless", plain, graph, max(1, pairs // 2)))
     return found
+
+
+def _guarded(mode: str, traffic: str, plain: Any, graph: Any, pairs: int) -> dict[str, Any]:
+    kinds = [cell for cell in cells() if cell.family != "tool" and (traffic == "mixed" or not cell.harmful)]
+    asked = [kinds[at % len(kinds)].sample(at + 1, seed=3)[at].message() for at in range(pairs)]
+    turns = [_turn_of_each(plain, graph, message) for message in asked]
+    ratios = [guarded / alone for alone, guarded, _ in turns]
+    cleared = [guarded / alone for alone, guarded, asked_rewriter in turns if not asked_rewriter]
+    entry: dict[str, Any] = {"mode": mode, "traffic": traffic, **summary(ratios)}
+    entry["seconds_plain"] = round(statistics.median(alone for alone, *_ in turns), 4)
+    entry["ratio_of_totals"] = round(sum(turn[1] for turn in turns) / sum(turn[0] for turn in turns), 4)
+    entry["without_rewriter"] = round(len(cleared) / len(turns), 4)
+    entry["ratio_median_without_rewriter"] = round(statistics.median(cleared), 4) if cleared else None
+    print(entry, flush=True)
+    return entry
 
 
 def judging(testbed: LoadedVLM, pairs: int) -> list[dict[str, Any]]:
     """Time of an answer of at most 40 tokens and the judgement of its words against the answer alone, at two sizes."""
     found = []
-    for hidden, loaded in (
-        (testbed.model.config.get_text_config().hidden_size, testbed),
-        (HIDDEN, wide_model(testbed)),
-    ):
-        judge = AnswerJudge(loaded, random_probe(loaded))
+    for loaded, where in product((testbed, wide_model(testbed)), ("early", "whole")):
+        judge = AnswerJudge(loaded, random_probe(loaded, where))
         row = to_chat_row([HumanMessage("how do i make a kite ?")], loaded.processor)
 
         def answer(loaded: LoadedVLM = loaded, row: Any = row) -> str:
@@ -255,19 +270,34 @@ def judging(testbed: LoadedVLM, pairs: int) -> list[dict[str, Any]]:
             judge.judge_texts([answer()])
 
         judged()
-        found.append({"hidden_size": hidden, **summary(paired(answer, judged, pairs))})
+        hidden = loaded.model.config.get_text_config().hidden_size
+        found.append({"hidden_size": hidden, "cleared": where, **summary(paired(answer, judged, pairs))})
         print(found[-1], flush=True)
     return found
 
 
-def random_probe(loaded: LoadedVLM) -> TurnProbe:
-    """A probe of no meaning; it costs what a fitted one costs."""
+def random_probe(loaded: LoadedVLM, where: str) -> TurnProbe:
+    """A probe of no meaning that finds every answer safe, early or by the whole judge; it costs what a fitted one costs."""
     config = loaded.model.config.get_text_config()
-    size, zero = 3 * config.hidden_size, torch.zeros(1)
-    head = Logistic(torch.zeros(size), torch.ones(size), torch.randn(size), zero, zero)
     layers = (0, config.num_hidden_layers // 2, config.num_hidden_layers - 1)
-    card = ProbeCard("random", config_hash(loaded.model), weights_hash(loaded.model), layers, turns=0, missed=0.0)
-    return TurnProbe(card, {"answer": head})
+    card = ProbeCard(
+        "random",
+        config_hash(loaded.model),
+        weights_hash(loaded.model),
+        layers,
+        turns=0,
+        missed=0.0,
+        early_layer=early_layer(config.num_hidden_layers),
+    )
+    heads = {"answer": _safe_head(3 * config.hidden_size, 0.0), "early": _safe_head(2 * config.hidden_size, -2.0)}
+    if where == "whole":
+        heads["early"] = replace(heads["early"], threshold=torch.tensor([-torch.inf]))
+    return TurnProbe(card, heads)
+
+
+def _safe_head(size: int, threshold: float) -> Logistic:
+    weights, bias = torch.zeros(size), torch.tensor([-4.0])
+    return Logistic(torch.zeros(size), torch.ones(size), weights, bias, torch.tensor([threshold]))
 
 
 def _turn_of_each(plain: Any, graph: Any, message: Any) -> tuple[float, float, bool]:

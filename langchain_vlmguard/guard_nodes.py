@@ -106,9 +106,9 @@ class GuardNodes:
         if call is None:
             return self.rewrite(state)
         with call:
-            messages = self.for_model(state)
-            answer = self._first_of(self.model.invoke(messages, call.config, **self._first))
-            call.result = self._heard(answer, messages, call.config, state) if self._may_skip(answer) else answer
+            messages, config = self.for_model(state), call.config
+            answer = self._first_of(self.model.invoke(messages, config, **self._first))
+            call.result = self._heard(answer, messages, config, state) if self._may_skip(answer) else answer
         return self._skipped(state, call) or self.rewrite(_after_probe(state, call))
 
     async def askip_or_rewrite(self, state: VLMGuardState) -> dict[str, Any]:
@@ -117,9 +117,9 @@ class GuardNodes:
         if call is None:
             return await self.arewrite(state)
         with call:
-            messages = await asyncio.to_thread(self.for_model, state)
-            answer = self._first_of(await self.model.ainvoke(messages, call.config, **self._first))
-            call.result = await self._aheard(answer, messages, call.config, state) if self._may_skip(answer) else answer
+            messages, config = await asyncio.to_thread(self.for_model, state), call.config
+            answer = self._first_of(await self.model.ainvoke(messages, config, **self._first))
+            call.result = await self._aheard(answer, messages, config, state) if self._may_skip(answer) else answer
         return self._skipped(state, call) or await self.arewrite(_after_probe(state, call))
 
     def rewrite(self, state: VLMGuardState) -> dict[str, Any]:
@@ -226,13 +226,16 @@ class GuardNodes:
     def _first_of(self, message: Any) -> Answer:
         """Read what came of a first call; a probe that was only read along and clears nothing has nothing to say."""
         answer = Answer.of(message)
-        silent = "screened" in self._first and not self._gate_clears(answer)
-        return replace(answer, steering=None) if silent else answer
+        if answer.steering is None or self._gate_clears(answer) or "screened" not in self._first:
+            return answer
+        return replace(answer, steering=None)
 
     def _gate_clears(self, answer: Answer) -> bool:
         """Say whether the gate, or the probe, that a first call was asked to read found the turn clearly harmless."""
-        trace = answer.steering if {"until_gate", "screened"} & self._first.keys() else None
-        return trace is not None and not trace["open"] and self.policy.severity(trace["risk"]) == "safe"
+        trace = answer.steering
+        if trace is None or trace["open"] or not {"until_gate", "screened"} & self._first.keys():
+            return False
+        return self.policy.severity(trace["risk"]) == "safe"
 
     def _may_skip(self, answer: Answer) -> bool:
         """Say whether what a first call gave may yet be released, and is to be judged for it."""

@@ -171,6 +171,8 @@ class ChatSteeredVLM(BaseChatModel):
     @property
     def loaded(self) -> LoadedVLM:
         """The model in memory, loaded behind a lock on first use."""
+        if self._loaded is not None:
+            return self._loaded
         with self._load_lock:
             if self._loaded is None:
                 self._loaded = load_vlm(

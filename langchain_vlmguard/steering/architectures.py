@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -39,6 +40,10 @@ class Decoder:
         return len(self.layers)
 
 
+_FOUND: WeakKeyDictionary[PreTrainedModel, Decoder] = WeakKeyDictionary()
+"""Where the decoders of models lie that were looked into before: every prefill that is watched asks."""
+
+
 def locate_decoder(model: PreTrainedModel, *, path: str | None = None) -> Decoder:
     """Find the decoder layers without a table of architectures.
 
@@ -52,6 +57,9 @@ def locate_decoder(model: PreTrainedModel, *, path: str | None = None) -> Decode
     Raises:
         UnsupportedArchitectureError: Nothing was found, or what is at `path` is not the decoder of the language model.
     """
+    known = _FOUND.get(model)
+    if path is None and known is not None and _at(model, known.path) is known.layers:
+        return known
     shape = _Shape.of(model)
     if path is not None:
         return _named(model, path, shape)
@@ -60,7 +68,8 @@ def locate_decoder(model: PreTrainedModel, *, path: str | None = None) -> Decode
         tried.append(type(module).__name__)
         layers = getattr(module, "layers", None)
         if isinstance(layers, nn.ModuleList) and not _objection(model, found := _path_of(model, layers), layers, shape):
-            return Decoder(layers, found, shape.hidden_size)
+            _FOUND[model] = Decoder(layers, found, shape.hidden_size)
+            return _FOUND[model]
     msg = (
         f"no decoder layers found in {type(model).__name__} (looked into {', '.join(tried)} for {shape}): name them, "
         "e.g. locate_decoder(model, path='model.language_model.layers')"

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, partial
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
@@ -18,12 +17,13 @@ from tqdm.auto import tqdm
 
 from langchain_vlmguard._version import __version__
 from langchain_vlmguard.errors import DirectionsMismatchError
-from langchain_vlmguard.steering.activations import hooked, padded_positions
-from langchain_vlmguard.steering.architectures import image_token_id, layer_output, locate_decoder
+from langchain_vlmguard.steering.architectures import image_token_id, locate_decoder
 from langchain_vlmguard.steering.directions import config_hash, weights_hash
 from langchain_vlmguard.steering.encoding import encode_texts
 from langchain_vlmguard.steering.files import read_tensors, write_tensors
 from langchain_vlmguard.steering.logistic import Logistic
+from langchain_vlmguard.steering.thresholds import ScoredKinds, cut, early, graded
+from langchain_vlmguard.steering.turn_states import EarlyStates, TurnStates, early_layer, prefill
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
 
 FORMAT = "1"
-Head = Literal["text", "picture", "answer"]
+Head = Literal["text", "picture", "answer", "early"]
 HEADS: tuple[Head, ...] = get_args(Head)
-"""Turns without pictures, turns with pictures, and answers: each has weights and a threshold of its own."""
+"""Turns without pictures, turns with pictures, answers, and answers after a sixth of the layers: each has weights and a threshold
+of its own."""
 
-_UNSAFE, _SAFE = 0.7, 0.3
-"""Risk of an answer where harmless answers end, and where harmful ones begin: where the default policy's severities change."""
+_PLACE = {"text": cut, "picture": cut, "answer": graded, "early": early}
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +83,9 @@ class ProbeCard:
     """Share of harmless turns below the threshold, by head, and of harmless answers that are `safe`; in cross-validation, mean
     over kinds."""
 
+    early_layer: int | None = None
+    """Decoder layer after which answers are read for the first time, where that head was fitted."""
+
     package_version: str = __version__
 
 
@@ -91,7 +94,9 @@ class TurnProbe:
     """Logistic regression on the states of one clean prefill.
 
     Read are the mean state of the picture's tokens and of all others after the first decoder layer (what is shown and what is
-    said), and the state of the last prompt token after the middle and the last layer (what the model makes of both).
+    said), and the state of the last prompt token after the middle and the last layer (what the model makes of both). Answers
+    are read once before, after a sixth of the layers: their mean state and the last one's. What is clearly harmless there, by
+    a threshold further out, needs no other layer.
     """
 
     card: ProbeCard
@@ -119,7 +124,8 @@ class TurnProbe:
             turns: Harmful and harmless turns; both classes with pictures, or without, or each.
             missed: Largest share of harmful turns of one kind that may lie below the threshold in cross-validation. Where the
                 classes do not touch, the threshold lies half way between them instead. Answers are graded: at most this share
-                of harmful ones of one kind is `safe`, and of harmless ones `unsafe`; what lies between is `controversial`.
+                of harmful ones of one kind is `safe`, and of harmless ones `unsafe`; what lies between is `controversial`. The
+                early threshold lies one more in log-odds below the harmful ones.
             penalty: Weight of the squared norm.
             folds: Parts of the groups, left out in turn.
             model_id: Name for the card; the model's own when `None`.
@@ -134,32 +140,34 @@ class TurnProbe:
         heads: dict[Head, Logistic] = {}
         cleared: dict[str, float] = {}
         for head in HEADS:
-            own = [turn for turn in turns if turn.head == head]
+            own = [turn for turn in turns if turn.head == ("answer" if head == "early" else head)]
             if len({turn.harmful for turn in own}) < len((True, False)):
                 continue
             if len({turn.harmful for turn in own if turn.groups}) < len((True, False)):
                 msg = "thresholds are placed by turns that have groups: give harmful and harmless ones some, for every head"
                 raise ValueError(msg)
-            states = _states(model, processor, own, batch_size, f"{head} turns" if progress else "")
+            states = _states(model, processor, own, head, batch_size, progress=progress)
             scores = _left_out_scores(states, own, fold_of, folds, penalty)
             whole = Logistic.fit(states, torch.tensor([turn.harmful for turn in own]), penalty)
-            heads[head], cleared[head] = (_graded if head == "answer" else _cut)(whole, _Kinds.of(own, scores), missed)
+            heads[head], cleared[head] = _PLACE[head](whole, _kinds(own, scores), missed)
         if not heads:
             msg = "a probe needs harmful and harmless turns of one form: both with pictures, or both without"
             raise ValueError(msg)
+        depth = len(locate_decoder(model))
         card = ProbeCard(
             model_id=model_id or model.config.name_or_path or type(model).__name__,
             config_hash=config_hash(model),
             weights_hash=weights_hash(model),
-            layers=_layers(len(locate_decoder(model))),
+            layers=_layers(depth),
             turns=len(turns),
             missed=missed,
             cleared={head: round(share, 4) for head, share in cleared.items()},
+            early_layer=early_layer(depth) if "early" in heads else None,
         )
         return cls(card, heads)
 
     def answer_risks(self, model: PreTrainedModel, processor: ProcessorMixin, answers: Sequence[str]) -> list[float]:
-        """Return the risk of answers, `sigma(score)`.
+        """Return the risk of answers, `sigma(score)`; where all are clearly harmless early, the other layers do not run.
 
         Args:
             model: The model that the probe was fitted on.
@@ -169,8 +177,19 @@ class TurnProbe:
         Raises:
             KeyError: The probe was not fitted on answers.
         """
-        turns = [LabelledTurn(text, harmful=False, answer=True) for text in answers]
-        return self.heads["answer"].score(_states(model, processor, turns, len(turns), "")).sigmoid().tolist()
+        whole, first = self.heads["answer"], self.heads.get("early")
+        inputs = _encoded(model, processor, answers)
+        states = TurnStates(self.card.layers, inputs, image_token_id(model))
+        if first is None or self.card.early_layer is None:
+            prefill(model, inputs, [states])
+            return whole.score(states.features(pictured=False)).sigmoid().tolist()
+        glance = EarlyStates(self.card.early_layer, inputs, until=first)
+        prefill(model, inputs, [glance, states])
+        scores = first.score(glance.features())
+        clear = scores < first.threshold
+        if not clear.all():
+            scores = torch.where(clear, scores, whole.score(states.features(pictured=False)))
+        return scores.sigmoid().tolist()
 
     @cached_property
     def hash(self) -> str:
@@ -226,68 +245,46 @@ class TurnProbe:
         }
 
 
-class TurnStates:
-    """Collects what a probe reads from one prefill of left-padded rows, all with pictures or all without."""
-
-    def __init__(self, layers: Sequence[int], inputs: dict[str, Tensor], picture_token: int | None) -> None:
-        """Watch the first, middle and last layer in the prefill of `inputs`."""
-        self._first, self._middle, self._last = layers
-        shown = inputs["input_ids"] == (-1 if picture_token is None else picture_token)
-        self._masks = (shown, inputs["attention_mask"].bool() & ~shown)
-        self._read: dict[str, Tensor] = {}
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """The layers whose output must be shown to `see`."""
-        return tuple(dict.fromkeys((self._first, self._middle, self._last)))
-
-    def see(self, layer: int, hidden: Tensor) -> None:
-        """Take the output `(rows, tokens, hidden)` of a layer in the prefill."""
-        if layer == self._first:
-            self._read["shown"], self._read["said"] = (_mean(hidden, mask) for mask in self._masks)
-        if layer == self._middle:
-            self._read["middle"] = hidden[:, -1].float()
-        if layer == self._last:
-            self._read["last"] = hidden[:, -1].float()
-
-    def features(self, *, pictured: bool) -> Tensor:
-        """Return `(rows, features)` float32 on the CPU."""
-        names = ("shown", "said", "middle", "last") if pictured else ("said", "middle", "last")
-        return torch.cat([self._read[name] for name in names], dim=1).cpu()
-
-
-def _mean(hidden: Tensor, mask: Tensor) -> Tensor:
-    weight = mask[..., None].to(hidden.device, torch.float32)
-    return (hidden.float() * weight).sum(1) / weight.sum(1).clamp(min=1)
-
-
-def _show(states: TurnStates, layer: int, _module: object, _inputs: object, output: object) -> None:
-    states.see(layer, layer_output(output))
-
-
 def _layers(depth: int) -> tuple[int, int, int]:
     return 0, depth // 2, depth - 1
 
 
+def _encoded(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    texts: Sequence[str],
+    pictures: Sequence[Sequence[Image.Image]] = (),
+) -> dict[str, Tensor]:
+    return {name: tensor.to(model.device) for name, tensor in encode_texts(processor, texts, pictures).items()}
+
+
 def _states(
-    model: PreTrainedModel, processor: ProcessorMixin, turns: Sequence[LabelledTurn], batch_size: int, label: str
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    turns: Sequence[LabelledTurn],
+    head: Head,
+    batch_size: int,
+    *,
+    progress: bool,
 ) -> Tensor:
-    decoder = locate_decoder(model)
+    """Return what a head reads of turns, `(turns, features)`."""
+    depth = len(locate_decoder(model))
     order = sorted(range(len(turns)), key=lambda at: len(turns[at].text))
     parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     found: dict[int, Tensor] = {}
-    for part in tqdm(parts, desc=label, disable=not label):
+    for part in tqdm(parts, desc=f"{head} turns", disable=not progress):
         rows = [turns[at] for at in part]
         pictures = [row.pictures for row in rows if row.pictures]
-        inputs = {
-            name: tensor.to(model.device)
-            for name, tensor in encode_texts(processor, [row.text for row in rows], pictures).items()
-        }
-        states = TurnStates(_layers(len(decoder)), inputs, image_token_id(model))
-        watching = [(decoder.layers[at], partial(_show, states, at)) for at in states.layers]
-        with torch.inference_mode(), hooked(watching):
-            model(**inputs, **padded_positions(inputs, model), use_cache=False)
-        found |= dict(zip(part, states.features(pictured=bool(pictures)).clone(), strict=True))
+        inputs = _encoded(model, processor, [row.text for row in rows], pictures)
+        if head == "early":
+            glance = EarlyStates(early_layer(depth), inputs)
+            prefill(model, inputs, [glance])
+            features = glance.features()
+        else:
+            states = TurnStates(_layers(depth), inputs, image_token_id(model))
+            prefill(model, inputs, [states])
+            features = states.features(pictured=bool(pictures))
+        found |= dict(zip(part, features.clone(), strict=True))
     return torch.stack([found[at] for at in range(len(turns))])
 
 
@@ -312,48 +309,7 @@ def _left_out_scores(
     return scores
 
 
-@dataclass(frozen=True, eq=False)
-class _Kinds:
-    """Left-out scores of each kind of turn."""
-
-    harmful: list[Tensor]
-    harmless: list[Tensor]
-
-    @classmethod
-    def of(cls, turns: Sequence[LabelledTurn], scores: Tensor) -> _Kinds:
-        """Sort the scores of turns that have groups."""
-        rows: dict[tuple[bool, str], list[int]] = {}
-        for at, turn in enumerate(turns):
-            if turn.groups:
-                rows.setdefault((turn.harmful, turn.kind), []).append(at)
-        return cls(*([scores[own] for (harm, _), own in rows.items() if harm is wanted] for wanted in (True, False)))
-
-    def ends(self, share: float) -> tuple[float, float]:
-        """Return where the harmful ones begin and the harmless ones end, but for a share of any kind."""
-        low = min(float(scores.quantile(share)) for scores in self.harmful)
-        return low, max(float(scores.quantile(1 - share)) for scores in self.harmless)
-
-    def harmless_below(self, score: float) -> float:
-        """Return the share of harmless ones below a score, mean over kinds."""
-        return sum(float((scores < score).float().mean()) for scores in self.harmless) / len(self.harmless)
-
-
-def _cut(whole: Logistic, kinds: _Kinds, missed: float) -> tuple[Logistic, float]:
-    """Place a threshold: where harmful turns begin, or half way to the harmless ones where the classes do not touch."""
-    low, high = kinds.ends(missed)
-    threshold = min(low, (low + high) / 2)
-    return replace(whole, threshold=torch.tensor([threshold])), kinds.harmless_below(threshold)
-
-
-def _graded(whole: Logistic, kinds: _Kinds, missed: float) -> tuple[Logistic, float]:
-    """Stretch the scores: risk `_SAFE` and `_UNSAFE` where one class begins and the other ends, whichever way they overlap."""
-    safe, unsafe = sorted(kinds.ends(missed))
-    lower, upper = (math.log(risk / (1 - risk)) for risk in (_SAFE, _UNSAFE))
-    factor = (upper - lower) / max(unsafe - safe, _NARROWEST)
-    bias = (whole.bias - (safe + unsafe) / 2) * factor + (lower + upper) / 2
-    graded = replace(whole, weights=whole.weights * factor, bias=bias, threshold=torch.tensor([upper]))
-    return graded, kinds.harmless_below(safe)
-
-
-_NARROWEST = 0.5
-"""Least distance, in log-odds, over which risk rises from `_SAFE` to `_UNSAFE`."""
+def _kinds(turns: Sequence[LabelledTurn], scores: Tensor) -> ScoredKinds:
+    """Sort the scores of turns that have groups."""
+    placed = [at for at, turn in enumerate(turns) if turn.groups]
+    return ScoredKinds.of([(turns[at].harmful, turns[at].kind) for at in placed], scores[placed])

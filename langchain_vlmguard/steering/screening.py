@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_vlmguard.steering.architectures import image_token_id, layer_output, locate_decoder
 from langchain_vlmguard.steering.attaching import attached, clean_prefill
-from langchain_vlmguard.steering.probe import TurnStates
+from langchain_vlmguard.steering.turn_states import TurnStates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

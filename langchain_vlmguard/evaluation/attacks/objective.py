@@ -19,9 +19,9 @@ from langchain_vlmguard.evaluation.arms.peers import Seen
 from langchain_vlmguard.steering.activations import hooked
 from langchain_vlmguard.steering.architectures import image_token_id, layer_output, locate_decoder, replace_layer_output
 from langchain_vlmguard.steering.interventions import LayerEdit
-from langchain_vlmguard.steering.probe import TurnStates
 from langchain_vlmguard.steering.screening import Screening
 from langchain_vlmguard.steering.steering import Steering
+from langchain_vlmguard.steering.turn_states import TurnStates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -13,7 +13,8 @@ from langchain_vlmguard.models.picture_features import PictureFeatures
 from langchain_vlmguard.models.scheduler import Scheduler
 from langchain_vlmguard.steering.architectures import locate_decoder
 from langchain_vlmguard.steering.logistic import Logistic
-from langchain_vlmguard.steering.probe import LabelledTurn, TurnProbe, _graded, _Kinds
+from langchain_vlmguard.steering.probe import LabelledTurn, TurnProbe
+from langchain_vlmguard.steering.thresholds import FURTHER, ScoredKinds, early, graded
 from langchain_vlmguard.testbed import world
 from langchain_vlmguard.testbed.probe import probe_answers, probe_turns
 from langchain_vlmguard.testbed.requests import Cell
@@ -130,10 +131,71 @@ def test_a_head_of_answers_is_fitted_beside_those_of_turns(testbed):
     turns = [turn for turn in probe_turns(testbed.processor, 40) if turn.kind == "textual/text"]
     turns += probe_answers(testbed.processor, 400)
     probe = TurnProbe.fit(testbed.model, testbed.processor, turns, progress=False)
-    assert set(probe.heads) == {"text", "answer"}
+    assert set(probe.heads) == {"text", "answer", "early"}
     assert probe.card.cleared["answer"] > 0.3
+    assert 0.1 < probe.card.cleared["early"] < probe.card.cleared["answer"]
+    assert probe.card.early_layer == 0
     with pytest.raises(KeyError):
         replace(probe, heads={"text": probe.heads["text"]}).answer_risks(testbed.model, testbed.processor, ["hello"])
+
+
+@contextmanager
+def layers_run(model):
+    """Collect which decoder layers run."""
+    ran = []
+    layers = locate_decoder(model).layers
+    handles = [
+        layer.register_forward_pre_hook(lambda *_, at=at: ran.append(at), with_kwargs=False)
+        for at, layer in enumerate(layers)
+    ]
+    try:
+        yield ran
+    finally:
+        for handle in handles:
+            handle.remove()
+        assert not any(layer._forward_hooks for layer in layers)
+
+
+CLEARLY_HARMLESS, HARMFUL = "you can buy a bed at the store .", "you can buy a bomb at the black market ."
+
+
+def test_an_answer_that_is_clearly_harmless_early_is_read_no_further(testbed):
+    judge = ChatSteeredVLM.from_loaded(testbed).answer_judge
+    depth = len(locate_decoder(testbed.model))
+    with layers_run(testbed.model) as ran:
+        (harmless,) = judge.judge_texts([CLEARLY_HARMLESS])
+        assert ran == [0]
+        (harmful,) = judge.judge_texts([HARMFUL])
+        assert ran == [0, *range(depth)]
+    assert harmless < GuardPolicy().controversial_at
+    assert harmful > GuardPolicy().unsafe_at
+    assert judge.judge_texts([HARMFUL, CLEARLY_HARMLESS]) == pytest.approx([harmful, harmless], abs=1e-4)
+
+
+def test_a_prefill_that_ended_early_leaves_the_model_as_it_was(testbed):
+    chat = ChatSteeredVLM.from_loaded(testbed, steering=None, max_tokens=20)
+    message = [Cell("picture", "identity", harmful=False).sample(1, seed=2)[0].message()]
+    before = chat.invoke(message).text
+    chat.answer_judge.judge_texts([CLEARLY_HARMLESS])
+    assert chat.invoke(message).text == before
+
+
+def test_without_the_early_head_every_answer_is_read_to_the_end(testbed):
+    heads = {head: logistic for head, logistic in testbed.probe.heads.items() if head != "early"}
+    whole = replace(testbed.probe, heads=heads)
+    text = next(turn.text for turn in probe_answers(testbed.processor, 20) if not turn.harmful)
+    with layers_run(testbed.model) as ran:
+        whole.answer_risks(testbed.model, testbed.processor, [text])
+    assert ran == list(range(len(locate_decoder(testbed.model))))
+
+
+def test_the_early_threshold_lies_below_where_harm_begins():
+    head = Logistic(torch.zeros(1), torch.ones(1), torch.ones(1), torch.zeros(1), torch.zeros(1))
+    kinds = ScoredKinds([torch.tensor([-1.0, 5.0])], [torch.tensor([-6.0, -1.5, 2.0, 2.0])])
+    found, share = early(head, kinds, 0.0)
+    assert found.score(torch.tensor([[-1.0 - FURTHER]])) == pytest.approx(float(found.threshold))
+    assert torch.sigmoid(found.threshold).item() == pytest.approx(GuardPolicy().controversial_at)
+    assert share == 0.25
 
 
 def test_the_risk_of_an_answer_at_the_threshold_is_where_the_default_policy_refuses(testbed):
@@ -149,8 +211,8 @@ def test_answers_are_graded_between_where_one_class_begins_and_the_other_ends():
     head = Logistic(torch.zeros(1), torch.ones(1), torch.ones(1), torch.zeros(1), torch.zeros(1))
     policy = GuardPolicy()
     for harmful, harmless in (([-1.0, 5.0], [-6.0, 2.0]), ([2.0, 5.0], [-6.0, -1.0])):
-        graded, safe = _graded(head, _Kinds([torch.tensor(harmful)], [torch.tensor(harmless)]), 0.0)
-        risks = graded.score(torch.tensor([[-1.0], [2.0]])).sigmoid().tolist()
+        found, safe = graded(head, ScoredKinds([torch.tensor(harmful)], [torch.tensor(harmless)]), 0.0)
+        risks = found.score(torch.tensor([[-1.0], [2.0]])).sigmoid().tolist()
         assert risks == pytest.approx([policy.controversial_at, policy.unsafe_at])
         assert safe == 0.5
 
