@@ -97,8 +97,9 @@ def nnsight(model: LlamaForCausalLM) -> Callable[[], None]:
 
     def run() -> None:
         options = {"attention_mask": torch.ones_like(PROMPT), "do_sample": False, "pad_token_id": 0}
-        with traced.generate(PROMPT, max_new_tokens=TOKENS, **options) as tracer, tracer.all():
-            traced.model.layers[EDITED].output[:] += vector
+        with traced.generate(PROMPT, max_new_tokens=TOKENS, **options) as tracer:
+            for _ in tracer.iter[0:TOKENS]:
+                traced.model.layers[EDITED].output[:] += vector
 
     return run
 

@@ -159,6 +159,14 @@ def test_a_path_to_something_other_than_the_decoder_is_refused(model_type, path,
         locate_decoder(on_meta(model_type, config), path=path)
 
 
+def test_layers_that_were_put_in_anothers_place_are_found():
+    model, _ = tiny_llava()
+    before = locate_decoder(model)
+    assert locate_decoder(model) is before
+    model.model.language_model.layers = nn.ModuleList(before.layers)
+    assert locate_decoder(model).layers is model.model.language_model.layers
+
+
 def test_a_model_with_another_depth_than_its_config_is_refused():
     model, _ = tiny_llava()
     del model.model.language_model.layers[0]
