@@ -112,8 +112,7 @@ def _of(severity: str, risks: list[float]) -> int:
 def table(rows: list[dict[str, Any]]) -> str:
     """Return a line a model: what is safe to the whole judge, and to the one that reads early."""
     lines = [
-        "| model | harmful answers | `safe`, read whole / early first | harmless answers | `safe`, read whole / early first | "
-        "settled early |",
+        "| model | harmful answers | `safe`, read whole / early first | harmless answers | `safe`, the same | settled early |",
         "|---|---|---|---|---|---|",
     ]
     for name in dict.fromkeys(row["target"] for row in rows):

@@ -224,7 +224,7 @@ def gate_risks(model: ChatSteeredVLM, texts: Sequence[str]) -> list[float]:
     import torch  # noqa: PLC0415 - importing the package must stay light
 
     from langchain_vlmguard.models.chat_format import to_chat_row  # noqa: PLC0415
-    from langchain_vlmguard.steering.activations import capture_last_token  # noqa: PLC0415
+    from langchain_vlmguard.steering.activations import states_until  # noqa: PLC0415
     from langchain_vlmguard.steering.encoding import encode_texts  # noqa: PLC0415
 
     loaded, steering = model.loaded, model.active_steering
@@ -234,8 +234,7 @@ def gate_risks(model: ChatSteeredVLM, texts: Sequence[str]) -> list[float]:
     rows = [to_chat_row([HumanMessage(text)], loaded.processor).text_only for text in texts]
     inputs = {name: tensor.to(loaded.model.device) for name, tensor in encode_texts(loaded.processor, rows, []).items()}
     layer = steering.read_layer
-    with loaded.lock, torch.inference_mode(), capture_last_token(loaded.model, (layer,)) as states:
-        loaded.model(**inputs, use_cache=False)
-        state = dict(states)[layer]
+    with loaded.lock:
+        state = states_until(loaded.model, inputs, (layer,))[layer]
     reading = steering.read_gate(torch.zeros(len(rows), dtype=torch.bool), None, state)
     return [float(risk) for risk in reading.risk]

@@ -42,14 +42,13 @@ def text_risks(loaded: LoadedVLM, rows: Sequence[ChatRow], steering: Steering, *
 def _risks(loaded: LoadedVLM, texts: list[str], steering: Steering) -> list[float]:
     import torch  # noqa: PLC0415 - importing the package must stay light
 
-    from langchain_vlmguard.steering.activations import capture_last_token  # noqa: PLC0415
+    from langchain_vlmguard.steering.activations import states_until  # noqa: PLC0415
     from langchain_vlmguard.steering.encoding import encode_texts  # noqa: PLC0415
 
     inputs = {name: tensor.to(loaded.model.device) for name, tensor in encode_texts(loaded.processor, texts).items()}
     layer = steering.read_layer
-    with loaded.lock, torch.inference_mode(), capture_last_token(loaded.model, (layer,)) as states:
-        loaded.model(**inputs, use_cache=False)
-        state = states[layer]
+    with loaded.lock:
+        state = states_until(loaded.model, inputs, (layer,))[layer]
     reading = steering.read_gate(torch.zeros(len(texts), dtype=torch.bool), state)
     return [float(risk) for risk in reading.risk]
 

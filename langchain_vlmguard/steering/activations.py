@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +27,32 @@ def hooked(hooks: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[No
     finally:
         for handle in handles:
             handle.remove()
+
+
+class SeenEnough(Exception):  # noqa: N818 - nothing is wrong
+    """Raised by a forward hook where the layers that are left would change nothing: the forward pass ends there."""
+
+
+def states_until(model: PreTrainedModel, inputs: dict[str, Tensor], layers: Sequence[int]) -> dict[int, Tensor]:
+    """Return the last position's states after some layers, from one forward pass that ends with the deepest of them.
+
+    Args:
+        model: An image-text-to-text model in eval mode.
+        inputs: What its processor made of a prompt.
+        layers: Decoder layers.
+
+    Returns:
+        `layer -> (rows, hidden)` in the model's dtype; a layer that did not run (cross-attention without a picture) is left out.
+    """
+    deepest = locate_decoder(model).layers[max(layers)]
+    with torch.inference_mode(), capture_last_token(model, layers) as states:
+        with hooked([(deepest, _end)]), suppress(SeenEnough):
+            model(**inputs, use_cache=False)
+        return dict(states)
+
+
+def _end(_module: object, _inputs: object, _output: object) -> None:
+    raise SeenEnough
 
 
 @contextmanager

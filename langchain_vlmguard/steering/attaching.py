@@ -5,9 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-
-from langchain_vlmguard.steering.activations import capture_last_token, hooked
+from langchain_vlmguard.steering.activations import hooked, states_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -41,8 +39,6 @@ def clean_prefill(
     """Return the last prompt token's states by layer, `(rows, hidden)`, with no call of `active` taking part."""
     outer = active.set(None)
     try:
-        with torch.inference_mode(), capture_last_token(model, layers) as states:
-            model(**inputs, use_cache=False)
-            return dict(states)
+        return states_until(model, inputs, layers)
     finally:
         active.reset(outer)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from langchain_vlmguard.steering.activations import hooked, padded_positions
+from langchain_vlmguard.steering.activations import SeenEnough, hooked, padded_positions
 from langchain_vlmguard.steering.architectures import layer_output, locate_decoder
 
 if TYPE_CHECKING:
@@ -29,10 +29,6 @@ class Reading(Protocol):
 
     def see(self, layer: int, hidden: Tensor) -> None:
         """Take the output `(rows, tokens, hidden)` of a layer in the prefill."""
-
-
-class SeenEnough(Exception):  # noqa: N818 - nothing is wrong
-    """Raised by `Reading.see` where the layers that are left would change nothing: the prefill ends there."""
 
 
 class TurnStates:

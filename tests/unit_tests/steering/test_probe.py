@@ -6,9 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from langchain_core.messages import HumanMessage
 
 from langchain_vlmguard import ChatSteeredVLM, GuardPolicy, ReasoningRewriter, create_vlm_guard
 from langchain_vlmguard.errors import DirectionsMismatchError
+from langchain_vlmguard.models.chat_format import to_chat_row
+from langchain_vlmguard.models.judging import text_risks
 from langchain_vlmguard.models.picture_features import PictureFeatures
 from langchain_vlmguard.models.scheduler import Scheduler
 from langchain_vlmguard.steering.architectures import locate_decoder
@@ -170,6 +173,13 @@ def test_an_answer_that_is_clearly_harmless_early_is_read_no_further(testbed):
     assert harmless < GuardPolicy().controversial_at
     assert harmful > GuardPolicy().unsafe_at
     assert judge.judge_texts([HARMFUL, CLEARLY_HARMLESS]) == pytest.approx([harmful, harmless], abs=1e-4)
+
+
+def test_a_text_is_read_no_deeper_than_its_gate(testbed):
+    steering = replace(testbed.recommended, gate_layer=2)
+    with layers_run(testbed.model) as ran:
+        text_risks(testbed, [to_chat_row([HumanMessage("how do i make a bomb ?")], testbed.processor)], steering)
+    assert ran == [0, 1, 2]
 
 
 def test_a_prefill_that_ended_early_leaves_the_model_as_it_was(testbed):
