@@ -221,20 +221,7 @@ def gate_risks(model: ChatSteeredVLM, texts: Sequence[str]) -> list[float]:
     Raises:
         ValueError: The model has no steering.
     """
-    import torch  # noqa: PLC0415 - importing the package must stay light
-
-    from langchain_vlmguard.models.chat_format import to_chat_row  # noqa: PLC0415
-    from langchain_vlmguard.steering.activations import states_until  # noqa: PLC0415
-    from langchain_vlmguard.steering.encoding import encode_texts  # noqa: PLC0415
-
-    loaded, steering = model.loaded, model.active_steering
-    if steering is None:
+    if model.active_steering is None:
         msg = "the model has no steering, and so no gate"
         raise ValueError(msg)
-    rows = [to_chat_row([HumanMessage(text)], loaded.processor).text_only for text in texts]
-    inputs = {name: tensor.to(loaded.model.device) for name, tensor in encode_texts(loaded.processor, rows, []).items()}
-    layer = steering.read_layer
-    with loaded.lock:
-        state = states_until(loaded.model, inputs, (layer,))[layer]
-    reading = steering.read_gate(torch.zeros(len(rows), dtype=torch.bool), None, state)
-    return [float(risk) for risk in reading.risk]
+    return model.judge_texts(texts)

@@ -147,10 +147,7 @@ def layers_run(model):
     """Collect which decoder layers run."""
     ran = []
     layers = locate_decoder(model).layers
-    handles = [
-        layer.register_forward_pre_hook(lambda *_, at=at: ran.append(at), with_kwargs=False)
-        for at, layer in enumerate(layers)
-    ]
+    handles = [layer.register_forward_pre_hook(lambda *_, at=at: ran.append(at)) for at, layer in enumerate(layers)]
     try:
         yield ran
     finally:
