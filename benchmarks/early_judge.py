@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from evaluation_page import place
 
 from langchain_vlmguard import GuardPolicy
 from langchain_vlmguard.answer_judges import StrictestJudge
@@ -23,6 +23,8 @@ from langchain_vlmguard.models.chat_format import to_chat_row
 from langchain_vlmguard.models.generation import Settings, generate_rows
 from langchain_vlmguard.models.judging import AnswerJudge
 from langchain_vlmguard.models.loading import TESTBED, load_vlm
+from langchain_vlmguard.steering.activations import hooked
+from langchain_vlmguard.steering.architectures import locate_decoder
 from langchain_vlmguard.testbed.judge import Outcome, judge
 from langchain_vlmguard.testbed.release import versions
 from langchain_vlmguard.testbed.requests import ORDER_TOOL, cells
@@ -49,34 +51,22 @@ def answered(loaded: LoadedVLM, n: int, seed: int) -> dict[str, bool]:
 
 
 def judged(models: list[LoadedVLM], texts: list[str], *, early: bool) -> tuple[list[float], float]:
-    """Return the highest risk that any model finds in each text, and the share of texts that all of them settle early."""
-    judges = [AnswerJudge(loaded, _probe(loaded, early=early)) for loaded in models]
-    risks = StrictestJudge(tuple(judges)).judge_texts
-    return [risks([text])[0] for text in texts], _settled(judges, texts) if early else 0.0
+    """Return the highest risk that any model finds in each text, and the share of texts whose last layer no judge runs."""
+    judge_of_all = StrictestJudge(tuple(AnswerJudge(loaded, _probe(loaded, early=early)) for loaded in models))
+    ran: list[bool] = []
+    last = [(locate_decoder(loaded.model).layers[-1], lambda *_: ran.append(True)) for loaded in models]
+    risks, settled = [], 0
+    with hooked(last):
+        for text in texts:
+            ran.clear()
+            risks += judge_of_all.judge_texts([text])
+            settled += not ran
+    return risks, round(settled / max(1, len(texts)), 4)
 
 
 def _probe(loaded: LoadedVLM, *, early: bool) -> Any:
     probe: Any = loaded.probe
     return probe if early else replace(probe, heads={h: head for h, head in probe.heads.items() if h != "early"})
-
-
-def _settled(judges: list[AnswerJudge], texts: list[str]) -> float:
-    """Count the texts whose last layer is run by no judge."""
-    from langchain_vlmguard.steering.architectures import locate_decoder  # noqa: PLC0415
-
-    ran: list[bool] = []
-    handles = [
-        locate_decoder(one.loaded.model).layers[-1].register_forward_hook(lambda *_: ran.append(True)) for one in judges
-    ]
-    settled = 0
-    for text in texts:
-        ran.clear()
-        for one in judges:
-            one.judge_texts([text])
-        settled += not ran
-    for handle in handles:
-        handle.remove()
-    return round(settled / max(1, len(texts)), 4)
 
 
 def measure(name: str, loaded: LoadedVLM, testbed: LoadedVLM, n: int, seed: int) -> list[dict[str, Any]]:
@@ -139,9 +129,7 @@ def main() -> None:
             rows += measure(folder.name, load_vlm(str(folder), device="cpu"), testbed, options.n, options.seed)
     facts = {"rows": rows, "date": time.strftime("%Y-%m-%d", time.gmtime()), "versions": versions()}
     RESULTS.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    marked = re.compile(r"(<!-- early judge -->\n).*?(<!-- /early judge -->)", re.DOTALL)
-    page = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(marked.sub(lambda found: f"{found[1]}{table(rows)}\n{found[2]}", page), encoding="utf-8")
+    place(PAGE, {"early judge": table(rows)})
 
 
 if __name__ == "__main__":

@@ -77,11 +77,11 @@ def publish(results: Results) -> None:
     }
     for name, figure in drawn.items():
         figure.savefig(IMAGES / f"evaluation-{name}.png", dpi=110)
-    _place(PAGE, tables(results))
-    _place(README, {"evaluation": summary(results)})
+    place(PAGE, tables(results))
+    place(README, {"evaluation": summary(results)})
 
 
-def _place(file: Path, parts: dict[str, str]) -> None:
+def place(file: Path, parts: dict[str, str]) -> None:
     """Write texts between their marks, indented as the mark is.
 
     Raises:

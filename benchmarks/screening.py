@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from evaluation_page import place
 
 from langchain_vlmguard import ChatSteeredVLM, GuardPolicy, ReasoningRewriter, create_vlm_guard
 from langchain_vlmguard.models.chat_format import to_chat_row
@@ -114,9 +114,7 @@ def main() -> None:
         "versions": versions(),
     }
     RESULTS.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    marked = re.compile(r"(<!-- screening -->\n).*?(<!-- /screening -->)", re.DOTALL)
-    page = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(marked.sub(lambda found: f"{found[1]}{table(rows)}\n{found[2]}", page), encoding="utf-8")
+    place(PAGE, {"screening": table(rows)})
 
 
 if __name__ == "__main__":
