@@ -8,15 +8,10 @@ OLDEST := .venv-oldest
 OLDEST_READY := $(OLDEST)/.ready
 OLDEST_VERSIONS := langchain==1.4.0 langchain-core==1.7.0 transformers==5.23.0 torchao==0.18.0
 # Beside them torchao, whose import prints warnings that nobody who runs the demo should see.
-OLDEST_TESTS := tests/unit_tests/models/test_quantized.py tests/unit_tests/agents tests/unit_tests/rewriting tests/unit_tests/test_decisions.py \
-  tests/integration_tests/test_standard_chat.py tests/unit_tests/models/test_standard.py \
+OLDEST_TESTS := tests/unit_tests/agents tests/unit_tests/guard tests/unit_tests/rewriting tests/unit_tests/verdict \
+  tests/unit_tests/test_imports.py tests/unit_tests/models/test_quantized.py tests/unit_tests/models/test_standard.py \
   tests/unit_tests/models/test_scheduler.py tests/unit_tests/models/test_steered_vlm.py \
-  tests/unit_tests/test_adaptive_guard.py tests/unit_tests/test_second_reader.py tests/unit_tests/test_answers.py \
-  tests/unit_tests/test_gate_judge.py tests/unit_tests/test_guard.py \
-  tests/unit_tests/test_guarded_model.py \
-  tests/unit_tests/test_guarded_standard.py tests/unit_tests/test_imports.py tests/unit_tests/test_node.py \
-  tests/unit_tests/test_exports.py tests/unit_tests/test_refusals.py tests/unit_tests/test_telemetry.py \
-  tests/unit_tests/test_tools.py tests/unit_tests/test_verdict.py tests/integration_tests/test_examples.py \
+  tests/integration_tests/test_standard_chat.py tests/integration_tests/test_examples.py \
   tests/integration_tests/test_langgraph_dev.py
 
 .PHONY: demo test test-oldest test-all lint format bench evaluate fuzz transfer targets testbed clean
@@ -55,17 +50,17 @@ format: $(READY)
 
 bench: $(READY)  ## Measure again what the README says, and write it there.
 	$(BIN)/vlmguard demo --full --json docs/results/demo.json
-	$(BIN)/python benchmarks/publish_demo.py
-	$(BIN)/python benchmarks/architectures.py
-	$(BIN)/python benchmarks/screening.py
-	$(BIN)/python benchmarks/serving.py
-	if command -v valgrind gcc > /dev/null; then $(BIN)/python benchmarks/instructions.py; fi
+	$(BIN)/python vlmguard_lab/bench/publish_demo.py
+	$(BIN)/python vlmguard_lab/bench/architectures.py
+	$(BIN)/python vlmguard_lab/bench/screening.py
+	$(BIN)/python vlmguard_lab/bench/serving.py
+	if command -v valgrind gcc > /dev/null; then $(BIN)/python vlmguard_lab/bench/instructions.py; fi
 
 evaluate: $(READY)  ## Measure every arm and attack again, and write docs/evaluation.md (goes on after a stop).
-	$(BIN)/python benchmarks/evaluate.py --narrow 5 --attacked 24 $(TARGETS)
+	$(BIN)/python vlmguard_lab/bench/evaluate.py --narrow 5 --attacked 24 $(TARGETS)
 
 TARGETS = --target testbed=testbed \
-  $(foreach name,$(notdir $(patsubst %/,%,$(wildcard benchmarks/targets/*/))),--target $(name)=benchmarks/targets/$(name))
+  $(foreach name,$(notdir $(patsubst %/,%,$(wildcard vlmguard_lab/targets/*/))),--target $(name)=vlmguard_lab/targets/$(name))
 ABLATIONS := quarter direct_map no_hindsight no_textual no_visual no_cross_modal no_intent
 WITHOUT_direct_map := hindsight textual visual cross_modal intent
 $(foreach part,$(WITHOUT_direct_map),$(eval WITHOUT_no_$(part) := $(part)))
@@ -75,19 +70,19 @@ build/ablations/%/adapter_config.json: | $(READY)
 	$(BIN)/vlmguard rewriter train build/ablations/$*-data build/ablations/$* --epochs 2
 
 transfer: $(READY) $(ABLATIONS:%=build/ablations/%/adapter_config.json)  ## The rewriter before every target, and its ablations.
-	$(BIN)/python benchmarks/rewriter_transfer.py --json docs/results/rewriter_transfer.json --docs docs/rewriting.md \
+	$(BIN)/python vlmguard_lab/bench/rewriter_transfer.py --json docs/results/rewriter_transfer.json --docs docs/rewriting.md \
 	  --work build/transfer $(TARGETS) $(foreach name,$(ABLATIONS),--ablation $(name)=build/ablations/$(name))
 
 fuzz: $(READY)  ## A million hostile messages and picture files (half an hour; goes on after a stop).
 	$(BIN)/python -m tests.fuzz --json docs/results/fuzz.json
 
 testbed: $(READY)  ## Train the testbed from scratch (half an hour on two cores).
-	$(BIN)/python -m langchain_vlmguard.testbed.build
+	$(BIN)/python -m vlmguard_lab.testbed.build
 
 targets: $(READY)  ## Train the targets that are missing (forty minutes of a core each).
 	for name in gemma3 idefics3 internvl qwen2_vl; do \
-	  test -d benchmarks/targets/$$name || $(BIN)/python -m langchain_vlmguard.testbed.build --architecture $$name \
-	    --out benchmarks/targets/$$name --work testbed-build/$$name || exit 1; \
+	  test -d vlmguard_lab/targets/$$name || $(BIN)/python -m vlmguard_lab.testbed.build --architecture $$name \
+	    --out vlmguard_lab/targets/$$name --work testbed-build/$$name || exit 1; \
 	done
 
 clean:

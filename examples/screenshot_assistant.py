@@ -14,7 +14,7 @@ from typing import Any
 
 from langchain_core.messages import HumanMessage
 
-from langchain_vlmguard.testbed.requests import Picture, png_base64
+from vlmguard_lab.testbed.requests import Picture, png_base64
 
 
 def load_shop() -> Any:

@@ -20,8 +20,8 @@ from langchain_core.tools import BaseTool, tool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from langchain_vlmguard import ChatSteeredVLM, GateJudge, VLMGuardMiddleware, Wording
-from langchain_vlmguard.testbed import load_testbed
-from langchain_vlmguard.testbed.requests import ORDER_TOOL, Picture, png_base64
+from vlmguard_lab.testbed.checkpoint import load_testbed
+from vlmguard_lab.testbed.requests import ORDER_TOOL, Picture, png_base64
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

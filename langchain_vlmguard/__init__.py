@@ -5,109 +5,76 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from langchain_vlmguard._version import __version__
+from langchain_vlmguard._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from langchain_vlmguard.content.evidence import EvidenceReader
-    from langchain_vlmguard.content.fetch import PictureFetcher
-    from langchain_vlmguard.decisions import VLMGuardDecisionModel as VLMGuardDecisionModel
-    from langchain_vlmguard.errors import (
-        AdapterError,
-        DirectionsMismatchError,
-        GuardViolationError,
-        RewriteError,
-        UnreadableContentError,
-        UnsupportedArchitectureError,
-        VLMGuardError,
-    )
-    from langchain_vlmguard.exports import to_acs, to_ogr
-    from langchain_vlmguard.gate_judge import GateJudge, Wording
-    from langchain_vlmguard.guard import create_vlm_guard
-    from langchain_vlmguard.guard_state import GuardContext, VLMGuardState
-    from langchain_vlmguard.guarded_model import GuardedChatModel
-    from langchain_vlmguard.middleware import VLMGuardMiddleware
-    from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
-    from langchain_vlmguard.node import VLMGuardNode, route_on_verdict
-    from langchain_vlmguard.policy import GuardPolicy
-    from langchain_vlmguard.rewriting.rewriter import ReasoningRewriter, Rewrite
-    from langchain_vlmguard.steering.directions import SafetyDirections
-    from langchain_vlmguard.steering.selection import select_layers
-    from langchain_vlmguard.steering.steering import Steering
-    from langchain_vlmguard.testbed import load_testbed
-    from langchain_vlmguard.tools import current_verdict, requires_verdict
-    from langchain_vlmguard.verdict import Hazard, SafetyVerdict
+    from langchain_vlmguard.agents.decisions import VLMGuardDecisionModel as VLMGuardDecisionModel
+    from langchain_vlmguard.agents.middleware import VLMGuardMiddleware as VLMGuardMiddleware
+    from langchain_vlmguard.agents.tools import requires_verdict as requires_verdict
+    from langchain_vlmguard.content.evidence import EvidenceReader as EvidenceReader
+    from langchain_vlmguard.content.fetch import PictureFetcher as PictureFetcher
+    from langchain_vlmguard.errors import AdapterError as AdapterError
+    from langchain_vlmguard.errors import DirectionsMismatchError as DirectionsMismatchError
+    from langchain_vlmguard.errors import GuardViolationError as GuardViolationError
+    from langchain_vlmguard.errors import RewriteError as RewriteError
+    from langchain_vlmguard.errors import UnreadableContentError as UnreadableContentError
+    from langchain_vlmguard.errors import UnsupportedArchitectureError as UnsupportedArchitectureError
+    from langchain_vlmguard.errors import VLMGuardError as VLMGuardError
+    from langchain_vlmguard.guard.chat_model import GuardedChatModel as GuardedChatModel
+    from langchain_vlmguard.guard.gate_judge import GateJudge as GateJudge
+    from langchain_vlmguard.guard.gate_judge import Wording as Wording
+    from langchain_vlmguard.guard.graph import create_vlm_guard as create_vlm_guard
+    from langchain_vlmguard.guard.node import VLMGuardNode as VLMGuardNode
+    from langchain_vlmguard.guard.node import route_on_verdict as route_on_verdict
+    from langchain_vlmguard.guard.state import GuardContext as GuardContext
+    from langchain_vlmguard.guard.state import VLMGuardState as VLMGuardState
+    from langchain_vlmguard.guard.state import current_verdict as current_verdict
+    from langchain_vlmguard.models.loading import load_testbed as load_testbed
+    from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM as ChatSteeredVLM
+    from langchain_vlmguard.rewriting.rewriter import ReasoningRewriter as ReasoningRewriter
+    from langchain_vlmguard.rewriting.rewriter import Rewrite as Rewrite
+    from langchain_vlmguard.steering.directions import SafetyDirections as SafetyDirections
+    from langchain_vlmguard.steering.selection import select_layers as select_layers
+    from langchain_vlmguard.steering.steering import Steering as Steering
+    from langchain_vlmguard.verdict.exports import to_acs as to_acs
+    from langchain_vlmguard.verdict.exports import to_ogr as to_ogr
+    from langchain_vlmguard.verdict.policy import GuardPolicy as GuardPolicy
+    from langchain_vlmguard.verdict.records import Hazard as Hazard
+    from langchain_vlmguard.verdict.records import SafetyVerdict as SafetyVerdict
 
-_HOMES = {
-    "AdapterError": "errors",
-    "ChatSteeredVLM": "models.steered_vlm",
-    "DirectionsMismatchError": "errors",
-    "EvidenceReader": "content.evidence",
-    "GateJudge": "gate_judge",
-    "GuardContext": "guard_state",
-    "GuardPolicy": "policy",
-    "GuardViolationError": "errors",
-    "GuardedChatModel": "guarded_model",
-    "Hazard": "verdict",
-    "PictureFetcher": "content.fetch",
-    "ReasoningRewriter": "rewriting.rewriter",
-    "Rewrite": "rewriting.rewriter",
-    "RewriteError": "errors",
-    "SafetyDirections": "steering.directions",
-    "SafetyVerdict": "verdict",
-    "Steering": "steering.steering",
-    "UnreadableContentError": "errors",
-    "UnsupportedArchitectureError": "errors",
-    "VLMGuardDecisionModel": "decisions",
-    "VLMGuardError": "errors",
-    "VLMGuardMiddleware": "middleware",
-    "VLMGuardNode": "node",
-    "VLMGuardState": "guard_state",
-    "Wording": "gate_judge",
-    "create_vlm_guard": "guard",
-    "current_verdict": "tools",
-    "load_testbed": "testbed",
-    "requires_verdict": "tools",
-    "route_on_verdict": "node",
-    "select_layers": "steering.selection",
-    "to_acs": "exports",
-    "to_ogr": "exports",
+_NAMES = {
+    "agents.decisions": ("VLMGuardDecisionModel",),
+    "agents.middleware": ("VLMGuardMiddleware",),
+    "agents.tools": ("requires_verdict",),
+    "content.evidence": ("EvidenceReader",),
+    "content.fetch": ("PictureFetcher",),
+    "errors": (
+        "AdapterError",
+        "DirectionsMismatchError",
+        "GuardViolationError",
+        "RewriteError",
+        "UnreadableContentError",
+        "UnsupportedArchitectureError",
+        "VLMGuardError",
+    ),
+    "guard.chat_model": ("GuardedChatModel",),
+    "guard.gate_judge": ("GateJudge", "Wording"),
+    "guard.graph": ("create_vlm_guard",),
+    "guard.node": ("VLMGuardNode", "route_on_verdict"),
+    "guard.state": ("GuardContext", "VLMGuardState", "current_verdict"),
+    "models.loading": ("load_testbed",),
+    "models.steered_vlm": ("ChatSteeredVLM",),
+    "rewriting.rewriter": ("ReasoningRewriter", "Rewrite"),
+    "steering.directions": ("SafetyDirections",),
+    "steering.selection": ("select_layers",),
+    "steering.steering": ("Steering",),
+    "verdict.exports": ("to_acs", "to_ogr"),
+    "verdict.policy": ("GuardPolicy",),
+    "verdict.records": ("Hazard", "SafetyVerdict"),
 }
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
-__all__ = [
-    "AdapterError",
-    "ChatSteeredVLM",
-    "DirectionsMismatchError",
-    "EvidenceReader",
-    "GateJudge",
-    "GuardContext",
-    "GuardPolicy",
-    "GuardViolationError",
-    "GuardedChatModel",
-    "Hazard",
-    "PictureFetcher",
-    "ReasoningRewriter",
-    "Rewrite",
-    "RewriteError",
-    "SafetyDirections",
-    "SafetyVerdict",
-    "Steering",
-    "UnreadableContentError",
-    "UnsupportedArchitectureError",
-    "VLMGuardError",
-    "VLMGuardMiddleware",
-    "VLMGuardNode",
-    "VLMGuardState",
-    "Wording",
-    "__version__",
-    "create_vlm_guard",
-    "current_verdict",
-    "load_testbed",
-    "requires_verdict",
-    "route_on_verdict",
-    "select_layers",
-    "to_acs",
-    "to_ogr",
-]
+__all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604 - names all
 
 
 def __getattr__(name: str) -> Any:

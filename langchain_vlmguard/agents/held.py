@@ -10,7 +10,7 @@ from langgraph.types import interrupt
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage, ToolCall
 
-    from langchain_vlmguard.agents.judging import AgentGuard
+    from langchain_vlmguard.agents.options import AgentGuard
 
 WAITS = "This waits for a person's review."
 

@@ -11,12 +11,12 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langgraph.types import Command
 
 from langchain_vlmguard.agents.held import WAITS, packed, with_calls
-from langchain_vlmguard.agents.judging import joined, withheld
-from langchain_vlmguard.agents.subjects import Subject, call_fingerprint, fingerprint, result_as_turn, turn_fingerprint
-from langchain_vlmguard.calls import Answer
+from langchain_vlmguard.agents.options import joined, withheld
 from langchain_vlmguard.content.messages import turn_start
-from langchain_vlmguard.refusals import refusal_message, with_verdict
-from langchain_vlmguard.verdict import GuardFailure
+from langchain_vlmguard.guard.calls import Answer
+from langchain_vlmguard.guard.refusals import refusal_message, with_verdict
+from langchain_vlmguard.guard.subjects import Subject, call_fingerprint, fingerprint, result_as_turn, turn_fingerprint
+from langchain_vlmguard.verdict.records import GuardFailure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from langchain.agents.middleware.types import ModelRequest
     from langchain_core.messages import BaseMessage, ToolCall
 
-    from langchain_vlmguard.agents.judging import AgentGuard
+    from langchain_vlmguard.agents.options import AgentGuard
     from langchain_vlmguard.agents.state import CheckRecord
-    from langchain_vlmguard.guard_state import VLMGuardState
+    from langchain_vlmguard.guard.state import VLMGuardState
 
 
 class ModelCall:

@@ -8,14 +8,14 @@ from langchain_core.messages import AIMessage, RemoveMessage, ToolMessage
 
 from langchain_vlmguard.agents.held import ask, restored, unpacked, with_calls
 from langchain_vlmguard.agents.model_call import call_note
-from langchain_vlmguard.agents.subjects import fingerprint
-from langchain_vlmguard.refusals import refusal_message, with_verdict
-from langchain_vlmguard.review import decided
+from langchain_vlmguard.guard.refusals import refusal_message, with_verdict
+from langchain_vlmguard.guard.reviews import decided
+from langchain_vlmguard.guard.subjects import fingerprint
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage, ToolCall
 
-    from langchain_vlmguard.agents.judging import AgentGuard
+    from langchain_vlmguard.agents.options import AgentGuard
 
 _BY_PERSON = {
     "approve": "A person approved this.",

@@ -12,7 +12,7 @@ from langgraph.types import Command
 from langchain_vlmguard.agents.held import WAITS, packed
 from langchain_vlmguard.agents.model_call import call_note
 from langchain_vlmguard.agents.state import GUARD_KEYS
-from langchain_vlmguard.agents.subjects import Subject, call_fingerprint, fingerprint, result_as_turn
+from langchain_vlmguard.guard.subjects import Subject, call_fingerprint, fingerprint, result_as_turn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from langchain.agents.middleware.types import ToolCallRequest
     from langchain_core.messages import BaseMessage
 
-    from langchain_vlmguard.agents.judging import AgentGuard
+    from langchain_vlmguard.agents.options import AgentGuard
     from langchain_vlmguard.agents.state import CheckRecord
-    from langchain_vlmguard.guard_state import VLMGuardState
+    from langchain_vlmguard.guard.state import VLMGuardState
 
 _LONGEST_ERROR = 4000
 

@@ -68,7 +68,7 @@ def _written(pictures: Sequence[CheckedPicture]) -> list[dict[str, Any]]:
 
 def _bound(limits: ImageLimits) -> None:
     try:
-        import resource  # noqa: PLC0415 - not on every system
+        import resource
     except ImportError:
         return
     resource.setrlimit(resource.RLIMIT_AS, (limits.max_memory, limits.max_memory))

@@ -18,7 +18,7 @@ def read_codes(image: Image.Image) -> list[tuple[str, Line]]:
         ImportError: The extra is not installed.
     """
     try:
-        import zxingcpp  # noqa: PLC0415 - an extra
+        import zxingcpp
     except ImportError as error:
         msg = "reading codes in pictures needs the extra 'evidence': pip install 'langchain-vlmguard[evidence]'"
         raise ImportError(msg) from error

@@ -232,7 +232,7 @@ def _pixels(data: bytes) -> Image.Image:
 
 
 def _decode_apart(data: bytes, limits: ImageLimits) -> tuple[CheckedPicture, ...]:
-    from langchain_vlmguard.content.apart import check_frames_apart  # noqa: PLC0415 - it is built on this module
+    from langchain_vlmguard.content.apart import check_frames_apart
 
     return check_frames_apart(data, limits)
 
@@ -265,7 +265,7 @@ def _formats(data: bytes, limits: ImageLimits) -> tuple[str, ...]:
         return FORMATS
     if data[4:8] == b"ftyp":
         try:
-            from pillow_heif import register_heif_opener  # noqa: PLC0415 - an extra
+            from pillow_heif import register_heif_opener
         except ImportError as error:
             msg = "HEIC is read with the extra 'heif': pip install 'langchain-vlmguard[heif]'"
             raise UnreadableContentError(msg) from error

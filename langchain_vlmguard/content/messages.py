@@ -23,7 +23,7 @@ from langchain_vlmguard.content.spellings import (
     resolve,
 )
 from langchain_vlmguard.errors import UnreadableContentError
-from langchain_vlmguard.verdict import Unjudged
+from langchain_vlmguard.verdict.records import Unjudged
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence

@@ -54,7 +54,7 @@ class RapidOCRReader:
 
     def read(self, image: Image.Image) -> list[Line]:
         """Return the lines of an RGB picture."""
-        import numpy as np  # noqa: PLC0415 - importing the package must stay light
+        import numpy as np
 
         with _engine() as engine:
             result = engine(np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1]))
@@ -90,7 +90,7 @@ def _engine() -> Iterator[Any]:
 
 def _new_engine() -> Any:
     try:
-        from rapidocr import RapidOCR  # noqa: PLC0415 - an extra
+        from rapidocr import RapidOCR
     except ImportError as error:
         msg = "reading text in pictures needs the extra 'evidence': pip install 'langchain-vlmguard[evidence]'"
         raise ImportError(msg) from error
@@ -147,7 +147,7 @@ def _line(words: list[dict[str, Any]], size: tuple[int, int]) -> Line:
 
 def _tesseract() -> Any:
     try:
-        import pytesseract  # noqa: PLC0415 - an extra
+        import pytesseract
     except ImportError as error:
         msg = "Tesseract needs the extra 'tesseract' and the program: pip install 'langchain-vlmguard[tesseract]'"
         raise ImportError(msg) from error

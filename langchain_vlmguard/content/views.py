@@ -92,7 +92,7 @@ def stretched(picture: Image.Image) -> Image.Image:
 
     `128 + 50 (g - m) / max(s, 1.5)` with the grey value g and the neighbourhood's mean m and standard deviation s.
     """
-    import numpy as np  # noqa: PLC0415 - importing the package must stay light
+    import numpy as np
 
     grey = np.asarray(picture.convert("L"), dtype=np.float32)
     difference = grey - np.asarray(_neighbourhood(Image.fromarray(grey)))

@@ -7,7 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from langchain_vlmguard.models.loading import DIRECTIONS_FILE, checkpoint_path
+from langchain_vlmguard.models.checkpoints import checkpoint_path
+from langchain_vlmguard.models.loading import DIRECTIONS_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -43,10 +44,10 @@ def examine(model: str, *, run: bool = False, directions: str | None = None) -> 
         run: Load it and answer once with and once without a picture.
         directions: Directions that should fit it; those in its folder when `None`.
     """
-    import torch  # noqa: PLC0415 - importing the package must stay light
-    from transformers import AutoConfig, AutoModelForImageTextToText  # noqa: PLC0415
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
 
-    from langchain_vlmguard.models.processors import load_processor  # noqa: PLC0415
+    from langchain_vlmguard.models.processors import load_processor
 
     path = checkpoint_path(model)
     config = yield from _try("config", lambda: AutoConfig.from_pretrained(path), lambda c: f"model type {c.model_type}")
@@ -68,8 +69,8 @@ def examine(model: str, *, run: bool = False, directions: str | None = None) -> 
 
 
 def _decoder(model: PreTrainedModel, directions: str | None) -> Iterator[Finding]:
-    from langchain_vlmguard.steering.architectures import locate_decoder  # noqa: PLC0415
-    from langchain_vlmguard.steering.directions import SafetyDirections  # noqa: PLC0415
+    from langchain_vlmguard.steering.architectures import locate_decoder
+    from langchain_vlmguard.steering.directions import SafetyDirections
 
     decoder = yield from _try(
         "decoder layers",
@@ -135,11 +136,11 @@ def _grammar(processor: ProcessorMixin | None) -> Finding:
 
 
 def _answers(model: str) -> Iterator[Finding]:
-    from langchain_core.messages import HumanMessage  # noqa: PLC0415
-    from PIL import Image  # noqa: PLC0415
+    from langchain_core.messages import HumanMessage
+    from PIL import Image
 
-    from langchain_vlmguard.content.images import ImageLimits, check_picture, picture_bytes  # noqa: PLC0415
-    from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM  # noqa: PLC0415
+    from langchain_vlmguard.content.images import ImageLimits, check_picture, picture_bytes
+    from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
 
     chat = yield from _try("weights", lambda: ChatSteeredVLM.from_pretrained(model, max_tokens=8), lambda _: "loaded")
     if chat is None:

@@ -40,10 +40,10 @@ def text_risks(loaded: LoadedVLM, rows: Sequence[ChatRow], steering: Steering, *
 
 
 def _risks(loaded: LoadedVLM, texts: list[str], steering: Steering) -> list[float]:
-    import torch  # noqa: PLC0415 - importing the package must stay light
+    import torch
 
-    from langchain_vlmguard.steering.activations import states_until  # noqa: PLC0415
-    from langchain_vlmguard.steering.encoding import encode_texts  # noqa: PLC0415
+    from langchain_vlmguard.steering.activations import states_until
+    from langchain_vlmguard.steering.encoding import encode_texts
 
     inputs = {name: tensor.to(loaded.model.device) for name, tensor in encode_texts(loaded.processor, texts).items()}
     layer = steering.read_layer
@@ -81,8 +81,8 @@ def processed_pictures(loaded: LoadedVLM, picture: Image.Image) -> list[Image.Im
 
     Families whose processors flatten patches (Qwen2-VL) give nothing that can be shown here.
     """
-    import numpy as np  # noqa: PLC0415
-    from PIL import Image  # noqa: PLC0415
+    import numpy as np
+    from PIL import Image
 
     processor = getattr(loaded.processor, "image_processor", None)
     if processor is None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from langchain_vlmguard.models.adapters import load_adapter
+from langchain_vlmguard.models.checkpoints import checkpoint_path
 from langchain_vlmguard.models.picture_features import PictureFeatures
 from langchain_vlmguard.models.scheduler import Scheduler
 from langchain_vlmguard.models.tool_calls import CALL_MARKERS
@@ -29,8 +29,6 @@ DIRECTIONS_FILE = "safety_directions.safetensors"
 
 PROBE_FILE = "turn_probe.safetensors"
 """A checkpoint folder that holds this file has turns cleared by it in adaptive rewriting."""
-
-TESTBED = "testbed"
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +66,7 @@ class LoadedVLM:
     @cached_property
     def grammar_tokenizer(self) -> Any:
         """The tokenizer as llguidance sees it."""
-        from langchain_vlmguard.models.structured import grammar_tokenizer  # noqa: PLC0415 - needs an extra
+        from langchain_vlmguard.models.structured import grammar_tokenizer
 
         tokenizer = self.processor.tokenizer
         vocabulary = max(self.model.get_output_embeddings().weight.shape[0], len(tokenizer))
@@ -89,16 +87,9 @@ class LoadedVLM:
         Raises:
             ValueError: The directions carry no choice of layers; running unsteered in silence would be worse.
         """
-        from langchain_vlmguard.steering.steering import Steering  # noqa: PLC0415 - needs torch
+        from langchain_vlmguard.steering.steering import Steering
 
         return None if self.directions is None else Steering.recommended(self.directions)
-
-
-def checkpoint_path(model: str) -> str:
-    """Return the folder of the shipped testbed for `"testbed"`, any other name unchanged."""
-    if model == TESTBED:
-        return str(files("langchain_vlmguard.testbed") / "weights")
-    return model
 
 
 def load_vlm(
@@ -122,10 +113,10 @@ def load_vlm(
         OSError: There is no such checkpoint.
         ImportError: The backend of a quantization, or `peft` for an adapter, is not installed.
     """
-    import torch  # noqa: PLC0415 - importing the package must stay light
-    from transformers import AutoModelForImageTextToText  # noqa: PLC0415
+    import torch
+    from transformers import AutoModelForImageTextToText
 
-    from langchain_vlmguard.models.processors import load_processor  # noqa: PLC0415
+    from langchain_vlmguard.models.processors import load_processor
 
     path = checkpoint_path(model)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -143,14 +134,19 @@ def load_vlm(
 
 
 def _directions_beside(path: str, model: PreTrainedModel) -> SafetyDirections | None:
-    from langchain_vlmguard.steering.directions import SafetyDirections  # noqa: PLC0415
+    from langchain_vlmguard.steering.directions import SafetyDirections
 
     file = Path(path) / DIRECTIONS_FILE
     return SafetyDirections.load(file, model=model) if file.is_file() else None
 
 
 def _probe_beside(path: str, model: PreTrainedModel) -> TurnProbe | None:
-    from langchain_vlmguard.steering.probe import TurnProbe  # noqa: PLC0415
+    from langchain_vlmguard.steering.probe import TurnProbe
 
     file = Path(path) / PROBE_FILE
     return TurnProbe.load(file, model=model) if file.is_file() else None
+
+
+def load_testbed() -> LoadedVLM:
+    """Load the testbed on the CPU, in float32, with its safety directions; the package `vlmguard_lab` ships it."""
+    return load_vlm("testbed", device="cpu")

@@ -163,7 +163,7 @@ def _cut(value: Any, start: int, end: int) -> Any:
 def _joined(values: list[Any]) -> Any:
     first = values[0]
     if _is_tensor(first):
-        import torch  # noqa: PLC0415 - importing the package must stay light
+        import torch
 
         return torch.cat(values)
     if isinstance(first, list) and first and not _is_tensor(first[0]):
@@ -172,7 +172,7 @@ def _joined(values: list[Any]) -> Any:
 
 
 def _output(features: dict[str, Any]) -> Any:
-    from transformers.modeling_outputs import BaseModelOutputWithPooling  # noqa: PLC0415 - importing must stay light
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
 
     output = BaseModelOutputWithPooling(pooler_output=features["pooler_output"])
     for name in features.keys() - {"pooler_output"}:

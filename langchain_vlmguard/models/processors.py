@@ -73,7 +73,7 @@ def _processor_class(path: str, **shared: Any) -> type[ProcessorMixin]:
 
 
 def _usual_processor(path: str, **shared: Any) -> str:
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES  # noqa: PLC0415 - rarely needed
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
     name: str = PROCESSOR_MAPPING_NAMES[AutoConfig.from_pretrained(path, **shared).model_type]
     return name

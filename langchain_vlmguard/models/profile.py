@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from langchain_vlmguard.models.loading import checkpoint_path
+from langchain_vlmguard.models.checkpoints import checkpoint_path
 
 if TYPE_CHECKING:
     from langchain_core.language_models import ModelProfile
@@ -53,8 +53,8 @@ def read_profile(model: str, loaded: LoadedVLM | None, *, urls: bool, options: d
 def _context_length(model: str, loaded: LoadedVLM | None, options: dict[str, Any]) -> int | None:
     if loaded is not None:
         return loaded.context_length
-    import json  # noqa: PLC0415
-    from pathlib import Path  # noqa: PLC0415
+    import json
+    from pathlib import Path
 
     file = Path(checkpoint_path(model)) / options.get("subfolder", "") / "config.json"
     if not file.is_file():

@@ -74,7 +74,7 @@ class Scheduler:
             self._changed.notify()
 
     def _work(self) -> None:
-        import torch  # noqa: PLC0415 - importing the package must stay light
+        import torch
 
         with torch.inference_mode():
             while self._has_work():
@@ -164,7 +164,7 @@ class Scheduler:
         A batch that does not fit into memory is halved once. A batch that fails otherwise is tried again row by row, so that
         one caller's bad input is nobody else's error.
         """
-        from langchain_vlmguard.models.batch import Batch, encode_rows  # noqa: PLC0415 - needs torch
+        from langchain_vlmguard.models.batch import Batch, encode_rows
 
         batch = None
         try:
@@ -262,7 +262,7 @@ def _repeatable(request: Request) -> bool:
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    import torch  # noqa: PLC0415
+    import torch
 
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -201,7 +201,7 @@ class ChatSteeredVLM(BaseChatModel):
     @property
     def screening(self) -> Screening | None:
         """What clears turns in adaptive rewriting; `None` without a steering that has a gate."""
-        from langchain_vlmguard.steering.screening import Screening  # noqa: PLC0415 - importing must stay light
+        from langchain_vlmguard.steering.screening import Screening
 
         steering = self.active_steering
         if steering is None or not hasattr(steering, "read_gate"):
@@ -474,8 +474,8 @@ class ChatSteeredVLM(BaseChatModel):
 
 
 def _recommended(directions: SafetyDirections | str, loaded: LoadedVLM) -> Steering:
-    from langchain_vlmguard.steering.directions import SafetyDirections  # noqa: PLC0415 - importing must stay light
-    from langchain_vlmguard.steering.steering import Steering  # noqa: PLC0415
+    from langchain_vlmguard.steering.directions import SafetyDirections
+    from langchain_vlmguard.steering.steering import Steering
 
     found = SafetyDirections.load(directions) if isinstance(directions, str) else directions
     found.check(loaded.model)

@@ -34,7 +34,7 @@ def json_grammar(schema: dict[str, Any], *, max_tokens: int) -> str:
         StructuredOutputError: The schema has something that cannot be enforced, or llguidance is not installed.
     """
     try:
-        from llguidance import LLMatcher  # noqa: PLC0415 - an extra
+        from llguidance import LLMatcher
     except ImportError as error:
         raise StructuredOutputError(MISSING) from error
     try:
@@ -66,7 +66,7 @@ def grammar_tokenizer(tokenizer: PreTrainedTokenizerBase, vocabulary: int, ends:
         StructuredOutputError: The tokenizer is not a fast one, or llguidance is not installed.
     """
     try:
-        from llguidance import LLTokenizer  # noqa: PLC0415
+        from llguidance import LLTokenizer
     except ImportError as error:
         raise StructuredOutputError(MISSING) from error
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -82,15 +82,15 @@ class GrammarState:
 
     def __init__(self, tokenizer: Any, grammar: str) -> None:
         """Start at the beginning."""
-        from llguidance import LLMatcher  # noqa: PLC0415
+        from llguidance import LLMatcher
 
         self._matcher = LLMatcher(tokenizer, grammar)
         self._check()
 
     def masked(self, scores: Tensor) -> Tensor:
         """Return `(vocabulary,)` scores in which every token that the grammar rules out is minus infinity."""
-        import numpy as np  # noqa: PLC0415
-        import torch  # noqa: PLC0415
+        import numpy as np
+        import torch
 
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         allowed = np.unpackbits(bits, bitorder="little")[: len(scores)].astype(bool)

@@ -8,7 +8,6 @@ import math
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from langchain_vlmguard.errors import AdapterError
+from langchain_vlmguard.models.checkpoints import named_checkpoint
 from langchain_vlmguard.steering.architectures import TOWERS
 from langchain_vlmguard.steering.attaching import attached
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
-TESTBED = "testbed"
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 REWRITER_FILE = "rewriter.json"
@@ -102,7 +101,7 @@ class RewriterAdapter:
         Raises:
             AdapterError: A file is missing, or the adapter is of a kind that is not read here.
         """
-        path = Path(str(files("langchain_vlmguard.testbed") / "rewriter")) if folder == TESTBED else Path(folder)
+        path = _folder(folder)
         missing = [name for name in (WEIGHTS_FILE, CONFIG_FILE, REWRITER_FILE) if not (path / name).is_file()]
         if missing:
             msg = f"{path} holds no rewriter adapter: {', '.join(missing)} missing (`vlmguard rewriter train` writes them)"
@@ -165,6 +164,12 @@ class _AdaptedCall:
     def absorb(self, other: _AdaptedCall) -> None:
         """Take over the rows of another call of the same adapter."""
         self.rows += other.rows
+
+
+def _folder(given: str | Path) -> Path:
+    """Return the folder of an adapter, or that of a named checkpoint's own."""
+    named = named_checkpoint(given) if isinstance(given, str) else None
+    return Path(given) if named is None or named.rewriter is None else named.rewriter
 
 
 def base_hash(model: PreTrainedModel) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from langchain_vlmguard.verdict import Action, Channel, HazardId, Risk
+from langchain_vlmguard.verdict.records import Action, Channel, HazardId, Risk
 
 _LONGEST_RATIONALE = 500
 

@@ -134,7 +134,7 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
             guard = create_vlm_guard(model, rewriter).compile()
             ```
         """
-        from langchain_vlmguard.rewriting.adapter import RewriterAdapter  # noqa: PLC0415 - needs torch
+        from langchain_vlmguard.rewriting.adapter import RewriterAdapter
 
         loaded = RewriterAdapter.load(adapter)
         loaded.check(steered_vlm.loaded.model, weights=check_weights)

@@ -10,9 +10,9 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import BaseModel, ConfigDict, Field
 
-from langchain_vlmguard.hazards import HAZARDS
 from langchain_vlmguard.rewriting.report import Rewrite, Threat
-from langchain_vlmguard.verdict import Action, HazardId, Risk
+from langchain_vlmguard.verdict.hazards import HAZARDS
+from langchain_vlmguard.verdict.records import Action, HazardId, Risk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

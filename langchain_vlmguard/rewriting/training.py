@@ -38,7 +38,7 @@ _KEPT_BYTES = 64_000
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """Everything that decides the adapter. The defaults are for 7B checkpoints; `testbed()` for the testbed."""
+    """Everything that decides the adapter. The defaults are for 7B checkpoints."""
 
     form: str = "delimited"
     """Written form, see `rewriting.forms`."""
@@ -69,25 +69,6 @@ class TrainingRecipe:
     """Steps between two checkpoints."""
 
     seed: int = 0
-
-    @classmethod
-    def testbed(cls) -> TrainingRecipe:
-        """Return the recipe of the shipped adapter."""
-        from langchain_vlmguard.testbed.rewriting import WORDS  # noqa: PLC0415 - the testbed uses this module, not it the testbed
-
-        return cls(
-            form="compact",
-            words=WORDS,
-            epochs=4,
-            batch=32,
-            accumulate=1,
-            learning_rate=3e-3,
-            rank=16,
-            alpha=32,
-            dropout=0.0,
-            warmup=0.05,
-            max_tokens=96,
-        )
 
 
 def train_rewriter(
@@ -231,12 +212,12 @@ def language_linears(model: PreTrainedModel) -> list[str]:
 
 def _fit(loaded: LoadedVLM, rows: EncodedExamples, recipe: TrainingRecipe, work: Path, out: Path) -> None:
     try:
-        from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - an extra
-        from transformers import Trainer  # noqa: PLC0415 - needs accelerate
+        from peft import LoraConfig, get_peft_model
+        from transformers import Trainer
     except ImportError as error:
         msg = "training needs peft and accelerate: pip install 'langchain-vlmguard[train]'"
         raise ImportError(msg) from error
-    from transformers.trainer_utils import get_last_checkpoint  # noqa: PLC0415
+    from transformers.trainer_utils import get_last_checkpoint
 
     class AlikeTrainer(Trainer):  # type: ignore[misc]
         def _get_train_sampler(self, *_args: Any, **_kwargs: Any) -> Sampler[int]:
@@ -265,7 +246,7 @@ def _fit(loaded: LoadedVLM, rows: EncodedExamples, recipe: TrainingRecipe, work:
 
 
 def _arguments(recipe: TrainingRecipe, work: Path, rows: int) -> TrainingArguments:
-    from transformers import TrainingArguments  # noqa: PLC0415
+    from transformers import TrainingArguments
 
     steps = recipe.epochs * rows / (recipe.batch * recipe.accumulate)
     return TrainingArguments(
@@ -295,8 +276,8 @@ def _halve(path: Path) -> None:
 
 
 def _facts(loaded: LoadedVLM, recipe: TrainingRecipe, data: Path, trained_on: int, seconds: float) -> dict[str, Any]:
-    import peft  # noqa: PLC0415
-    import transformers  # noqa: PLC0415
+    import peft
+    import transformers
 
     manifest = data / MANIFEST_FILE
     return {
@@ -317,9 +298,9 @@ def _facts(loaded: LoadedVLM, recipe: TrainingRecipe, data: Path, trained_on: in
 
 
 def _metrics(model: str, out: Path, validation: list[Example], load_options: dict[str, Any]) -> dict[str, Any]:
-    from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM  # noqa: PLC0415
-    from langchain_vlmguard.rewriting.metrics import measure_rewriter  # noqa: PLC0415
-    from langchain_vlmguard.rewriting.rewriter import ReasoningRewriter  # noqa: PLC0415
+    from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
+    from langchain_vlmguard.rewriting.metrics import measure_rewriter
+    from langchain_vlmguard.rewriting.rewriter import ReasoningRewriter
 
     if not validation:
         return {}

@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from langchain_vlmguard.hazards import known
+from langchain_vlmguard.verdict.hazards import known
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable

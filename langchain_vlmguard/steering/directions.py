@@ -12,11 +12,11 @@ import torch
 
 from langchain_vlmguard._version import __version__
 from langchain_vlmguard.errors import DirectionsMismatchError
+from langchain_vlmguard.files import read_tensors, write_tensors
 from langchain_vlmguard.steering.activations import last_token_states
 from langchain_vlmguard.steering.anchors import AnchorSet, load_anchors
 from langchain_vlmguard.steering.architectures import locate_decoder
 from langchain_vlmguard.steering.encoding import Prompt
-from langchain_vlmguard.steering.files import read_tensors, write_tensors
 from langchain_vlmguard.steering.gates import ClassStats
 from langchain_vlmguard.steering.neutral import neutral_pictures
 
@@ -205,7 +205,7 @@ class SafetyDirections:
         Args:
             layer: Layer of the PCA panels; the one that separates text best when `None`.
         """
-        from langchain_vlmguard.steering.plots import plot_directions  # noqa: PLC0415 - matplotlib is an extra
+        from langchain_vlmguard.steering.plots import plot_directions
 
         return plot_directions(self, layer)
 

@@ -20,7 +20,7 @@ def plot_directions(directions: SafetyDirections, layer: int | None = None) -> F
         ImportError: matplotlib is missing; it comes with the `plot` extra.
     """
     try:
-        from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
+        from matplotlib.figure import Figure
     except ImportError as error:
         msg = "plots need matplotlib: pip install 'langchain-vlmguard[plot]'"
         raise ImportError(msg) from error

@@ -17,10 +17,10 @@ from tqdm.auto import tqdm
 
 from langchain_vlmguard._version import __version__
 from langchain_vlmguard.errors import DirectionsMismatchError
+from langchain_vlmguard.files import read_tensors, write_tensors
 from langchain_vlmguard.steering.architectures import image_token_id, locate_decoder
 from langchain_vlmguard.steering.directions import config_hash, weights_hash
 from langchain_vlmguard.steering.encoding import encode_texts
-from langchain_vlmguard.steering.files import read_tensors, write_tensors
 from langchain_vlmguard.steering.logistic import Logistic
 from langchain_vlmguard.steering.thresholds import ScoredKinds, cut, early, graded
 from langchain_vlmguard.steering.turn_states import EarlyStates, TurnStates, early_layer, prefill

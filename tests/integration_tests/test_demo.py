@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from langchain_vlmguard.cli import app
+from langchain_vlmguard.cli.app import app
 
 
 @pytest.fixture(scope="module")

@@ -74,7 +74,7 @@ def test_an_order_waits_for_a_person(tmp_path, decision, said):
 
 
 def test_the_scenario_suite_in_small():
-    spec = importlib.util.spec_from_file_location("agent_scenarios", ROOT / "benchmarks/agent_scenarios.py")
+    spec = importlib.util.spec_from_file_location("agent_scenarios", ROOT / "vlmguard_lab/bench/agent_scenarios.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules["agent_scenarios"] = module
     spec.loader.exec_module(module)

@@ -13,7 +13,7 @@ DOCUMENTS = ["README.md", "CHANGELOG.md", *PAGES]
 
 
 def publish():
-    spec = importlib.util.spec_from_file_location("publish_demo", ROOT / "benchmarks/publish_demo.py")
+    spec = importlib.util.spec_from_file_location("publish_demo", ROOT / "vlmguard_lab/bench/publish_demo.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -33,9 +33,9 @@ def test_the_published_cells_hold_what_they_promise():
 
 
 def test_the_shipped_weights_are_those_that_the_card_describes():
-    from langchain_vlmguard.testbed.release import file_hash, model_card
+    from vlmguard_lab.testbed.release import file_hash, model_card
 
-    folder = ROOT / "langchain_vlmguard/testbed/weights"
+    folder = ROOT / "vlmguard_lab/testbed/weights"
     facts = json.loads((folder / "card.json").read_text())
     assert file_hash(folder / "model.safetensors") == facts["weights_sha256"]
     assert (folder / "README.md").read_text() == model_card(facts)
@@ -45,9 +45,9 @@ def test_the_shipped_weights_are_those_that_the_card_describes():
 def test_the_card_is_of_the_recipe_in_the_code():
     from dataclasses import asdict
 
-    from langchain_vlmguard.testbed.build import Recipe
+    from vlmguard_lab.testbed.build import Recipe
 
-    facts = json.loads((ROOT / "langchain_vlmguard/testbed/weights/card.json").read_text())
+    facts = json.loads((ROOT / "vlmguard_lab/testbed/weights/card.json").read_text())
     assert facts["recipe"] == json.loads(json.dumps(asdict(Recipe())))
 
 
@@ -55,13 +55,13 @@ def test_the_readmes_python_runs(tmp_path, monkeypatch):
     from langchain_core.tools import StructuredTool
     from langgraph.checkpoint.memory import InMemorySaver
 
-    from langchain_vlmguard.testbed.requests import Cell
     from tests.chat_models import ScriptedModel
-    from tests.unit_tests.rewriting.test_rewriter import ALLOW
+    from tests.rewrites import ALLOW
+    from vlmguard_lab.testbed.requests import Cell
 
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(blocks) >= 5
-    weights = ROOT / "langchain_vlmguard/testbed/weights"
+    weights = ROOT / "vlmguard_lab/testbed/weights"
     names = {
         "any_chat_model": ScriptedModel(answers=[ALLOW]),
         "checkpointer": InMemorySaver(),
@@ -80,7 +80,7 @@ def test_the_readmes_python_runs(tmp_path, monkeypatch):
 
 
 def small_anchors():
-    from langchain_vlmguard.testbed.anchors import load_testbed_anchors
+    from vlmguard_lab.testbed.anchors import load_testbed_anchors
 
     return load_testbed_anchors(32)
 

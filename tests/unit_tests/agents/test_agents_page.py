@@ -10,7 +10,7 @@ from langchain_core.messages import HumanMessage
 from langchain_vlmguard import ReasoningRewriter
 from tests.agent_models import AgentModel
 from tests.chat_models import ScriptedModel
-from tests.unit_tests.rewriting.test_rewriter import ALLOW
+from tests.rewrites import ALLOW
 
 OBJECTS = {"rewriter", "policy", "phrase", "fetcher", "evidence", "judge", "telemetry"}
 ROOT = Path(__file__).parents[3]

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from langchain_vlmguard import GuardPolicy, GuardViolationError, SafetyVerdict, VLMGuardMiddleware
 from tests.agent_models import BOTH, THREAD, AgentModel, WordJudge, agent, asked, both, call, calling
 from tests.pictures import READABLE, UNREADABLE
-from tests.unit_tests.test_guard import TRACE
+from tests.rewrites import TRACE
 
 
 def stages(state):

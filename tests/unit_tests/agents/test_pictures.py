@@ -7,10 +7,10 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from langchain_vlmguard import ChatSteeredVLM, EvidenceReader, GuardPolicy, PictureFetcher, VLMGuardMiddleware
 from langchain_vlmguard.content.messages import LEFT_OUT
-from langchain_vlmguard.testbed.requests import Cell
 from tests.agent_models import BOTH, AgentModel, agent, asked, both, call, calling
 from tests.picture_server import picture_server, trusting
 from tests.pictures import READABLE, UNREADABLE
+from vlmguard_lab.testbed.requests import Cell
 
 HOST = "pictures.test"
 

@@ -24,7 +24,7 @@ from langchain_vlmguard import (
 from tests.agent_models import BOTH, THREAD, AgentModel, WordJudge, agent, asked, both, call, calling
 from tests.chat_models import ScriptedModel
 from tests.pictures import READABLE
-from tests.unit_tests.rewriting.test_rewriter import ALLOW
+from tests.rewrites import ALLOW
 
 HOOKS = ("before_agent", "before_model", "after_model", "after_agent", "wrap_model_call", "wrap_tool_call")
 

@@ -24,7 +24,7 @@ def test_the_pages_python_runs():
 
 
 def test_the_pages_table_is_that_of_the_results():
-    spec = importlib.util.spec_from_file_location("benchmarks_evidence", ROOT / "benchmarks/evidence.py")
+    spec = importlib.util.spec_from_file_location("benchmarks_evidence", ROOT / "vlmguard_lab/bench/evidence.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     results = json.loads(RESULTS.read_text())

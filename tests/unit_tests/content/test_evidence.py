@@ -11,8 +11,8 @@ from langchain_vlmguard.content.evidence import Finding, PictureEvidence, reads_
 from langchain_vlmguard.content.images import ImageLimits, check_picture
 from langchain_vlmguard.content.ocr import Line, TesseractReader, lines_of_table
 from langchain_vlmguard.content.views import View, seen_views, shrunk_views, stretched, turned, views_of
-from langchain_vlmguard.testbed.hiding import KINDS, Hidden, hide, instruction, recovered
 from tests.pictures import png
+from vlmguard_lab.testbed.hiding import KINDS, Hidden, hide, instruction, recovered
 
 pytest.importorskip("rapidocr")
 pytest.importorskip("zxingcpp")

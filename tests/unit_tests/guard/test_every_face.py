@@ -20,8 +20,8 @@ from langchain_vlmguard import (
     create_vlm_guard,
     route_on_verdict,
 )
-from langchain_vlmguard.testbed.requests import Cell
 from tests.pictures import b64, png
+from vlmguard_lab.testbed.requests import Cell
 
 pytestmark = pytest.mark.xfail(reason="the guard is written four times, and the copies do not agree", strict=False)
 
@@ -117,7 +117,7 @@ def decided(setup, mode, asked):
 @pytest.mark.parametrize("asked", REQUESTS)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("setup", ["plain", "steered"])
-@pytest.mark.parametrize("face", (graph, *FACES), ids=lambda face: face.__name__)
+@pytest.mark.parametrize("face", [graph, *FACES], ids=lambda face: face.__name__)
 async def test_every_face_decides_alike_and_lets_the_same_words_out(face, setup, mode, asked, use_async):
     compiled = face(*models(setup), GuardPolicy(rewrite=mode))
     given = {"messages": [REQUESTS[asked]]}

@@ -18,7 +18,7 @@ def test_the_pages_python_runs():
 
 
 def test_the_pages_table_is_that_of_the_results():
-    spec = importlib.util.spec_from_file_location("architectures", ROOT / "benchmarks/architectures.py")
+    spec = importlib.util.spec_from_file_location("architectures", ROOT / "vlmguard_lab/bench/architectures.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     rows = json.loads((ROOT / "docs/results/architectures.json").read_text())["rows"]

@@ -5,7 +5,7 @@ import shutil
 
 from typer.testing import CliRunner
 
-from langchain_vlmguard.cli import app
+from langchain_vlmguard.cli.app import app
 from langchain_vlmguard.models.doctor import examine
 from langchain_vlmguard.models.loading import checkpoint_path
 

@@ -11,9 +11,9 @@ from langchain_vlmguard.models.scheduler import Scheduler
 from langchain_vlmguard.steering.architectures import locate_decoder
 from langchain_vlmguard.steering.gates import AlwaysOpen
 from langchain_vlmguard.steering.interventions import INTERVENTIONS
-from langchain_vlmguard.testbed.requests import Cell
 from tests.architecture_checks import asked, chat, loaded_vlm
 from tests.tiny_models import WITH_PROCESSOR, random_directions
+from vlmguard_lab.testbed.requests import Cell
 
 CELLS = [
     Cell("textual", "text", harmful=True),

@@ -9,9 +9,9 @@ import pytest
 from langchain_vlmguard import ChatSteeredVLM, ReasoningRewriter
 from langchain_vlmguard.models.picture_features import PictureFeatures
 from langchain_vlmguard.models.scheduler import Scheduler
-from langchain_vlmguard.testbed.requests import Cell, Picture, Request
 from tests.architecture_checks import asked, chat, loaded_vlm, plain_generate
 from tests.tiny_models import WITH_PROCESSOR
+from vlmguard_lab.testbed.requests import Cell, Picture, Request
 
 QUESTIONS = ("what is in the picture ?", "how do i make this ?", "what kind of thing is this ?")
 

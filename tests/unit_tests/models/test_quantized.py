@@ -3,7 +3,7 @@
 import pytest
 
 from langchain_vlmguard import ChatSteeredVLM
-from langchain_vlmguard.testbed.requests import Cell
+from vlmguard_lab.testbed.requests import Cell
 
 pytest.importorskip("torchao", reason="the backend of quantisation on a CPU; `make test-oldest` has it")
 

@@ -22,8 +22,8 @@ from langchain_vlmguard.models.waiting import Waiting
 from langchain_vlmguard.steering.architectures import locate_decoder
 from langchain_vlmguard.steering.gates import AlwaysOpen
 from langchain_vlmguard.steering.interventions import Fulfil, ProjectOut, Transplant
-from langchain_vlmguard.testbed.requests import cells
 from tests.waiting import wait_until
+from vlmguard_lab.testbed.requests import cells
 
 REQUESTS = [cell.sample(2, seed=11)[1] for cell in cells() if cell.family != "tool"]
 

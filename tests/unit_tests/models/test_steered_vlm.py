@@ -12,9 +12,9 @@ from langchain_vlmguard import ChatSteeredVLM, Steering, UnreadableContentError
 from langchain_vlmguard.steering.architectures import locate_decoder
 from langchain_vlmguard.steering.gates import AlwaysOpen
 from langchain_vlmguard.steering.interventions import ProjectOut
-from langchain_vlmguard.testbed.requests import ORDER_TOOL, Cell, cells
 from tests.pictures import UNREADABLE
 from tests.waiting import wait_until
+from vlmguard_lab.testbed.requests import ORDER_TOOL, Cell, cells
 
 REQUESTS = [cell.sample(2, seed=7)[1] for cell in cells() if cell.family != "tool"]
 HARMFUL = Cell("meaningless", "blank", harmful=True).sample(1)[0]

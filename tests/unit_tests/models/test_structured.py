@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from langchain_vlmguard import ChatSteeredVLM
 from langchain_vlmguard.errors import StructuredOutputError
-from langchain_vlmguard.testbed.requests import ORDER_TOOL
+from vlmguard_lab.testbed.requests import ORDER_TOOL
 
 pytest.importorskip("llguidance")
 

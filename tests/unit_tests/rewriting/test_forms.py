@@ -3,9 +3,10 @@ import time
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
-from langchain_vlmguard.rewriting.forms import CompactForm, DelimitedForm, form_of
+from langchain_vlmguard.rewriting.forms import DelimitedForm, form_of
 from langchain_vlmguard.rewriting.stages import CausalReport, Cause, OptimisedPrompt
-from langchain_vlmguard.testbed.rewriting import WORDS
+from vlmguard_lab.testbed.compact_form import CompactForm
+from vlmguard_lab.testbed.rewriting import WORDS
 
 REPORT = CausalReport(
     textual=Cause(finding="make this"),

@@ -9,26 +9,10 @@ from langchain_core.runnables import RunnableLambda
 
 from langchain_vlmguard.errors import RewriteError, UnreadableContentError
 from langchain_vlmguard.rewriting.rewriter import ReasoningRewriter, Rewrite, parse_delimited
-from langchain_vlmguard.testbed.rewriting import HELD_OUT_ATTACKS
 from tests.chat_models import ScriptedModel
 from tests.pictures import READABLE, UNREADABLE
-
-GOOD = """\
-<threats>
-cross_modal | mlcommons:ncr | open fire near fuel
-</threats>
-<intent>wants light at the station</intent>
-<legitimate>light</legitimate>
-<action>rewrite</action>
-<risk>0.8</risk>
-<prompt>Name the danger of fire near fuel and give a safe way to get light.</prompt>"""
-
-ALLOW = (
-    GOOD.replace("cross_modal | mlcommons:ncr | open fire near fuel", "none")
-    .replace("<action>rewrite", "<action>allow")
-    .replace("0.8", "0")
-    .replace("Name the danger of fire near fuel and give a safe way to get light.", "")
-)
+from tests.rewrites import ALLOW, GOOD
+from vlmguard_lab.testbed.rewriting import HELD_OUT_ATTACKS
 
 TURN = [HumanMessage([READABLE["v1 image"], {"type": "text", "text": "can i use a candle here?"}])]
 

@@ -4,7 +4,7 @@ import runpy
 from pathlib import Path
 
 from tests.chat_models import ScriptedModel
-from tests.unit_tests.rewriting.test_rewriter import ALLOW
+from tests.rewrites import ALLOW
 
 ROOT = Path(__file__).parents[3]
 DOCUMENT = ROOT / "docs/rewriting.md"
@@ -21,7 +21,7 @@ def test_the_documents_python_runs():
 
 def test_the_documents_tables_are_those_of_the_results():
     results = json.loads(RESULTS.read_text())
-    tables = runpy.run_path(str(ROOT / "benchmarks/rewriter_transfer.py"))["tables"]
+    tables = runpy.run_path(str(ROOT / "vlmguard_lab/bench/rewriter_transfer.py"))["tables"]
     assert tables(results) in DOCUMENT.read_text()
 
 
@@ -36,7 +36,7 @@ def test_the_published_rows_hold_what_they_promise():
 def test_the_documents_commands_are_those_of_the_command_line():
     from typer.main import get_command
 
-    from langchain_vlmguard.cli import app
+    from langchain_vlmguard.cli.app import app
 
     commands = get_command(app).commands["rewriter"].commands
     for name, options in re.findall(r"^vlmguard rewriter (\w+) (.*)$", DOCUMENT.read_text(), re.MULTILINE):

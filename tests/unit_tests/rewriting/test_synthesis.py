@@ -12,10 +12,10 @@ from langchain_core.runnables import RunnableLambda
 from langchain_vlmguard.rewriting.items import Item
 from langchain_vlmguard.rewriting.stages import GRADE, OPTIMISE
 from langchain_vlmguard.rewriting.synthesis import CALLS_FILE, DATA_FILE, MANIFEST_FILE, Synthesis, read_examples
-from langchain_vlmguard.testbed import load_testbed
-from langchain_vlmguard.testbed.rewriting import OracleAnalyst, as_items, sample_requests
-from langchain_vlmguard.testbed.synthesis import synthesize_testbed
 from tests.chat_models import ScriptedModel
+from vlmguard_lab.testbed.checkpoint import load_testbed
+from vlmguard_lab.testbed.rewriting import OracleAnalyst, as_items, sample_requests
+from vlmguard_lab.testbed.synthesis import synthesize_testbed
 
 ROOT = Path(__file__).parents[3]
 REPORT = {
@@ -145,7 +145,7 @@ def test_there_is_nothing_to_read_before_the_end(tmp_path):
 
 def test_on_the_testbed_the_whole_pipeline_runs_and_outlives_a_kill(tmp_path):
     script = (
-        "from pathlib import Path; from langchain_vlmguard.testbed.synthesis import synthesize_testbed;"
+        "from pathlib import Path; from vlmguard_lab.testbed.synthesis import synthesize_testbed;"
         f"synthesize_testbed(Path({str(tmp_path)!r}), n=60, concurrency=4)"
     )
     process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)  # noqa: S603

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from langchain_vlmguard import ChatSteeredVLM, ReasoningRewriter, RewriteError, load_testbed
-from langchain_vlmguard.cli import app
+from langchain_vlmguard.cli.app import app
 from langchain_vlmguard.rewriting.adapter import REWRITER_FILE, WEIGHTS_FILE
 from langchain_vlmguard.rewriting.metrics import measure_rewriter
 from langchain_vlmguard.rewriting.report import Rewrite
@@ -21,8 +21,9 @@ from langchain_vlmguard.rewriting.training import (
     split_examples,
     train_rewriter,
 )
-from langchain_vlmguard.testbed.synthesis import synthesize_testbed
 from tests.tiny_models import tiny_qwen2_vl
+from vlmguard_lab.testbed.rewriting import rewriter_recipe
+from vlmguard_lab.testbed.synthesis import synthesize_testbed
 
 SHORT = TrainingRecipe(
     epochs=2, batch=2, accumulate=1, rank=4, alpha=8, max_tokens=8, validation=0.4, system_prompt="Judge. {boundary}"
@@ -61,7 +62,7 @@ def test_the_same_command_trains_a_qwen2_vl_and_its_adapter_loads(data, qwen, tm
 
 
 def test_a_stopped_training_goes_on_and_another_recipe_is_refused(data, tmp_path):
-    recipe = TrainingRecipe.testbed()
+    recipe = rewriter_recipe()
     small = TrainingRecipe(
         form="compact", words=recipe.words, epochs=1, batch=4, accumulate=1, rank=2, validation=0.0, checkpoint_every=2,
         learning_rate=1e-2,
@@ -83,7 +84,7 @@ def test_a_stopped_training_goes_on_and_another_recipe_is_refused(data, tmp_path
 
 def test_the_loss_is_on_the_answer_alone_and_the_tower_is_frozen(data):
     loaded, examples = load_testbed(), read_examples(data)
-    rows = EncodedExamples(examples, loaded.processor, TrainingRecipe.testbed())
+    rows = EncodedExamples(examples, loaded.processor, rewriter_recipe())
     tokenizer = loaded.processor.tokenizer
     for index in range(len(rows)):
         labels = rows[index]["labels"][0]

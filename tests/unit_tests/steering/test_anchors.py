@@ -2,10 +2,10 @@ import json
 
 import pytest
 
-from langchain_vlmguard.hazards import HAZARDS
 from langchain_vlmguard.steering.anchors import AnchorPair, AnchorSet, load_anchors
-from langchain_vlmguard.testbed import world
-from langchain_vlmguard.testbed.anchors import load_testbed_anchors
+from langchain_vlmguard.verdict.hazards import HAZARDS
+from vlmguard_lab.testbed import world
+from vlmguard_lab.testbed.anchors import load_testbed_anchors
 
 
 def test_the_shipped_set_is_large_paired_and_spread_over_the_hazards():

@@ -18,13 +18,13 @@ from langchain_vlmguard.steering.architectures import locate_decoder
 from langchain_vlmguard.steering.logistic import Logistic
 from langchain_vlmguard.steering.probe import LabelledTurn, TurnProbe
 from langchain_vlmguard.steering.thresholds import FURTHER, ScoredKinds, early, graded
-from langchain_vlmguard.testbed import world
-from langchain_vlmguard.testbed.probe import probe_answers, probe_turns
-from langchain_vlmguard.testbed.requests import Cell
-from langchain_vlmguard.testbed.world import a
 from tests.chat_models import ScriptedModel
+from tests.rewrites import ALLOW
 from tests.tiny_models import tiny_llava
-from tests.unit_tests.rewriting.test_rewriter import ALLOW
+from vlmguard_lab.testbed import world
+from vlmguard_lab.testbed.probe import probe_answers, probe_turns
+from vlmguard_lab.testbed.requests import Cell
+from vlmguard_lab.testbed.world import a
 
 ADAPTIVE = GuardPolicy(rewrite="adaptive")
 

@@ -7,8 +7,8 @@ from langchain_vlmguard.steering.gates import ReluGate
 from langchain_vlmguard.steering.interventions import Push
 from langchain_vlmguard.steering.selection import Trial, candidates, select_layers, sounds_like_refusal
 from langchain_vlmguard.steering.steering import Steering
-from langchain_vlmguard.testbed.anchors import load_testbed_anchors
-from langchain_vlmguard.testbed.judge import refuses
+from vlmguard_lab.testbed.anchors import load_testbed_anchors
+from vlmguard_lab.testbed.judge import refuses
 
 SHUT = ReluGate(1e6)
 

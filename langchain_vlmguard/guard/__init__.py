@@ -1,0 +1,1 @@
+"""The guard, written once, and its faces for graphs and chat models."""

@@ -1,0 +1,72 @@
+"""Refusals as messages: words that anybody can read, and core's refusal block where core has one (1.7.5 and above)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+from langchain_core import messages
+from langchain_core.messages import AIMessage
+
+from langchain_vlmguard.verdict.hazards import title_of
+
+if TYPE_CHECKING:
+    from langchain_core.messages import BaseMessage
+
+    from langchain_vlmguard.verdict.policy import GuardPolicy
+    from langchain_vlmguard.verdict.records import SafetyVerdict
+
+KNOWN = hasattr(messages, "RefusalContentBlock")
+"""Whether this core knows refusal blocks: its structured-output parsers then raise `ModelRefusalError` on one, and LangChain's
+`ModelRefusalMiddleware` turns it into a fallback. `message.text` is the same with and without."""
+
+
+def refusal_message(text: str, verdict: SafetyVerdict, **fields: Any) -> AIMessage:
+    """Return a refusal: its words as a text block, and beside it a block that says that they are a refusal.
+
+    Args:
+        text: What is said.
+        verdict: Why; the first hazard that is a category becomes the block's `category`.
+        **fields: Other fields of the message.
+    """
+    if not KNOWN:
+        return AIMessage(text, **fields)
+    named = [hazard.id for hazard in verdict.hazards if not hazard.id.startswith("vlmguard:")]
+    extras = {"extras": {"category": named[0]}} if named else {}
+    content: list[Any] = [{"type": "text", "text": text}, {"type": "refusal", "refusal": text, **extras}]
+    return AIMessage(content, **fields)
+
+
+def in_plain_words(message: BaseMessage) -> BaseMessage:
+    """Return a message without the refusal blocks whose words it says as text too: not every provider takes one back."""
+    if not isinstance(message, AIMessage) or isinstance(message.content, str):
+        return message
+    said = {block.get("text") for block in message.content if isinstance(block, dict) and block.get("type") == "text"}
+    kept = [block for block in message.content if not (_is_refusal(block) and block["refusal"] in said)]
+    return message if len(kept) == len(message.content) else message.model_copy(update={"content": kept})
+
+
+def _is_refusal(block: Any) -> TypeGuard[dict[str, Any]]:
+    return isinstance(block, dict) and block.get("type") == "refusal" and "refusal" in block
+
+
+def refusal_text(verdict: SafetyVerdict, policy: GuardPolicy) -> str:
+    """Say why, in general terms, and offer the safe way."""
+    titles = list(dict.fromkeys(title_of(hazard.id) for hazard in verdict.hazards if _named(hazard.id, policy)))
+    about = f" ({', '.join(titles)})" if titles else ""
+    words = policy.refusal.format(about=about, safe_way=policy.safe_way)
+    return f"{words} {verdict.reason}".strip() if verdict.unjudged or verdict.failure or verdict.reviewed else words
+
+
+def _named(hazard: str, policy: GuardPolicy) -> bool:
+    """Say whether a refusal names a hazard: one that counts and is a category, not a signal of our own."""
+    return policy.counts(hazard) and not hazard.startswith("vlmguard:")
+
+
+def with_verdict(message: AIMessage, verdict: SafetyVerdict) -> AIMessage:
+    """Return the message with the verdict in its response metadata."""
+    return message.model_copy(update={"response_metadata": {**message.response_metadata, **verdict_metadata(verdict)}})
+
+
+def verdict_metadata(verdict: SafetyVerdict) -> dict[str, Any]:
+    """Return a verdict as response metadata."""
+    return {"verdict": verdict.to_state()}

@@ -1,0 +1,1 @@
+"""What the guard says: records, hazards, policy, limits."""

@@ -1,0 +1,226 @@
+"""What the guard says about one turn: the verdict, a plain dict in graph state and a checked model outside."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from langchain_vlmguard._version import __version__
+from langchain_vlmguard.verdict.hazards import known
+
+Action = Literal["allow", "rewrite", "refuse", "review"]
+"""What the guard decided about the turn."""
+
+Severity = Literal["safe", "controversial", "unsafe"]
+Channel = Literal["textual", "visual", "cross_modal", "tool_result"]
+AnswerFate = Literal["released", "replaced", "withheld", "none"]
+"""What became of the model's answer: `none` when the model was not asked."""
+
+Risk = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+HazardId = Annotated[
+    str, StringConstraints(pattern=r"^[a-z0-9_]+:[A-Za-z0-9_.-]+$", max_length=64), AfterValidator(known)
+]
+"""Always namespaced; other lists reuse the bare codes. Ids in MLCommons' namespace are those of its list."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Hazard(_Record):
+    """One safety category with the channel it came through."""
+
+    id: HazardId
+    channel: Channel
+    rationale: str = Field(default="", max_length=500)
+    """Why, in general terms; never the harmful text itself."""
+
+    score: Risk | None = None
+    alias: str | None = None
+    native: str | dict[str, Any] | None = None
+    """The source's own label, untouched."""
+
+
+class SecurityFinding(_Record):
+    """The other axis: attacks on the agent rather than harm to people."""
+
+    kind: Literal["prompt_injection", "jailbreak", "exfiltration", "tool_misuse"]
+    channel: Channel
+    rationale: str = Field(default="", max_length=500)
+
+
+class Unjudged(_Record):
+    """A part of the turn that was seen but not judged."""
+
+    where: str
+    """Place in the conversation, e.g. `"messages[2].content[0]"`."""
+
+    kind: str
+    """The block's type as written."""
+
+    reason: str
+
+
+class EvidenceNote(_Record):
+    """Something that a picture says, without its words: what it says was written by strangers."""
+
+    where: str
+    """Place of the picture in the conversation."""
+
+    kind: Literal["text", "code", "metadata"]
+    found_by: str
+    """The view of the picture, the format of the code, or the metadata field."""
+
+    place: tuple[float, float, float, float] | None = None
+    """Left, top, right, bottom as shares of the picture's edges."""
+
+    confidence: Risk = 1.0
+    characters: int
+    sha256: str
+    """First 16 hex digits of the hash of the text, to find it again."""
+
+    addresses_model: bool = False
+    """Whether it speaks to an assistant rather than to people."""
+
+    risk: Risk | None = None
+    """Of the picture's words, judged as if somebody had typed them; `None` where nothing judged them."""
+
+
+class SteeringTrace(_Record):
+    """What steering did to the answer."""
+
+    intervention: str
+    gate: str
+    score: float
+    """Coordinate of the clean prefill on the first direction."""
+
+    threshold: float
+    open: bool
+    strength: float
+    risk: Risk
+    layers: list[int]
+    picture: bool
+    reads: Literal["input", "query", "both"] = "input"
+    """What the gate read: the prompt as it stands, its text without the picture, or both."""
+
+
+class GuardFailure(_Record):
+    """A failure of the guard itself; kept apart from the decision."""
+
+    stage: Literal["inspect", "rewrite", "answer", "review"]
+    error: str
+    """Class name of the error."""
+
+    reason: str = ""
+    """Redacted: says what to look at, never what a person wrote."""
+
+
+class Provenance(_Record):
+    """Who decided."""
+
+    package_version: str = __version__
+    model: str | None = None
+    rewriter: str | None = None
+    """Identity of the judge that was asked; `None` where nobody was."""
+
+    steering: str | None = None
+    """Identity of directions, layers, gate and intervention."""
+
+    directions: str | None = None
+    anchors: str | None = None
+    probe: str | None = None
+    """Hash of the probe that read the whole turn, where one did."""
+
+    evidence: str | None = None
+    """Readers of the evidence, with versions."""
+
+    answers: str | None = None
+    """Identity of what judged the answer, where something did."""
+
+    second_reader: str | None = None
+    """Identity of the other model that was asked what it would answer, where one was."""
+
+    policy: str
+    """Hash of the policy."""
+
+    thresholds: dict[str, float] = Field(default_factory=dict)
+
+
+class SafetyVerdict(_Record):
+    """The whole record of one guarded turn. It never echoes what a person or a document wrote."""
+
+    action: Action
+    risk: Risk = 0.0
+    severity: Severity = "safe"
+    hazards: list[Hazard] = Field(default_factory=list)
+    security: list[SecurityFinding] = Field(default_factory=list)
+    unjudged: list[Unjudged] = Field(default_factory=list)
+    evidence: list[EvidenceNote] = Field(default_factory=list)
+    """What the pictures of the conversation say, found without a model."""
+
+    evidence_risk: Risk | None = None
+    """Highest risk of what the turn's pictures say; `None` where nothing judged it."""
+
+    answer_risk: Risk | None = None
+    """Risk of what the model was about to say, judged in words alone; `None` where nothing judged it."""
+
+    second_risk: Risk | None = None
+    """Risk of what another model would have said, having read the turn's pictures for itself; `None` where none was asked."""
+
+    withheld: list[str] = Field(default_factory=list)
+    """SHA-256 of earlier turns' pictures that hold an unsafe request and were left out of what the model gets."""
+
+    intent: str | None = None
+    """The rewriter's reconstruction of what the person really wants."""
+
+    rewritten_prompt: str | None = None
+    steering: SteeringTrace | None = None
+    answer: AnswerFate = "none"
+    reviewed: Literal["approve", "edit", "reject"] | None = None
+    """What a person decided, where one was asked."""
+
+    enforced: bool = True
+    """Off where a guard only monitors: the verdict then says what would have been done."""
+
+    failure: GuardFailure | None = None
+    reason: str = ""
+    """One sentence for people: why this action."""
+
+    provenance: Provenance
+    usage: dict[str, int] = Field(default_factory=dict)
+    """Tokens of every model call of the turn, added up."""
+
+    timings: dict[str, float] = Field(default_factory=dict)
+    """Seconds spent in each stage."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.enforced and self.action in ("refuse", "review") and self.answer == "released":
+            msg = f"a verdict with action {self.action!r} cannot release the model's answer"
+            raise ValueError(msg)
+        if (self.action == "rewrite") != (self.rewritten_prompt is not None):
+            msg = "a rewritten prompt goes with action 'rewrite', and with no other"
+            raise ValueError(msg)
+        if self.enforced and self.unjudged and self.answer == "released" and self.reviewed is None:
+            msg = "an answer cannot be released while parts of the turn are unjudged and nobody reviewed them"
+            raise ValueError(msg)
+        return self
+
+    def to_state(self) -> dict[str, Any]:
+        """Return the verdict as a plain JSON-safe dict, as graph state keeps it."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        """Check a dict from graph state and return the verdict.
+
+        Raises:
+            ValidationError: The dict is no verdict.
+        """
+        return cls.model_validate(state)
+
+
+def verdict_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a verdict."""
+    return SafetyVerdict.model_json_schema(mode="serialization")

@@ -1,0 +1,152 @@
+"""What docs/evaluation.md says is what was measured, of the arms that the code has, and its code runs."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+from textwrap import indent
+
+import pytest
+
+from vlmguard_lab.evaluation.arms.registry import ARMS
+from vlmguard_lab.evaluation.statistics import Share
+from vlmguard_lab.evaluation.suites.registry import READERS
+
+ROOT = Path(__file__).parents[3]
+PAGE = ROOT / "docs/evaluation.md"
+
+
+@pytest.fixture(scope="module")
+def results():
+    return json.loads((ROOT / "docs/results/evaluation.json").read_text())
+
+
+def benchmark(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"vlmguard_lab/bench/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def pages():
+    return benchmark("evaluation_page")
+
+
+def test_every_table_of_the_page_is_that_of_the_results(results, pages):
+    page = PAGE.read_text()
+    tables = pages.tables(results)
+    assert len(tables) == 13
+    for name, table in tables.items():
+        assert pages.marked(name, table) in page, name
+    assert indent(pages.marked("evaluation", pages.summary(results)), "  ") in (ROOT / "README.md").read_text()
+
+
+def test_the_table_of_outside_tools_is_that_of_their_results(pages):
+    results = json.loads((ROOT / "docs/results/outside_tools.json").read_text())
+    table = benchmark("outside_tools").table(results)
+    assert len(table.splitlines()) > 2
+    assert pages.marked("outside tools", table) in PAGE.read_text()
+
+
+def test_the_results_are_written_as_they_are_read(results, pages):
+    assert json.loads(pages.as_json(results)) == results
+    assert pages.as_json(results) == (ROOT / "docs/results/evaluation.json").read_text()
+
+
+def test_a_table_without_a_place_on_the_page_is_an_error(results, pages, tmp_path, monkeypatch):
+    monkeypatch.setattr(pages, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(pages, "IMAGES", tmp_path)
+    (tmp_path / "page.md").write_text("<!-- measured -->\n<!-- end of measured -->\n")
+    with pytest.raises(ValueError, match="no place for the table 'goals'"):
+        pages.publish(results)
+
+
+def test_published_arms_have_the_formulas_of_the_code(results):
+    for name, arm in results["arms"].items():
+        card = ARMS[name].card
+        assert (arm["formula"], arm["evidence"], arm["caveat"]) == (card.formula, card.evidence, card.caveat)
+
+
+def test_published_shares_carry_their_intervals(results):
+    targets = results["targets"].values()
+    for row in (
+        *results["cells"],
+        *results["pooled"],
+        *results["conversations"],
+        *(row for target in targets for row in (*target["pooled"], *target["cells"])),
+        *results["attacks"]["pictures"],
+        *results["attacks"]["suffixes"],
+        *results["parts"],
+    ):
+        share = row["unsafe"]
+        assert Share(share["hits"], share["n"]).to_json() == share
+    assert len(results["seeds"]) >= 2
+    assert {"seconds", "machine", "date", "versions"} <= set(results)
+
+
+def test_arms_of_a_kind_were_asked_the_same_on_every_target(results):
+    for target in results["targets"].values():
+        for harmful in (True, False):
+            rows = [row for row in target["pooled"] if row["harmful"] == harmful]
+            for wide in (True, False):
+                assert len({row["n"] for row in rows if (row["arm"] in results["wide"]) is wide}) <= 1
+        assert {row["arm"] for row in target["pooled"]} | set(target["skipped"]) == set(results["arms"])
+
+
+def test_what_is_pooled_is_the_sum_of_the_targets(results):
+    for row in results["pooled"]:
+        own = [
+            one
+            for target in results["targets"].values()
+            for one in target["pooled"]
+            if (one["arm"], one["harmful"]) == (row["arm"], row["harmful"])
+        ]
+        assert row["n"] == sum(one["n"] for one in own)
+        for measure in ("unsafe", "refused", "useful"):
+            assert row[measure]["hits"] == sum(one[measure]["hits"] for one in own)
+
+
+def test_tuned_options_are_those_that_were_measured(results):
+    for target in results["targets"].values():
+        for name, trials in target["tuning"].items():
+            scores = [min(t["safe"], t["kept"]) + 0.1 * (t["safe"] + t["kept"]) for t in trials]
+            assert scores == sorted(scores, reverse=True)
+            assert trials[0]["options"].items() <= target["options"][name].items()
+
+
+@pytest.mark.parametrize("guard", ["full", "full_adaptive", "full_answer_first"])
+def test_the_best_peer_refuses_no_more_than_the_guard(results, pages, guard):
+    best, over = pages.best_peer(results, guard), results["pooled"]
+    assert best not in pages.OURS
+    rows = {row["arm"]: row for row in over if not row["harmful"]}
+    harmful = {row["arm"]: row for row in over if row["harmful"]}
+    allowed = [arm for arm in rows if arm not in pages.OURS]
+    allowed = [arm for arm in allowed if rows[arm]["refused"]["value"] <= rows[guard]["refused"]["value"]]
+    if best is None:
+        assert not allowed
+    else:
+        assert harmful[best]["unsafe"]["value"] == min(harmful[arm]["unsafe"]["value"] for arm in allowed)
+
+
+def test_the_page_names_every_set():
+    page = PAGE.read_text()
+    assert all(f"`{name}`" in page for name in READERS)
+
+
+def test_the_pages_python_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 2
+    names = {}
+    for block in blocks:
+        exec(block, names)  # noqa: S102 - the page's own code
+    assert (tmp_path / "my-evaluation/report.html").is_file()
+    assert names["log"].status == "success"
+    assert "'ci95'" in capsys.readouterr().out
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", PAGE.read_text()):
+        if not target.startswith("http"):
+            assert (PAGE.parent / target).exists(), target
