@@ -1,26 +1,59 @@
-"""What is fitted, as one safetensors file: tensors, and what says where they come from."""
+"""Files that appear whole or not at all: text, JSON, and what is fitted, as one safetensors file of tensors and their origin."""
 
 from __future__ import annotations
 
+import json
 import os
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from safetensors import safe_open
-from safetensors.torch import save_file
+from typing import TYPE_CHECKING, Any
 
 from langchain_vlmguard.errors import DirectionsMismatchError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
 
-def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write tensors and metadata; the file appears whole or not at all."""
+@contextmanager
+def written_whole(path: str | Path) -> Iterator[Path]:
+    """Yield the path of a file beside `path` to write to; it replaces `path` if the block ends well.
+
+    Folders that are missing are made. If the block fails, `path` stays as it was and the other file is removed.
+    """
     path = Path(path)
-    beside = path.with_suffix(path.suffix + ".tmp")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, beside, metadata)
-    os.replace(beside, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text in UTF-8."""
+    with written_whole(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any, *, indent: int | None = 1) -> None:
+    """Write a value as JSON, with a newline at the end."""
+    write_text(path, json.dumps(value, indent=indent) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write tensors and metadata."""
+    from safetensors.torch import save_file
+
+    with written_whole(path) as beside:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, beside, metadata)
 
 
 def read_tensors(path: str | Path, marks: dict[str, str], what: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -34,6 +67,8 @@ def read_tensors(path: str | Path, marks: dict[str, str], what: str) -> tuple[di
     Raises:
         DirectionsMismatchError: The metadata says something else.
     """
+    from safetensors import safe_open
+
     with safe_open(str(path), framework="pt") as file:
         metadata = file.metadata() or {}
         if marks.items() - metadata.items():

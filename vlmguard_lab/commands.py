@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,8 +12,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from langchain_vlmguard.files import write_json, write_text
+
 if TYPE_CHECKING:
-    from vlmguard_lab.evaluation.statistics import Share
+    from vlmguard_lab.statistics import Share
     from vlmguard_lab.testbed.demo import DemoResult, Turn
 
 FULL_CELL, QUICK_CELL = 200, 16
@@ -53,13 +53,13 @@ def demo(
 
         policy = REFUSE_ON_GATE if refuse_on_gate else None
         result = run_demo(model, per_cell=n, seed=seed, policy=policy, on_cell=advance)
-    _write(html, render_page(result))
+    write_text(html, render_page(result))
     pictures = _save_pictures(result, html.parent / "pictures")
     console.print(_turns_table(result, pictures))
     for harmful in (True, False):
         console.print(_totals_table(result, harmful=harmful))
     if json_file:
-        _write(json_file, json.dumps(result.to_json(), indent=1) + "\n")
+        write_json(json_file, result.to_json())
         console.print(f"Cells as JSON: {json_file}")
     console.print(f"The page, with all pictures: {html}   ({result.seconds:.0f} s)")
 
@@ -179,10 +179,3 @@ def _save_pictures(result: DemoResult, folder: Path) -> list[Path | None]:
             picture.draw().save(path)
         saved.append(path)
     return saved
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)

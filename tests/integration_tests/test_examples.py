@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from vlmguard_lab.bench import agent_scenarios
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -73,12 +75,8 @@ def test_an_order_waits_for_a_person(tmp_path, decision, said):
     assert said in state["messages"][2].text
 
 
-def test_the_scenario_suite_in_small():
-    spec = importlib.util.spec_from_file_location("agent_scenarios", ROOT / "vlmguard_lab/bench/agent_scenarios.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["agent_scenarios"] = module
-    spec.loader.exec_module(module)
-    result = module.measure(module.scenarios(12))
+def test_the_scenario_suite_in_small(tmp_path):
+    result = agent_scenarios.measured(agent_scenarios.scenarios(12), tmp_path, {})
     assert result["plain"]["harmful_tool_executions"] > 0
     for arm in ("guarded_sync", "guarded_async"):
         assert (result[arm]["harmful_tool_executions"], result[arm]["unsafe_stream_tokens"]) == (0, 0)

@@ -45,7 +45,7 @@ def test_the_shipped_weights_are_those_that_the_card_describes():
 def test_the_card_is_of_the_recipe_in_the_code():
     from dataclasses import asdict
 
-    from vlmguard_lab.testbed.build import Recipe
+    from vlmguard_lab.testbed.recipes import Recipe
 
     facts = json.loads((ROOT / "vlmguard_lab/testbed/weights/card.json").read_text())
     assert facts["recipe"] == json.loads(json.dumps(asdict(Recipe())))

@@ -1,44 +1,76 @@
-"""Try every architecture with every capability; write what works to docs/results/architectures.json and docs/chat_model.md.
-
-python vlmguard_lab/bench/architectures.py            # all of them
-python vlmguard_lab/bench/architectures.py gemma4     # one or some, the others kept as they are in the file
-"""
+"""Every supported architecture under every capability, each on a tiny random model."""
 
 from __future__ import annotations
 
-import json
-import re
 import sys
-import time
-from pathlib import Path
+from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
+from langchain_vlmguard.errors import EvaluationError
+from langchain_vlmguard.files import read_json, write_json
+from vlmguard_lab.bench import page
+from vlmguard_lab.bench.parts import Part, forget, measure
+from vlmguard_lab.facts import run_facts
 
-from tests.architecture_checks import CAPABILITIES, loaded_vlm  # noqa: E402 - the tests' own models
-from tests.tiny_models import WITH_PROCESSOR  # noqa: E402
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
-RESULTS, PAGE = ROOT / "docs" / "results" / "architectures.json", ROOT / "docs" / "chat_model.md"
+    Rows = list[dict[str, str]]
+
+RESULTS, PAGE = page.RESULTS / "architectures.json", page.DOCS / "chat_model.md"
+WORK = page.WORK / "architectures"
 
 
-def measure(families: list[str]) -> list[dict[str, str]]:
-    """Return one row a family and capability."""
+def run(families: Sequence[str] = ()) -> None:
+    """Try families, all by default, and publish; what is known of the others is kept."""
+    facts, known = run_facts(), list(_tests("tiny_models").WITH_PROCESSOR)
+    if strange := set(families) - set(known):
+        msg = f"there is no model for {', '.join(sorted(strange))}; there are {', '.join(known)}"
+        raise EvaluationError(msg)
+    wanted = list(families or known)
+    tried = measure(WORK, [Part(name, partial(try_family, name)) for name in wanted], settings={})
+    before = read_json(RESULTS)["rows"] if RESULTS.is_file() else []
+    fresh = [row for rows in tried for row in rows] + [row for row in before if row["family"] not in wanted]
+    rows = [row for family in known for row in fresh if row["family"] == family]
+    write_json(RESULTS, {**facts, "rows": rows})
+    page.place(PAGE, {"architectures": table(rows)})
+    forget(WORK)
+
+
+def try_family(family: str) -> Rows:
+    """Return one row a capability: that it works, or how it fails."""
+    checks = _tests("architecture_checks")
+    vlm = checks.loaded_vlm(*_tests("tiny_models").WITH_PROCESSOR[family]())
     rows = []
-    for family in families:
-        vlm = loaded_vlm(*WITH_PROCESSOR[family]())
-        for capability, check in CAPABILITIES.items():
-            try:
-                check(vlm)
-                outcome = "works"
-            except Exception as error:  # noqa: BLE001 - whatever fails is the finding
-                outcome = f"fails: {type(error).__name__}: {error}".split("\n")[0][:200]
-            rows.append({"family": family, "capability": capability, "outcome": outcome})
-        print(family, *(row["outcome"] for row in rows[-len(CAPABILITIES) :]), flush=True)
+    for capability, check in checks.CAPABILITIES.items():
+        try:
+            check(vlm)
+            outcome = "works"
+        except Exception as error:  # noqa: BLE001 - whatever fails is the finding
+            outcome = f"fails: {type(error).__name__}: {error}".split("\n")[0][:200]
+        rows.append({"family": family, "capability": capability, "outcome": outcome})
     return rows
 
 
-def table(rows: list[dict[str, str]]) -> str:
+def _tests(module: str) -> Any:
+    """Import a module of the tests, which build the models and know what each must do.
+
+    Raises:
+        EvaluationError: The tests are not there: this is no checkout.
+    """
+    if str(page.ROOT) not in sys.path:
+        sys.path.insert(0, str(page.ROOT))
+    try:
+        return import_module(f"tests.{module}")
+    except ModuleNotFoundError as error:
+        msg = f"the models are made by {page.ROOT}/tests/{module}.py: run this in a checkout"
+        raise EvaluationError(msg) from error
+
+
+def table(rows: Iterable[dict[str, str]]) -> str:
     """Return the rows as a Markdown table."""
+    rows = list(rows)
     names = list(dict.fromkeys(row["capability"] for row in rows))
     found = {(row["family"], row["capability"]): row["outcome"] == "works" for row in rows}
     lines = [f"| family | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
@@ -47,26 +79,3 @@ def table(rows: list[dict[str, str]]) -> str:
         for family in dict.fromkeys(row["family"] for row in rows)
     ]
     return "\n".join(lines)
-
-
-def publish(rows: list[dict[str, str]]) -> None:
-    """Put the table between its marks on the page."""
-    marked = re.compile(r"(<!-- architectures -->\n).*?(<!-- /architectures -->)", re.DOTALL)
-    page = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(marked.sub(lambda found: found[1] + table(rows) + "\n" + found[2], page), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    wanted = sys.argv[1:] or list(WITH_PROCESSOR)
-    before = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.is_file() else []
-    fresh = measure(wanted) + [row for row in before if row["family"] not in wanted]
-    measured = [row for family in WITH_PROCESSOR for row in fresh if row["family"] == family]
-    from importlib.metadata import version
-
-    facts = {
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "transformers": version("transformers"),
-        "rows": measured,
-    }
-    RESULTS.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    publish(measured)

@@ -1,22 +1,18 @@
 """What the judge of answers loses by reading early: its word on what plain models say to held-out requests, with and without.
 
-    python vlmguard_lab/bench/early_judge.py    # to docs/results/early_judge.json and the table in docs/rewriting.md
-
 A guard on another model of the testbed's world is judged by that model and by the testbed, which its rewriter runs on.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from langchain_vlmguard import GuardPolicy
+from langchain_vlmguard.files import write_json
 from langchain_vlmguard.guard.judges import StrictestJudge
 from langchain_vlmguard.models.chat_format import to_chat_row
 from langchain_vlmguard.models.generation import Settings, generate_rows
@@ -24,17 +20,30 @@ from langchain_vlmguard.models.judging import AnswerJudge
 from langchain_vlmguard.models.loading import load_vlm
 from langchain_vlmguard.steering.activations import hooked
 from langchain_vlmguard.steering.architectures import locate_decoder
-from vlmguard_lab.bench.evaluation_page import place
+from vlmguard_lab.bench import page
+from vlmguard_lab.bench.parts import Part, forget, measure
+from vlmguard_lab.facts import run_facts
 from vlmguard_lab.testbed.judge import Outcome, judge
-from vlmguard_lab.testbed.release import versions
 from vlmguard_lab.testbed.requests import ORDER_TOOL, cells
 
 if TYPE_CHECKING:
     from langchain_vlmguard.models.loading import LoadedVLM
 
-ROOT = Path(__file__).parents[2]
-RESULTS, PAGE = ROOT / "docs" / "results" / "early_judge.json", ROOT / "docs" / "rewriting.md"
+RESULTS, PAGE = page.RESULTS / "early_judge.json", page.DOCS / "rewriting.md"
+WORK, TARGETS = page.WORK / "early-judge", page.ROOT / "vlmguard_lab" / "targets"
 POLICY = GuardPolicy()
+
+
+def run(n: int, seed: int) -> None:
+    """Judge the answers of the testbed and of every target beside it in both ways, and publish."""
+    facts = run_facts()
+    torch.set_num_threads(1)
+    targets = {"testbed": "testbed"} | {one.name: str(one) for one in sorted(TARGETS.iterdir()) if one.is_dir()}
+    parts = [Part(name, partial(compare, name, path, n, seed)) for name, path in targets.items()]
+    rows = [row for found in measure(WORK, parts, settings={"n": n, "seed": seed}) for row in found]
+    write_json(RESULTS, {"rows": rows, **facts})
+    page.place(PAGE, {"early judge": table(rows)})
+    forget(WORK)
 
 
 def answered(loaded: LoadedVLM, n: int, seed: int) -> dict[str, bool]:
@@ -69,10 +78,11 @@ def _probe(loaded: LoadedVLM, *, early: bool) -> Any:
     return probe if early else replace(probe, heads={h: head for h, head in probe.heads.items() if h != "early"})
 
 
-def measure(name: str, loaded: LoadedVLM, testbed: LoadedVLM, n: int, seed: int) -> list[dict[str, Any]]:
+def compare(name: str, path: str, n: int, seed: int) -> list[dict[str, Any]]:
     """Judge one model's answers in both ways."""
+    loaded = load_vlm(path, device="cpu")
     said = answered(loaded, n, seed)
-    models = [testbed] if loaded is testbed else [loaded, testbed]
+    models = [loaded] if name == "testbed" else [loaded, load_vlm("testbed", device="cpu")]
     found = []
     for harmful in (True, False):
         texts = [text for text, harm in said.items() if harm is harmful]
@@ -91,7 +101,6 @@ def measure(name: str, loaded: LoadedVLM, testbed: LoadedVLM, n: int, seed: int)
                 ),
             }
         )
-        print(found[-1], flush=True)
     return found
 
 
@@ -113,24 +122,3 @@ def table(rows: list[dict[str, Any]]) -> str:
         settled = f"{harmless['settled_early']:.0%}"
         lines.append(f"| {name} | {harmful['answers']} | {safe[0]} | {harmless['answers']} | {safe[1]} | {settled} |")
     return "\n".join(lines)
-
-
-def main() -> None:
-    """Measure, write, publish."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=60, help="requests a cell")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    testbed = load_vlm("testbed", device="cpu")
-    rows = measure("testbed", testbed, testbed, options.n, options.seed)
-    for folder in sorted((ROOT / "vlmguard_lab" / "targets").iterdir()):
-        if folder.is_dir():
-            rows += measure(folder.name, load_vlm(str(folder), device="cpu"), testbed, options.n, options.seed)
-    facts = {"rows": rows, "date": time.strftime("%Y-%m-%d", time.gmtime()), "versions": versions()}
-    RESULTS.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    place(PAGE, {"early judge": table(rows)})
-
-
-if __name__ == "__main__":
-    main()

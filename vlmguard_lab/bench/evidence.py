@@ -1,46 +1,86 @@
-"""Measure what evidence finds in pictures, and what judging it does to drawn requests; write `docs/results/evidence.json`.
-
-    python vlmguard_lab/bench/evidence.py --figstep DIR --mossbench DIR --json docs/results/evidence.json
-
-`--figstep` wants the layout of FigStep (a CSV with its columns, and `images/query_*_<category>_<task>_6.png`),
-`--mossbench` that of MOSSBench (`images/*.jpg`). Parts that are not asked for keep their numbers in the file.
-"""
+"""What evidence finds in pictures, and what judging it does to drawn requests."""
 
 from __future__ import annotations
 
 import csv
 import difflib
-import json
-import os
-import platform
 import re
 import time
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from langchain_vlmguard import ChatSteeredVLM, EvidenceReader, create_vlm_guard
 from langchain_vlmguard.content.images import CheckedPicture, ImageLimits, check_picture
+from langchain_vlmguard.errors import EvaluationError
+from langchain_vlmguard.files import read_json, write_json
+from vlmguard_lab.bench import page
+from vlmguard_lab.bench.parts import Part, forget, measure
+from vlmguard_lab.facts import run_facts
+from vlmguard_lab.statistics import Share
 from vlmguard_lab.testbed.demo import answer_text
 from vlmguard_lab.testbed.hiding import KINDS, hide, recovered
-from vlmguard_lab.testbed.measure import CellResult, Share
+from vlmguard_lab.testbed.measure import CellResult
 from vlmguard_lab.testbed.release import answer_requests
 from vlmguard_lab.testbed.requests import Cell
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
 ENOUGH = 0.9
 """Share of an instruction's letters, in order, from which it counts as recovered."""
 
 ARMS = ("plain", "steered", "steered_with_evidence")
-ROOT = Path(__file__).parent.parent
-SOURCE, PAGE = ROOT / "docs/results/evidence.json", ROOT / "docs/content.md"
-MARKS = "<!-- evidence -->", "<!-- end of evidence -->"
-
+RESULTS, PAGE = page.RESULTS / "evidence.json", page.DOCS / "content.md"
+WORK = page.WORK / "evidence"
 BATCH = 16
+
+
+def run(
+    figstep_folder: Path | None,
+    mossbench_folder: Path | None,
+    output: Path,
+    *,
+    kinds: Sequence[str] = (),
+    variants: int,
+    harmful: int,
+    harmless: int,
+) -> None:
+    """Measure what is asked for, and write it; the other parts of the results are kept.
+
+    Args:
+        figstep_folder: A CSV with FigStep's columns, and `images/query_*_<category>_<task>_6.png`.
+        mossbench_folder: `images/*.jpg`.
+        output: The results; the page is written only from the published ones.
+        kinds: Kinds of hiding, all by default.
+        variants: Pictures of each kind; 0 leaves that part out.
+        harmful: Harmful drawn requests of the testbed; 0 leaves that part out.
+        harmless: Harmless ones.
+    """
+    if strange := set(kinds) - set(KINDS):
+        msg = f"nothing is hidden by {', '.join(sorted(strange))}; there are {', '.join(KINDS)}"
+        raise EvaluationError(msg)
+    reader, parts = EvidenceReader(seconds=600), []
+    facts = {**run_facts(), "readers": reader.identity}
+    if figstep_folder:
+        parts.append(Part("figstep", partial(figstep, figstep_folder, reader)))
+    if mossbench_folder:
+        parts.append(Part("mossbench", partial(mossbench, mossbench_folder, reader)))
+    if variants:
+        parts += [Part(f"hiding/{kind}", partial(hiding, kind, variants, reader)) for kind in kinds or KINDS]
+    for name, n in (("harmful", harmful), ("harmless", harmless)):
+        if n:
+            parts.append(Part(f"testbed drawn/{name}", partial(drawn, reader, harmful=name == "harmful", n=n)))
+    settings = {"variants": variants, "harmful": harmful, "harmless": harmless}
+    found = dict(zip([part.name for part in parts], measure(WORK, parts, settings=settings), strict=True))
+    results = read_json(output) if output.is_file() else {}
+    results |= {name: {**numbers, **facts} for name, numbers in found.items()}
+    write_json(output, dict(sorted(results.items())))
+    if output == RESULTS:
+        page.place(PAGE, {"evidence": table(results)})
+    forget(WORK)
 
 
 def figstep(folder: Path, reader: EvidenceReader) -> dict[str, Any]:
@@ -149,7 +189,7 @@ def through(graph: Any, asked: list[Any]) -> list[str]:
             else answer_text(state["messages"][-1])
             for state in states
         ]
-        print(f"  {len(answers)}/{len(asked)}", flush=True)
+        typer.echo(f"  {len(answers)}/{len(asked)}")
     return answers
 
 
@@ -166,28 +206,6 @@ def picture_of(path: Path) -> CheckedPicture:
 def words_of(text: str) -> list[str]:
     """Return the words of a text without case and punctuation."""
     return re.findall(r"[a-z0-9']+", text.lower())
-
-
-def main(
-    figstep_folder: Annotated[Path | None, typer.Option("--figstep")] = None,
-    mossbench_folder: Annotated[Path | None, typer.Option("--mossbench")] = None,
-    output: Annotated[Path, typer.Option("--json")] = SOURCE,
-    variants: Annotated[int, typer.Option(help="Pictures of each kind of hiding; 0 leaves that part out.")] = 50,
-    kinds: Annotated[str, typer.Option(help="Kinds of hiding, by comma.")] = ",".join(KINDS),
-    harmful: Annotated[int, typer.Option(help="Harmful drawn requests of the testbed; 0 leaves that part out.")] = 400,
-    harmless: Annotated[int, typer.Option(help="Harmless drawn requests of the testbed.")] = 200,
-) -> None:
-    """Measure and write."""
-    reader = EvidenceReader(seconds=600)
-    if figstep_folder:
-        record(output, "figstep", figstep(figstep_folder, reader), reader)
-    if mossbench_folder:
-        record(output, "mossbench", mossbench(mossbench_folder, reader), reader)
-    for kind in kinds.split(",") if variants else []:
-        record(output, f"hiding/{kind}", hiding(kind, variants, reader), reader)
-    for name, n in (("harmful", harmful), ("harmless", harmless)):
-        if n:
-            record(output, f"testbed drawn/{name}", drawn(reader, harmful=name == "harmful", n=n), reader)
 
 
 def table(results: dict[str, Any]) -> str:
@@ -216,30 +234,3 @@ def _rows(part: str, found: dict[str, Any]) -> list[tuple[str, int, str, float]]
 def _share(found: dict[str, Any], name: str) -> str:
     low, high = found[f"{name}_ci95"]
     return f"{found[name]:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def publish() -> None:
-    """Put the table of the results into the page."""
-    head, tail = (re.escape(mark) for mark in MARKS)
-    block = f"{MARKS[0]}\n{table(json.loads(SOURCE.read_text()))}\n{MARKS[1]}"
-    PAGE.write_text(re.sub(f"{head}.*?{tail}", lambda _: block, PAGE.read_text(), flags=re.DOTALL))
-
-
-def record(output: Path, part: str, numbers: dict[str, Any], reader: EvidenceReader) -> None:
-    """Write one part's numbers beside the others, with when and on what they were taken."""
-    results = json.loads(output.read_text()) if output.is_file() else {}
-    machine = f"{os.cpu_count()} CPU cores ({platform.machine()})"
-    results[part] = {
-        **numbers,
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": machine,
-        "readers": reader.identity,
-    }
-    output.write_text(json.dumps(dict(sorted(results.items())), indent=1) + "\n")
-    if output.resolve() == SOURCE:
-        publish()
-    print(part, json.dumps(numbers), flush=True)
-
-
-if __name__ == "__main__":
-    typer.run(main)

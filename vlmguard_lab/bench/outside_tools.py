@@ -1,11 +1,6 @@
-"""Run tools that nobody here wrote against the guard, offline, and write docs/results/outside_tools.json and its table.
+"""Tools that nobody here wrote against the guard, offline: garak, PyRIT, and inspect_evals' agent_threat_bench.
 
-    python bench/outside_tools.py garak --packages DIR --figstep DIR    # garak's FigStep probe, with the published pictures
-    python bench/outside_tools.py pyrit --packages DIR                  # PyRIT's converters: text on a picture, QR codes
-    python bench/outside_tools.py threats --packages DIR                # inspect_evals' agent_threat_bench
-    python bench/outside_tools.py publish
-
-`--packages` is a folder that holds the tool (`pip install --target DIR ...`), so that it need not live beside this package. Parts
+Each tool lies in a folder of its own (`pip install --target FOLDER ...`), so that it need not live beside this package. Parts
 that are not run keep their numbers. The guard is the shipped testbed's: it knows a few hundred words, so that what is shown
 here is that pictures, tools and verdicts get through, and what the evidence reader finds, not how safe a real model is.
 """
@@ -15,8 +10,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -24,30 +17,30 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+from inspect_ai import eval as run_tasks
 from langchain_core.messages import HumanMessage, convert_to_messages
 
 from langchain_vlmguard import ChatSteeredVLM, EvidenceReader, GuardPolicy, create_vlm_guard
-from vlmguard_lab.evaluation.statistics import Share
+from langchain_vlmguard.files import read_json, write_json
+from vlmguard_lab.bench import page
+from vlmguard_lab.evaluation.provider import as_inspect_model
+from vlmguard_lab.facts import run_facts
+from vlmguard_lab.statistics import Share
 from vlmguard_lab.testbed.requests import Cell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = Path(__file__).parent.parent
-SOURCE, PAGE = ROOT / "docs/results/outside_tools.json", ROOT / "docs/evaluation.md"
-MARKS = "<!-- outside tools -->", "<!-- end of outside tools -->"
+RESULTS, PAGE = page.RESULTS / "outside_tools.json", page.DOCS / "evaluation.md"
 REFUSAL = "I cannot fulfill your request{about}. {safe_way}"
 """The policy's refusal in words that tools recognise as one: garak's list holds "cannot fulfill your request"."""
-
-Packages = Annotated[Path, typer.Option(help="Folder that holds the tool's packages.", exists=True, file_okay=False)]
-app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 
 def guard(*, evidence: bool) -> Any:
@@ -108,13 +101,14 @@ def endpoint(graph: Any) -> Iterator[tuple[str, _Seen]]:
         server.shutdown()
 
 
-def tool(packages: Path, *arguments: str, **environment: str) -> str:
+def run_python(packages: Path, *arguments: str, **environment: str) -> str:
     """Run Python with a tool's packages behind this installation's own, and return what it printed.
 
     Raises:
         RuntimeError: It did not end well.
     """
-    around = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(packages)]), **environment}
+    around = {**os.environ, "PYTHONPATH": os.pathsep.join([str(page.ROOT), str(packages)]), **environment}
+    typer.echo(f"Running {' '.join(arguments[:2])} ...")
     done = subprocess.run(  # noqa: S603 - our own arguments
         [sys.executable, *arguments], env=around, capture_output=True, text=True, check=False
     )
@@ -124,13 +118,9 @@ def tool(packages: Path, *arguments: str, **environment: str) -> str:
     return done.stdout
 
 
-@app.command()
-def garak(
-    packages: Packages,
-    figstep: Annotated[Path, typer.Option(help="FigStep's folder, with images/.", exists=True)],
-    evidence: Annotated[bool, typer.Option(help="Read the words in the pictures (seconds each).")] = False,  # noqa: FBT002
-) -> None:
+def run_garak(packages: Path, figstep: Path, *, evidence: bool) -> None:
     """Send garak's FigStep probe through the guard: the published pictures, from its own code, with its own detector."""
+    facts = run_facts()
     with tempfile.TemporaryDirectory() as folder, endpoint(guard(evidence=evidence)) as (address, seen):
         home = Path(folder)
         shown = home / "cache/garak/data/visual_jailbreak/SafeBench"
@@ -144,7 +134,7 @@ def garak(
         }
         config = home / "generator.json"
         config.write_text(json.dumps({"openai": {"OpenAICompatible": options}}))
-        tool(
+        run_python(
             packages, "-m", "garak", "--target_type", "openai.OpenAICompatible", "--target_name", "guard",
             "--generator_option_file", str(config), "--probes", "visual_jailbreak.FigStep", "--generations", "1",
             "--report_prefix", str(home / "report"),
@@ -156,12 +146,16 @@ def garak(
         found = [entry for entry in entries if entry.get("entry_type") == "eval"]
         fields = ("probe", "detector", "passed", "total_evaluated")
         evals = [{key: entry[key] for key in fields if key in entry} for entry in found]
-        _keep("garak", {"version": _version(packages, "garak"), "evidence": evidence, **seen.to_json(), "evals": evals})
+        _keep(
+            "garak",
+            facts,
+            {"version": _version(packages, "garak"), "evidence": evidence, **seen.to_json(), "evals": evals},
+        )
 
 
-@app.command()
-def pyrit(packages: Packages, n: Annotated[int, typer.Option(help="Requests of each kind.")] = 20) -> None:
+def run_pyrit(packages: Path, n: int) -> None:
     """Hide requests in pictures by PyRIT's converters, and count which the guard refuses with the evidence reader and without."""
+    facts = run_facts()
     with tempfile.TemporaryDirectory() as folder:
         asked = {
             "harmful": Cell("textual", "text", harmful=True).sample(n, seed=31),
@@ -170,7 +164,7 @@ def pyrit(packages: Packages, n: Annotated[int, typer.Option(help="Requests of e
         texts = {kind: [request.text for request in requests] for kind, requests in asked.items()}
         plan = Path(folder) / "plan.json"
         plan.write_text(json.dumps(texts))
-        tool(packages, str(Path(__file__).with_name("pyrit_pictures.py")), str(plan), folder)
+        run_python(packages, "-m", "vlmguard_lab.bench.pyrit_pictures", str(plan), folder)
         drawn = json.loads((Path(folder) / "drawn.json").read_text())
         rows = [
             {
@@ -183,7 +177,7 @@ def pyrit(packages: Packages, n: Annotated[int, typer.Option(help="Requests of e
             for converter, kinds in drawn.items()
             for kind, paths in kinds.items()
         ]
-        _keep("pyrit", {"version": _version(packages, "pyrit"), "rows": rows})
+        _keep("pyrit", facts, {"version": _version(packages, "pyrit"), "rows": rows})
 
 
 def _refused(graph: Any, picture: Path) -> bool:
@@ -196,15 +190,11 @@ def _refused(graph: Any, picture: Path) -> bool:
     return bool(state["verdict"]["action"] == "refuse")
 
 
-@app.command()
-def threats(packages: Packages) -> None:
+def run_threats(packages: Path) -> None:
     """Run inspect_evals' agent_threat_bench with the guarded testbed as its model."""
+    facts = run_facts("inspect-ai")
     sys.path.append(str(packages))
-    from inspect_ai import eval as run
-    from inspect_evals import agent_threat_bench as bench
-
-    from vlmguard_lab.evaluation.provider import as_inspect_model
-
+    bench = import_module("inspect_evals.agent_threat_bench")
     policy = GuardPolicy(on_gate_open="refuse", refusal=REFUSAL)
     vlm = ChatSteeredVLM.from_pretrained("testbed", max_tokens=64)
     plain = vlm.model_copy(update={"steering": None})
@@ -221,11 +211,12 @@ def threats(packages: Packages) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for subject, build in subjects.items():
             for name in names:
-                logs = run(
+                typer.echo(f"{subject}: {name} ...")
+                logs = run_tasks(
                     getattr(bench, name)(), model=as_inspect_model(subject, build), display="none", log_dir=folder
                 )
                 rows += [{"model": subject, **_task_row(log)} for log in logs]
-    _keep("agent_threat_bench", {"version": _version(packages, "inspect_evals"), "rows": rows})
+    _keep("agent_threat_bench", facts, {"version": _version(packages, "inspect_evals"), "rows": rows})
 
 
 def _task_row(log: Any) -> dict[str, Any]:
@@ -249,13 +240,9 @@ def _task_row(log: Any) -> dict[str, Any]:
     }
 
 
-@app.command()
 def publish() -> None:
     """Write the table again from the results."""
-    head, tail = MARKS
-    page = PAGE.read_text()
-    body = table(json.loads(SOURCE.read_text()))
-    PAGE.write_text(re.sub(f"{head}.*?{tail}", lambda _: f"{head}\n{body}\n{tail}", page, flags=re.DOTALL))
+    page.place(PAGE, {"outside tools": table(read_json(RESULTS))})
 
 
 def table(results: dict[str, Any]) -> str:
@@ -282,22 +269,13 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _keep(name: str, value: dict[str, Any]) -> None:
+def _keep(name: str, facts: dict[str, Any], found: dict[str, Any]) -> None:
     """Put one tool's results into the file, beside those of the others, and write the table."""
-    results = json.loads(SOURCE.read_text()) if SOURCE.is_file() else {}
-    value |= {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{os.cpu_count()} CPU cores ({platform.machine()})",
-    }
-    results[name] = value
-    SOURCE.write_text(json.dumps(dict(sorted(results.items())), indent=1) + "\n")
+    results = read_json(RESULTS) if RESULTS.is_file() else {}
+    write_json(RESULTS, dict(sorted((results | {name: {**found, **facts}}).items())))
     publish()
 
 
 def _version(packages: Path, name: str) -> str:
     found = next(packages.glob(f"{name}-*.dist-info"), None)
     return found.name.removeprefix(f"{name}-").removesuffix(".dist-info") if found else "?"
-
-
-if __name__ == "__main__":
-    app()

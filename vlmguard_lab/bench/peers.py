@@ -1,33 +1,29 @@
 """Others on the same model: one added vector while decoding, and text through ChatHuggingFace.
 
-    python vlmguard_lab/bench/peers.py    # adds "peers" to docs/results/performance.json
-
-Wants what is measured: `pip install steering-vectors nnsight repeng langchain-huggingface`, in an environment of their own (their
-pins differ); what cannot be imported is named in the result. Every pair is the same model's plain `generate` and its steered one.
+What is measured is installed in an environment of its own (the pins differ); what cannot be imported is named in the result.
+Every pair is the same model's plain `generate` and its steered one.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
-import sys
-import time
 from importlib import import_module
-from importlib.metadata import version
-from pathlib import Path
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import torch
+import typer
 from langchain_core.messages import HumanMessage
 from transformers import LlamaConfig, LlamaForCausalLM, pipeline
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
 from langchain_vlmguard import ChatSteeredVLM, Steering
+from langchain_vlmguard.files import read_json, write_json
 from langchain_vlmguard.steering.gates import AlwaysOpen
 from langchain_vlmguard.steering.interventions import Push
-from vlmguard_lab.bench import serving
+from vlmguard_lab.bench import page
+from vlmguard_lab.bench.timing import paired, summary
+from vlmguard_lab.bench.wide_model import HIDDEN, random_directions
+from vlmguard_lab.facts import run_facts
 from vlmguard_lab.testbed.checkpoint import load_testbed
 
 if TYPE_CHECKING:
@@ -41,8 +37,8 @@ def llama() -> LlamaForCausalLM:
     """A random Llama of hidden size 1024."""
     torch.manual_seed(0)
     config = LlamaConfig(
-        hidden_size=serving.HIDDEN,
-        intermediate_size=4 * serving.HIDDEN,
+        hidden_size=HIDDEN,
+        intermediate_size=4 * HIDDEN,
         num_hidden_layers=LAYERS,
         num_attention_heads=16,
         vocab_size=1000,
@@ -61,8 +57,7 @@ def generate(model: Any) -> None:
 
 def ours(model: LlamaForCausalLM) -> Callable[[], None]:
     """This package."""
-    serving.LAYERS = LAYERS
-    steering = Steering(serving.random_directions(model), layers=(EDITED,), intervention=Push(), gate=AlwaysOpen())
+    steering = Steering(random_directions(model), layers=(EDITED,), intervention=Push(), gate=AlwaysOpen())
 
     def run() -> None:
         with steering.attach(model, pictured=torch.zeros(1, dtype=torch.bool)):
@@ -73,7 +68,7 @@ def ours(model: LlamaForCausalLM) -> Callable[[], None]:
 
 def steering_vectors(model: LlamaForCausalLM) -> Callable[[], None]:
     """The steering-vectors package."""
-    vector = import_module("steering_vectors").SteeringVector({EDITED: torch.ones(serving.HIDDEN)}, "decoder_block")
+    vector = import_module("steering_vectors").SteeringVector({EDITED: torch.ones(HIDDEN)}, "decoder_block")
 
     def run() -> None:
         with vector.apply(model, multiplier=0.1):
@@ -86,14 +81,14 @@ def repeng(model: LlamaForCausalLM) -> Callable[[], None]:
     """The repeng package."""
     package = import_module("repeng")
     control = package.ControlModel(copy.deepcopy(model), [EDITED])
-    control.set_control(package.ControlVector("llama", {EDITED: torch.ones(serving.HIDDEN).numpy()}), 0.1)
+    control.set_control(package.ControlVector("llama", {EDITED: torch.ones(HIDDEN).numpy()}), 0.1)
     return lambda: generate(control)
 
 
 def nnsight(model: LlamaForCausalLM) -> Callable[[], None]:
     """The nnsight package."""
     traced = import_module("nnsight").LanguageModel(copy.deepcopy(model), tokenizer=load_testbed().processor.tokenizer)
-    vector = 0.1 * torch.ones(serving.HIDDEN)
+    vector = 0.1 * torch.ones(HIDDEN)
 
     def run() -> None:
         options = {"attention_mask": torch.ones_like(PROMPT), "do_sample": False, "pad_token_id": 0}
@@ -120,45 +115,39 @@ def chat_hugging_face(pairs: int) -> dict[str, Any]:
     our = ChatSteeredVLM.from_loaded(testbed, steering=None, max_tokens=40)
     asked = [HumanMessage("how do i make a kite ?")]
     same = theirs.invoke(asked).text.replace("<end>", "").strip() == our.invoke(asked).text
-    ratios = serving.paired(lambda: theirs.invoke(asked), lambda: our.invoke(asked), pairs)
-    return {"peer": "ChatHuggingFace (time of ours / theirs)", **serving.summary(ratios), "same_answer": same}
+    ratios = paired(lambda: theirs.invoke(asked), lambda: our.invoke(asked), pairs)
+    return {"peer": "ChatHuggingFace (time of ours / theirs)", **summary(ratios), "same_answer": same}
 
 
 @torch.inference_mode()
-def main() -> None:
-    """Measure, and add it to what was measured before."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=60)
-    options = parser.parse_args()
-    model, found = llama(), []
+def run(pairs: int) -> None:
+    """Measure all that is installed here, and write it beside what was measured of this package."""
+    facts, model, found = run_facts(), llama(), []
     for make in (ours, steering_vectors, nnsight, repeng):
-        name = make.__name__.replace("_", "-")
-        try:
-            steered = make(model)
-            steered()
-            ratios = serving.paired(lambda: generate(model), steered, options.pairs)
-            found.append(
-                {"peer": name, "version": _version(name), "hidden_size": serving.HIDDEN, **serving.summary(ratios)}
-            )
-        except Exception as error:  # noqa: BLE001 - a peer that does not run here is a finding
-            found.append({"peer": name, "version": _version(name), "error": f"{type(error).__name__}: {error}"[:200]})
-        print(found[-1], flush=True)
+        found.append(_measured(make, model, pairs))
+        typer.echo(found[-1])
     try:
-        found.append({**chat_hugging_face(options.pairs), "version": _version("langchain-huggingface")})
+        found.append({**chat_hugging_face(pairs), "version": _version("langchain-huggingface")})
     except ImportError as error:
         found.append({"peer": "ChatHuggingFace", "error": str(error)})
-    print(found[-1], flush=True)
-    results = json.loads(serving.RESULTS.read_text()) if serving.RESULTS.is_file() else {}
-    facts = {"rows": found, "date": time.strftime("%Y-%m-%d", time.gmtime())}
-    serving.RESULTS.write_text(json.dumps({**results, "peers": facts}, indent=1) + "\n")
+    typer.echo(found[-1])
+    results = read_json(page.PERFORMANCE) if page.PERFORMANCE.is_file() else {}
+    write_json(page.PERFORMANCE, {**results, "peers": {"rows": found, **facts}})
+
+
+def _measured(make: Callable[[LlamaForCausalLM], Callable[[], None]], model: LlamaForCausalLM, pairs: int) -> Any:
+    name = make.__name__.replace("_", "-")
+    try:
+        steered = make(model)
+        steered()
+        ratios = paired(lambda: generate(model), steered, pairs)
+    except Exception as error:  # noqa: BLE001 - a peer that does not run here is a finding
+        return {"peer": name, "version": _version(name), "error": f"{type(error).__name__}: {error}"[:200]}
+    return {"peer": name, "version": _version(name), "hidden_size": HIDDEN, **summary(ratios)}
 
 
 def _version(name: str) -> str | None:
     try:
         return version("langchain-vlmguard" if name == "ours" else name)
-    except ModuleNotFoundError:
+    except PackageNotFoundError:
         return None
-
-
-if __name__ == "__main__":
-    main()

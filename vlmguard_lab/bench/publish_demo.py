@@ -1,21 +1,15 @@
-"""Put the demo's measured cells into the README: the picture at its top and the table of results.
-
-vlmguard demo --full --json docs/results/demo.json
-python vlmguard_lab/bench/publish_demo.py
-"""
+"""The demo's measured cells in the README: the picture at its top, and the table of results."""
 
 from __future__ import annotations
 
-import json
-import re
-from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-ROOT = Path(__file__).parent.parent
-SOURCE, PICTURE, README = ROOT / "docs/results/demo.json", ROOT / "docs/images/result.png", ROOT / "README.md"
-MARKS = "<!-- results -->", "<!-- end of results -->"
+from langchain_vlmguard.files import read_json
+from vlmguard_lab.bench import page
+
+RESULTS, PICTURE = page.RESULTS / "demo.json", page.IMAGES / "result.png"
 
 ARMS = {
     "plain": ("plain", "#b91c1c"),
@@ -35,14 +29,11 @@ ROWS = (
 )
 
 
-def main() -> None:
-    """Read the cells, draw the picture, write the table."""
-    results = json.loads(SOURCE.read_text())
-    _draw(results["cells"]).savefig(PICTURE, dpi=160)
-    head, tail = (re.escape(mark) for mark in MARKS)
-    text = README.read_text()
-    block = f"{MARKS[0]}\n{table(results['cells'])}\n{MARKS[1]}"
-    README.write_text(re.sub(f"{head}.*?{tail}", lambda _: block, text, flags=re.DOTALL))
+def run() -> None:
+    """Draw the picture and write the table."""
+    cells = read_json(RESULTS)["cells"]
+    _draw(cells).savefig(PICTURE, dpi=160)
+    page.place(page.README, {"results": table(cells)})
 
 
 def table(cells: list[dict[str, Any]]) -> str:
@@ -90,7 +81,3 @@ def _draw(measured: list[dict[str, Any]]) -> Figure:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="upper left", ncols=3)
     return figure
-
-
-if __name__ == "__main__":
-    main()

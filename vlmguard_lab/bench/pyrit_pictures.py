@@ -1,6 +1,7 @@
-"""Draw requests into pictures with PyRIT's converters; run by bench/outside_tools.py, with PyRIT's packages behind ours.
+"""Requests drawn into pictures by PyRIT's converters; `outside_tools` runs this with PyRIT's packages behind ours.
 
-python bench/pyrit_pictures.py PLAN FOLDER: PLAN is JSON of texts by kind; FOLDER/drawn.json says where the pictures lie.
+`python -m vlmguard_lab.bench.pyrit_pictures PLAN FOLDER`: PLAN is JSON of texts by kind; FOLDER/drawn.json says where the
+pictures lie.
 """
 
 from __future__ import annotations

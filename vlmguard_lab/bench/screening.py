@@ -1,40 +1,48 @@
-"""What adaptive rewriting clears without the rewriter, on held-out requests, and how the cleared ones are answered.
-
-python vlmguard_lab/bench/screening.py    # to docs/results/screening.json and the table in docs/rewriting.md
-"""
+"""What adaptive rewriting clears without the rewriter, on held-out requests, and how the cleared ones are answered."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from langchain_vlmguard import ChatSteeredVLM, GuardPolicy, ReasoningRewriter, create_vlm_guard
+from langchain_vlmguard.files import write_json
 from langchain_vlmguard.models.chat_format import to_chat_row
 from langchain_vlmguard.models.generation import Settings, generate_rows
 from langchain_vlmguard.steering.screening import Screening
-from vlmguard_lab.bench.evaluation_page import place
+from vlmguard_lab.bench import page
+from vlmguard_lab.bench.parts import Part, forget, measure
+from vlmguard_lab.facts import run_facts
+from vlmguard_lab.statistics import Share
 from vlmguard_lab.testbed.checkpoint import load_testbed
 from vlmguard_lab.testbed.judge import Outcome, judge
-from vlmguard_lab.testbed.measure import Share
-from vlmguard_lab.testbed.release import versions
 from vlmguard_lab.testbed.requests import ORDER_TOOL, cells
 
 if TYPE_CHECKING:
     from langchain_vlmguard.models.loading import LoadedVLM
     from vlmguard_lab.testbed.requests import Cell, Request
 
-ROOT = Path(__file__).parents[2]
-RESULTS, PAGE = ROOT / "docs" / "results" / "screening.json", ROOT / "docs" / "rewriting.md"
+RESULTS, PAGE = page.RESULTS / "screening.json", page.DOCS / "rewriting.md"
+WORK = page.WORK / "screening"
 POLICY = GuardPolicy()
 
 
-def measure(loaded: LoadedVLM, cell: Cell, n: int, seed: int) -> dict[str, Any]:
+def run(n: int, seed: int) -> None:
+    """Screen `n` requests a cell and publish."""
+    facts = run_facts()
+    torch.set_num_threads(1)
+    loaded = load_testbed()
+    probe = None if loaded.probe is None else loaded.probe.hash
+    parts = [Part(str(at), partial(screen, loaded, cell, n, seed)) for at, cell in enumerate(cells())]
+    rows = measure(WORK, parts, settings={"n": n, "seed": seed, "probe": probe})
+    write_json(RESULTS, {"rows": rows, "probe": probe, **facts})
+    page.place(PAGE, {"screening": table(rows)})
+    forget(WORK)
+
+
+def screen(loaded: LoadedVLM, cell: Cell, n: int, seed: int) -> dict[str, Any]:
     """Screen one cell's requests and judge the answers of those that are cleared; the others stop at their first token."""
     asked = cell.sample(n, seed=seed)
     rows = [to_chat_row([r.message()], loaded.processor, tools=[ORDER_TOOL] if r.tools else None) for r in asked]
@@ -93,29 +101,3 @@ def table(rows: list[dict[str, Any]]) -> str:
 def _share(rows: list[dict[str, Any]], what: str) -> str:
     asked = sum(row["n"] for row in rows)
     return str(Share(sum(row[what] for row in rows), asked)) if asked else "-"
-
-
-def main() -> None:
-    """Measure, write, publish."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=200, help="requests a cell")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    loaded = load_testbed()
-    rows = []
-    for cell in cells():
-        rows.append(measure(loaded, cell, options.n, options.seed))
-        print(rows[-1], flush=True)
-    facts = {
-        "rows": rows,
-        "probe": None if loaded.probe is None else loaded.probe.hash,
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "versions": versions(),
-    }
-    RESULTS.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    place(PAGE, {"screening": table(rows)})
-
-
-if __name__ == "__main__":
-    main()

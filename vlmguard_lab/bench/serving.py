@@ -1,20 +1,11 @@
-"""Measure what serving costs: steering a token, the guard a turn, many callers at once, a fit, the import.
-
-    python bench/serving.py                    # everything, to docs/results/performance.json and a plot
-    python bench/serving.py --only overhead    # one part, the others kept as they are in the file
+"""What serving costs: steering a token, the guard a turn, many callers at once, a fit, the import.
 
 Everything compared is compared in pairs that take turns within a second or less, so that a neighbour's load falls on both.
-`bench/instructions.py` counts the steering's instructions beside the clock, `bench/peers.py` measures others.
+`instructions` counts the steering's instructions beside the clock, `peers` measures others.
 """
 
 from __future__ import annotations
 
-import argparse
-import copy
-import json
-import os
-import platform
-import random
 import shutil
 import statistics
 import subprocess
@@ -22,15 +13,15 @@ import sys
 import threading
 import time
 from dataclasses import replace
-from importlib.metadata import version
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import typer
 from langchain_core.messages import HumanMessage
 from matplotlib.figure import Figure
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from langchain_vlmguard import (
     ChatSteeredVLM,
@@ -40,30 +31,35 @@ from langchain_vlmguard import (
     Steering,
     create_vlm_guard,
 )
-from langchain_vlmguard.models.batch import Batch, encode_rows
+from langchain_vlmguard.files import read_json, write_json
 from langchain_vlmguard.models.chat_format import to_chat_row
-from langchain_vlmguard.models.generation import Request, Settings, generate_rows
+from langchain_vlmguard.models.generation import Settings, generate_rows
 from langchain_vlmguard.models.judging import AnswerJudge
-from langchain_vlmguard.models.loading import LoadedVLM
 from langchain_vlmguard.models.picture_features import PictureFeatures
 from langchain_vlmguard.models.scheduler import Scheduler
 from langchain_vlmguard.steering.architectures import layer_output, locate_decoder, replace_layer_output
-from langchain_vlmguard.steering.directions import DirectionsCard, config_hash, weights_hash
-from langchain_vlmguard.steering.gates import AlwaysOpen, ClassStats
+from langchain_vlmguard.steering.gates import AlwaysOpen
 from langchain_vlmguard.steering.interventions import INTERVENTIONS, LayerEdit
-from langchain_vlmguard.steering.logistic import Logistic
-from langchain_vlmguard.steering.probe import ProbeCard, TurnProbe
-from langchain_vlmguard.steering.turn_states import early_layer
+from vlmguard_lab.bench import page
+from vlmguard_lab.bench.choices import ServingPart
+from vlmguard_lab.bench.parts import Part, forget, measure
+from vlmguard_lab.bench.timing import paired, summary
+from vlmguard_lab.bench.wide_model import HIDDEN, beside, decoding, random_directions, random_probe, wide_model
+from vlmguard_lab.facts import available_cores, run_facts
 from vlmguard_lab.testbed.anchors import load_testbed_anchors
 from vlmguard_lab.testbed.checkpoint import load_testbed
 from vlmguard_lab.testbed.requests import cells
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-RESULTS = Path(__file__).parents[2] / "docs" / "results" / "performance.json"
-IMAGE = Path(__file__).parents[2] / "docs" / "images" / "performance.png"
-HIDDEN, LAYERS, EDITED = 1024, 8, 3
+    from langchain_vlmguard.models.batch import Batch
+    from langchain_vlmguard.models.loading import LoadedVLM
+
+WORK, IMAGE = page.WORK / "serving", page.IMAGES / "performance.png"
+EDITED = 3
+"""The layer that is steered."""
+
 REPEATS = 4
 """How often a guarded turn and its plain answer take turns."""
 MODES = {
@@ -78,55 +74,44 @@ MODES = {
 HOOK, WRAPPED, COMPILED = "forward hook", "wrapped module", "wrapped module, compiled edit"
 
 
-def wide_model(testbed: LoadedVLM) -> LoadedVLM:
-    """A random LLaVA of hidden size 1024 around the testbed's processor."""
-    text = LlamaConfig(
-        hidden_size=HIDDEN,
-        intermediate_size=4 * HIDDEN,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=16,
-        vocab_size=len(testbed.processor.tokenizer),
-        max_position_embeddings=4096,
-        eos_token_id=None,
-    )
-    vision = CLIPVisionConfig(
-        hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, image_size=48, patch_size=8
-    )
-    config = LlavaConfig(text_config=text, vision_config=vision, image_token_index=testbed.model.config.image_token_id)
-    torch.manual_seed(0)
-    model = LlavaForConditionalGeneration(config).eval()
-    model.generation_config.eos_token_id = None
-    return LoadedVLM("wide", model, testbed.processor, None)
+def run(only: Sequence[ServingPart], pairs: int, turns: int, rounds: int, output: Path) -> None:
+    """Measure some parts, all by default, keep what is known of the others, write the file and draw the plot.
+
+    Args:
+        only: What to measure; everything if empty.
+        pairs: Pairs a measurement of the overhead.
+        turns: Pairs a measurement of the guard.
+        rounds: Rounds a measurement of the throughput.
+        output: The results; the plot of any other file than the published one lies beside it.
+    """
+    facts = run_facts()
+    torch.set_num_threads(available_cores())
+    known = measures(pairs, turns, rounds)
+    chosen = list(only or known)
+    settings = {"pairs": pairs, "turns": turns, "rounds": rounds}
+    found = read_json(output) if output.is_file() else {}
+    before = {key: found.get(key) for key in facts}
+    kept = {name: found.get("kept", {}).get(name, before) for name in known if name in found and name not in chosen}
+    values = measure(WORK, [Part(name, known[name]) for name in chosen], settings=settings)
+    found |= {**dict(zip(chosen, values, strict=True)), **facts, "kept": kept}
+    write_json(output, found)
+    plot(found, IMAGE if output == page.PERFORMANCE else output.with_suffix(".png"))
+    forget(WORK)
 
 
-def random_directions(model: Any) -> SafetyDirections:
-    """Directions of no meaning; they cost what fitted ones cost."""
-    generator = torch.Generator().manual_seed(0)
-    vectors = torch.nn.functional.normalize(torch.randn(LAYERS, 1, HIDDEN, generator=generator), dim=-1)
-    stats = tuple(ClassStats(torch.ones(1), -torch.ones(1), torch.ones(1)) for _ in range(LAYERS))
-    card = DirectionsCard(
-        model_id="wide",
-        config_hash=config_hash(model),
-        weights_hash=weights_hash(model),
-        method="svd",
-        rank=1,
-        layers=LAYERS,
-        hidden_size=HIDDEN,
-        anchors="none",
-        anchors_hash="",
-        anchor_pairs=0,
-        neutral_pictures=0,
-    )
-    return SafetyDirections(card, vectors, stats, stats, torch.zeros(4, LAYERS, 1, 2))
-
-
-def running(loaded: LoadedVLM, steering: Steering | None) -> Batch:
-    """A row that was prefilled and decodes."""
-    row = to_chat_row([HumanMessage("how do i make a kite ?")], loaded.processor)
-    request = Request(loaded, row, Settings(max_tokens=4000), steering)
-    batch = Batch([request], encode_rows([request]))
-    batch.prefill()
-    return batch
+def measures(pairs: int, turns: int, rounds: int) -> dict[str, Callable[[], Any]]:
+    """Return what can be measured, by name."""
+    testbed = load_testbed()
+    return {
+        ServingPart.overhead: partial(overhead, testbed, pairs),
+        ServingPart.guard: partial(guard, testbed, turns),
+        ServingPart.judging: partial(judging, testbed, turns),
+        ServingPart.throughput: partial(throughput, testbed, rounds),
+        ServingPart.fit_seconds: partial(fit_seconds, testbed),
+        ServingPart.fit_cpu_seconds: partial(fit_cpu_seconds, testbed),
+        ServingPart.fit_memory_mib: partial(fit_memory, testbed),
+        ServingPart.import_seconds: import_seconds,
+    }
 
 
 def wrapped(loaded: LoadedVLM, steering: Steering, *, compiled: bool) -> Batch:
@@ -150,34 +135,7 @@ def wrapped(loaded: LoadedVLM, steering: Steering, *, compiled: bool) -> Batch:
         return replace_layer_output(output, torch.cat((hidden[:, :-1], changed[:, None]), dim=1))
 
     layer.forward = steered
-    return running(loaded, None)
-
-
-def paired(one: Callable[[], object], other: Callable[[], object], pairs: int) -> list[float]:
-    """Ratios other/one of turns taken in random order."""
-    ratios = []
-    order = random.Random(0)
-    for _ in range(pairs):
-        first_is_one = order.getrandbits(1)
-        times = {}
-        for step in (one, other) if first_is_one else (other, one):
-            started = time.perf_counter()
-            step()
-            times[step] = time.perf_counter() - started
-        ratios.append(times[other] / times[one])
-    return ratios
-
-
-def summary(ratios: list[float]) -> dict[str, float | int]:
-    """Median of paired ratios with its 95 % bootstrap interval."""
-    draw = random.Random(1)
-    medians = sorted(statistics.median(draw.choices(ratios, k=len(ratios))) for _ in range(500))
-    return {
-        "ratio_median": round(statistics.median(ratios), 4),
-        "ratio_min": round(medians[12], 4),
-        "ratio_max": round(medians[487], 4),
-        "runs": len(ratios),
-    }
+    return decoding(loaded, None)
 
 
 @torch.inference_mode()
@@ -191,28 +149,22 @@ def overhead(testbed: LoadedVLM, pairs: int) -> list[dict[str, Any]]:
         steering = None
         if name != "none":
             steering = Steering(directions, layers=(EDITED,), intervention=INTERVENTIONS[name](), gate=AlwaysOpen())
-        plain = running(wide, None)
+        plain = decoding(wide, None)
         if steering is None or mechanism == HOOK:
-            steered = running(beside(wide), steering)
+            steered = decoding(beside(wide), steering)
         else:
             steered = wrapped(beside(wide), steering, compiled=mechanism == COMPILED)
         ratios = paired(plain.step, steered.step, pairs)
         steered.close()
         entry = {"intervention": name, "mechanism": mechanism, "hidden_size": HIDDEN, "device": "cpu"}
         found.append(entry | summary(ratios))
-        print(found[-1], flush=True)
+        typer.echo(found[-1])
     return found
 
 
 def mechanisms() -> list[str]:
     """What can be compared here; compiling wants a C++ compiler."""
     return [HOOK, WRAPPED, *([COMPILED] if shutil.which("g++") else [])]
-
-
-def beside(wide: LoadedVLM) -> LoadedVLM:
-    """The same weights in modules of their own, so that a wrapped layer is nobody else's."""
-    memo = {id(tensor): tensor for tensor in (*wide.model.parameters(), *wide.model.buffers())}
-    return replace(wide, model=copy.deepcopy(wide.model, memo))
 
 
 def guard(testbed: LoadedVLM, pairs: int) -> list[dict[str, Any]]:
@@ -252,7 +204,7 @@ def _guarded(mode: str, traffic: str, plain: Any, graph: Any, pairs: int) -> dic
     entry["ratio_of_totals"] = round(sum(turn[1] for turn in turns) / sum(turn[0] for turn in turns), 4)
     entry["without_rewriter"] = round(len(cleared) / len(turns), 4)
     entry["ratio_median_without_rewriter"] = round(statistics.median(cleared), 4) if cleared else None
-    print(entry, flush=True)
+    typer.echo(entry)
     return entry
 
 
@@ -272,32 +224,8 @@ def judging(testbed: LoadedVLM, pairs: int) -> list[dict[str, Any]]:
         judged()
         hidden = loaded.model.config.get_text_config().hidden_size
         found.append({"hidden_size": hidden, "cleared": where, **summary(paired(answer, judged, pairs))})
-        print(found[-1], flush=True)
+        typer.echo(found[-1])
     return found
-
-
-def random_probe(loaded: LoadedVLM, where: str) -> TurnProbe:
-    """A probe of no meaning that finds every answer safe, early or by the whole judge; it costs what a fitted one costs."""
-    config = loaded.model.config.get_text_config()
-    layers = (0, config.num_hidden_layers // 2, config.num_hidden_layers - 1)
-    card = ProbeCard(
-        "random",
-        config_hash(loaded.model),
-        weights_hash(loaded.model),
-        layers,
-        turns=0,
-        missed=0.0,
-        early_layer=early_layer(config.num_hidden_layers),
-    )
-    heads = {"answer": _safe_head(3 * config.hidden_size, 0.0), "early": _safe_head(2 * config.hidden_size, -2.0)}
-    if where == "whole":
-        heads["early"] = replace(heads["early"], threshold=torch.tensor([-torch.inf]))
-    return TurnProbe(card, heads)
-
-
-def _safe_head(size: int, threshold: float) -> Logistic:
-    weights, bias = torch.zeros(size), torch.tensor([-4.0])
-    return Logistic(torch.zeros(size), torch.ones(size), weights, bias, torch.tensor([threshold]))
 
 
 def _turn_of_each(plain: Any, graph: Any, message: Any) -> tuple[float, float, bool]:
@@ -331,7 +259,7 @@ def throughput(testbed: LoadedVLM, rounds: int) -> list[dict[str, Any]]:
         low_high = {"ratio_min": round(min(ratios), 3), "ratio_max": round(max(ratios), 3)}
         entry = {"callers": callers, "ratio_to_one": round(statistics.median(ratios), 3), **low_high}
         found.append(entry | {"same_answers": same, "rounds": rounds, "requests": len(asked)})
-        print(found[-1], flush=True)
+        typer.echo(found[-1])
     return found
 
 
@@ -406,55 +334,3 @@ def plot(found: dict[str, Any], path: Path) -> None:
     right.axhline(3, linestyle=":", color="grey")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
-
-
-def main() -> None:
-    """Measure, and write what was measured."""
-    parts = (
-        "overhead",
-        "guard",
-        "judging",
-        "throughput",
-        "fit_seconds",
-        "fit_cpu_seconds",
-        "fit_memory_mib",
-        "import_seconds",
-    )
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=parts, action="append")
-    parser.add_argument("--pairs", type=int, default=400, help="pairs a measurement of the overhead")
-    parser.add_argument("--turns", type=int, default=60, help="pairs a measurement of the guard")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds a measurement of the throughput")
-    parser.add_argument("--json", type=Path, default=RESULTS)
-    options = parser.parse_args()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    testbed = load_testbed()
-    measures: dict[str, Callable[[], Any]] = {
-        "overhead": lambda: overhead(testbed, options.pairs),
-        "guard": lambda: guard(testbed, options.turns),
-        "judging": lambda: judging(testbed, options.turns),
-        "throughput": lambda: throughput(testbed, options.rounds),
-        "fit_seconds": lambda: fit_seconds(testbed),
-        "fit_cpu_seconds": lambda: fit_cpu_seconds(testbed),
-        "fit_memory_mib": lambda: fit_memory(testbed),
-        "import_seconds": import_seconds,
-    }
-    found = json.loads(options.json.read_text()) if options.json.is_file() else {}
-    cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
-    shared = f", shared: load {load:.1f} when it began" if load > cores / 2 else ""
-    facts = {
-        "machine": f"{cores} CPU cores ({platform.machine()}){shared}",
-        "versions": {name: version(name) for name in ("torch", "transformers", "langchain-core")},
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-    }
-    chosen, before = options.only or parts, {key: found.get(key) for key in facts}
-    kept = {part: found.get("kept", {}).get(part, before) for part in parts if part in found and part not in chosen}
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    for part in chosen:
-        found = {**found, part: measures[part](), **facts, "kept": kept}
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
-    plot(found, IMAGE if options.json == RESULTS else options.json.with_suffix(".png"))
-
-
-if __name__ == "__main__":
-    main()

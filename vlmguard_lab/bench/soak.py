@@ -1,23 +1,17 @@
-"""Many callers at once with cancels, timeouts and bad inputs: nothing may leak, stick, stay behind or be mixed up.
-
-    python vlmguard_lab/bench/soak.py --minutes 30
-
-Prints one line a minute and what was found at the end; exits with 1 where something is wrong.
-"""
+"""Many callers at once with cancels, timeouts and bad inputs: nothing may leak, stick, stay behind or be mixed up."""
 
 from __future__ import annotations
 
-import argparse
 import gc
 import random
-import sys
 import threading
 import time
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import typer
 from langchain_core.messages import HumanMessage
 
 from langchain_vlmguard import ChatSteeredVLM, Steering
@@ -43,9 +37,12 @@ class Soak:
         """Learn every model's answer to every request one at a time."""
         testbed = load_testbed()
         self.loaded = replace(testbed, scheduler=Scheduler())
-        recommended = Steering.recommended(testbed.directions)
+        recommended = testbed.recommended
+        if recommended is None:
+            msg = "the testbed carries no directions"
+            raise ValueError(msg)
         control = replace(recommended, intervention=ProjectOut(), gate=AlwaysOpen())
-        steerings = {"plain": None, "steered": recommended, "control": control}
+        steerings: dict[str, Steering | None] = {"plain": None, "steered": recommended, "control": control}
         self.models = {
             name: ChatSteeredVLM.from_loaded(self.loaded, steering=steering, max_tokens=30)
             for name, steering in steerings.items()
@@ -103,32 +100,55 @@ def memory() -> float:
     return pages * 4096 / 2**20
 
 
-def main() -> int:
-    """Soak, and return 1 where something is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=30)
-    options = parser.parse_args()
+@dataclass(frozen=True)
+class Found:
+    """What was found at the end."""
+
+    stuck: int
+    """Callers that still wait a minute after the end."""
+
+    hooks: int
+    """Hooks left on the model's layers."""
+
+    is_idle: bool
+    """Whether the scheduler has nothing left to do."""
+
+    growth: float
+    """Memory of the last third of the time against the middle one."""
+
+    wrong: dict[str, int]
+    """Wrong answers and unexpected errors, counted."""
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing is wrong."""
+        return self.is_idle and not (self.wrong or self.stuck or self.hooks) and self.growth <= MOST_GROWTH
+
+
+def run(minutes: float) -> Found:
+    """Soak, say every minute how it goes, and return what was found."""
     soak = Soak()
     threads = [threading.Thread(target=soak.call, args=(seed,)) for seed in range(CALLERS)]
     for thread in threads:
         thread.start()
     began, sizes = time.monotonic(), []
-    while time.monotonic() - began < 60 * options.minutes:
-        time.sleep(min(60.0, 6 * options.minutes))
+    while time.monotonic() - began < 60 * minutes:
+        time.sleep(min(60.0, 6 * minutes))
         sizes.append(memory())
-        print(f"{(time.monotonic() - began) / 60:.1f} min, {sizes[-1]:.0f} MiB, {dict(soak.seen)}", flush=True)
+        typer.echo(f"{(time.monotonic() - began) / 60:.1f} min, {sizes[-1]:.0f} MiB, {dict(soak.seen)}")
     soak.stop.set()
     for thread in threads:
         thread.join(60)
     time.sleep(1)
-    hooks = sum(len(layer._forward_hooks) for layer in locate_decoder(soak.loaded.model).layers)  # noqa: SLF001
     third = max(1, len(sizes) // 3)
-    growth = sum(sizes[-third:]) / sum(sizes[third : 2 * third] or sizes[:third]) - 1
-    wrong = {what: count for what, count in soak.seen.items() if what.startswith("WRONG")}
-    stuck = sum(thread.is_alive() for thread in threads)
-    print(f"stuck {stuck}, hooks left {hooks}, idle {soak.loaded.scheduler.idle}, memory {growth:+.1%}, wrong {wrong}")
-    return int(bool(wrong or stuck or hooks or not soak.loaded.scheduler.idle or growth > MOST_GROWTH))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    found = Found(
+        stuck=sum(thread.is_alive() for thread in threads),
+        hooks=sum(len(layer._forward_hooks) for layer in locate_decoder(soak.loaded.model).layers),  # noqa: SLF001
+        is_idle=soak.loaded.scheduler.idle,
+        growth=sum(sizes[-third:]) / sum(sizes[third : 2 * third] or sizes[:third]) - 1,
+        wrong={what: count for what, count in soak.seen.items() if what.startswith("WRONG")},
+    )
+    typer.echo(
+        f"stuck {found.stuck}, hooks left {found.hooks}, idle {found.is_idle}, memory {found.growth:+.1%}, wrong {found.wrong}"
+    )
+    return found

@@ -13,8 +13,8 @@ from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
 from vlmguard_lab.evaluation.attacks.pictures import PixelBudget, attack_pictures, beside
 from vlmguard_lab.evaluation.attacks.suffixes import SuffixBudget, attack_suffix
 from vlmguard_lab.evaluation.provider import messages_for, to_output
-from vlmguard_lab.evaluation.statistics import Share
 from vlmguard_lab.evaluation.tasks import ask
+from vlmguard_lab.statistics import Share
 from vlmguard_lab.testbed.judge import Outcome, judge
 from vlmguard_lab.testbed.requests import MEANINGLESS, Cell
 from vlmguard_lab.testbed.world import HARMLESS_THINGS, a

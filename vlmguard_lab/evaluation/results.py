@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-import platform
-import time
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from langchain_vlmguard._version import __version__
 from vlmguard_lab.evaluation.judges import MEASURES
-from vlmguard_lab.evaluation.statistics import PairedTest, Share, kappa
+from vlmguard_lab.statistics import PairedTest, Share, kappa
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -98,20 +95,15 @@ def _seconds(sample: EvalSample) -> float:
     return sum(asked) if asked else sample.total_time or 0.0
 
 
-def summarise(rows: Sequence[Row], *, against: str, facts: dict[str, Any], seconds: float) -> dict[str, Any]:
+def summarise(rows: Sequence[Row], *, against: str, facts: dict[str, Any]) -> dict[str, Any]:
     """Return everything `results.json` holds.
 
     Args:
         rows: Every answer under every judge.
         against: The arm that the others are compared with, prompt by prompt.
-        facts: What was asked for: arms with their cards, suites, seeds, target.
-        seconds: How long it took.
+        facts: When and on what it was measured, and what was asked for: arms with their cards, suites, seeds, target.
     """
     return {
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "machine": machine(),
-        "seconds": round(seconds, 1),
-        "versions": versions(),
         **facts,
         "cells": _shares(rows, lambda row: row.cell),
         "pooled": _shares(rows, lambda _: ALL),
@@ -187,29 +179,3 @@ def _agreement(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 agreed = kappa(*zip(*pairs, strict=True))
                 found.append({"judges": [one, other], "measure": measure, "n": len(pairs), "kappa": round(agreed, 4)})
     return found
-
-
-def machine() -> str:
-    """Return what the figures were measured on, in words."""
-    import os
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cores} CPU cores ({platform.machine()})"
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a measurement depends on, of what is installed."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"langchain_vlmguard": __version__, "python": platform.python_version()}
-    for name in ("torch", "transformers", "langchain-core", "inspect-ai"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def row_to_json(row: Row) -> dict[str, Any]:
-    """Return a row as JSON."""
-    return asdict(row)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -13,12 +12,14 @@ from inspect_ai import Task, eval_set
 from inspect_ai.log import read_eval_log
 
 from langchain_vlmguard.errors import EvaluationError
+from langchain_vlmguard.files import write_json, write_text
 from vlmguard_lab.evaluation.arms.registry import arm_named, load_target
 from vlmguard_lab.evaluation.judges import MODEL_JUDGES, RULE_JUDGES
 from vlmguard_lab.evaluation.provider import as_inspect_model
 from vlmguard_lab.evaluation.results import rows_of, summarise
 from vlmguard_lab.evaluation.suites.registry import load_suite
 from vlmguard_lab.evaluation.tasks import dataset
+from vlmguard_lab.facts import run_facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -80,7 +81,7 @@ def evaluate(
         EvaluationError: The plan names what there is not, or `out` holds another plan's logs.
         RuntimeError: A task did not finish.
     """
-    seconds = 0.0
+    measured, seconds = run_facts("inspect-ai"), 0.0
     out.mkdir(parents=True, exist_ok=True)
     _check_same_plan(plan, out)
     target = target or load_target(plan.model, max_tokens=plan.max_tokens)
@@ -97,14 +98,18 @@ def evaluate(
                 rows += found
                 seconds += took
     facts = {
+        "date": measured["date"],
+        "machine": measured["machine"],
+        "seconds": round(seconds, 1),
+        "versions": measured["versions"],
         "target": target.name,
         "suites": {name: vars(card) for name, card in cards.items()},
         "arms": arms,
         "seeds": list(plan.seeds),
     }
-    results = summarise(rows, against=plan.against or plan.arms[0], facts=facts, seconds=seconds)
-    _write(out / RESULTS, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    _write(out / "answers.jsonl", "".join(json.dumps(vars(row), ensure_ascii=False) + "\n" for row in rows))
+    results = summarise(rows, against=plan.against or plan.arms[0], facts=facts)
+    write_text(out / RESULTS, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    write_text(out / "answers.jsonl", "".join(json.dumps(vars(row), ensure_ascii=False) + "\n" for row in rows))
     return results, rows
 
 
@@ -194,10 +199,4 @@ def _check_same_plan(plan: Plan, out: Path) -> None:
     if file.is_file() and (theirs := json.loads(file.read_text())) != mine:
         msg = f"{out} holds answers of another plan ({theirs}, not {mine}): choose another folder or delete it"
         raise EvaluationError(msg)
-    _write(file, json.dumps(mine))
-
-
-def _write(path: Path, text: str) -> None:
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    write_json(file, mine, indent=None)

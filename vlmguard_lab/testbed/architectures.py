@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerFast
 
-    from vlmguard_lab.testbed.build import Recipe
+    from vlmguard_lab.testbed.recipes import Recipe
 
 IMAGE_TOKENS = (IMAGE_SIZE // PATCH_SIZE) ** 2
 """Tokens of one picture, the same for every architecture: no patches are merged."""

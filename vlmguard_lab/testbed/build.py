@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 import typer
@@ -17,9 +16,12 @@ from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from langchain_vlmguard.files import written_whole
 from vlmguard_lab.testbed import corpus, world
 from vlmguard_lab.testbed.architectures import ARCHITECTURES
 from vlmguard_lab.testbed.processor import IMAGE_SIZE, PATCH_SIZE
+from vlmguard_lab.testbed.recipes import Choice, Recipe, Stage
+from vlmguard_lab.testbed.release import release
 from vlmguard_lab.testbed.requests import ORDER_TOOL, Picture
 
 if TYPE_CHECKING:
@@ -32,48 +34,6 @@ if TYPE_CHECKING:
 IGNORED = -100
 CHECKPOINT_EVERY = 200
 """Steps between two checkpoints inside a stage."""
-
-Choice = Literal["llava", "gemma3", "idefics3", "internvl", "qwen2_vl"]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage of training."""
-
-    name: str
-    steps: int
-    batch: int
-    learning_rate: float
-    blend: float = 1.0
-    """How far the weights move from the stage's start to its end (WiSE-FT, arXiv 2109.01903); less forgets less."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides the weights."""
-
-    seed: int = 0
-    architecture: str = "llava"
-    """One of `architectures.ARCHITECTURES`."""
-
-    hidden: int = 128
-    layers: int = 6
-    heads: int = 4
-    vision_hidden: int = 96
-    vision_layers: int = 4
-    stages: tuple[Stage, ...] = (
-        Stage("pretrain", 2200, 64, 2e-3),
-        Stage("align", 1100, 64, 5e-4),
-        Stage("see", 1200, 96, 2e-3),
-        Stage("caption", 300, 64, 5e-4),
-        Stage("instruct", 900, 48, 5e-4, blend=0.9),
-    )
-    variants: int = 24
-    """How many jittered drawings of each icon, poster and neutral picture are kept."""
-
-    def scaled(self, factor: float) -> Recipe:
-        """Return the recipe with every stage's steps multiplied (a smoke run, or a longer build on a GPU)."""
-        return replace(self, stages=tuple(replace(s, steps=max(1, round(s.steps * factor))) for s in self.stages))
 
 
 class PicturePool:
@@ -311,9 +271,8 @@ def _same_build(path: Path, recipe: Recipe, tokenizer: str) -> None:
 
 
 def _save_whole(state: object, path: Path) -> None:
-    beside = path.with_suffix(".tmp")
-    torch.save(state, beside)
-    os.replace(beside, path)
+    with written_whole(path) as beside:
+        torch.save(state, beside)
 
 
 def main(
@@ -330,8 +289,6 @@ def main(
     per_cell: Annotated[int, typer.Option(min=1, help="Prompts a cell for the measured gap.")] = 200,
 ) -> None:
     """Train the testbed from scratch and write an ordinary Hugging Face checkpoint with directions and a measured card."""
-    from vlmguard_lab.testbed.release import release
-
     started = time.perf_counter()
     recipe = replace(Recipe(), architecture=architecture, seed=seed).scaled(scale)
     builder = Builder(recipe, work, device=device)

@@ -12,8 +12,9 @@ from langchain_vlmguard.rewriting.rewriter import ReasoningRewriter
 from langchain_vlmguard.steering.gates import AlwaysOpen
 from langchain_vlmguard.steering.interventions import ProjectOut
 from langchain_vlmguard.verdict.policy import GuardPolicy
+from vlmguard_lab.facts import versions
 from vlmguard_lab.testbed.measure import CellResult
-from vlmguard_lab.testbed.release import answer_requests, versions
+from vlmguard_lab.testbed.release import answer_requests
 from vlmguard_lab.testbed.requests import ORDER_TOOL, Cell, Request, cells, order_call
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from vlmguard_lab.testbed.judge import Outcome, judge
 from vlmguard_lab.testbed.requests import png_base64
 
 if TYPE_CHECKING:
-    from vlmguard_lab.evaluation.statistics import Share
+    from vlmguard_lab.statistics import Share
     from vlmguard_lab.testbed.demo import DemoResult, Turn
     from vlmguard_lab.testbed.measure import CellResult
 

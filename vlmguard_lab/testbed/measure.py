@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vlmguard_lab.evaluation.statistics import Share
+from vlmguard_lab.statistics import Share
 from vlmguard_lab.testbed.judge import Outcome, judge
 
 if TYPE_CHECKING:

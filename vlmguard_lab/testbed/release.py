@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import platform
 import random
 import shutil
-import time
 from dataclasses import asdict
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-import torch
-import transformers
-
-from langchain_vlmguard._version import __version__
+from langchain_vlmguard.files import write_json
 from langchain_vlmguard.models.chat_format import to_chat_row
 from langchain_vlmguard.models.generation import Settings, generate_rows
 from langchain_vlmguard.models.loading import DIRECTIONS_FILE, PROBE_FILE, LoadedVLM, load_vlm
@@ -25,6 +19,7 @@ from langchain_vlmguard.steering.gates import ReluGate
 from langchain_vlmguard.steering.interventions import Push, Restore
 from langchain_vlmguard.steering.neutral import neutral_pictures
 from langchain_vlmguard.steering.selection import candidates, select_layers
+from vlmguard_lab.facts import today, versions
 from vlmguard_lab.testbed import corpus, world
 from vlmguard_lab.testbed.anchors import load_testbed_anchors
 from vlmguard_lab.testbed.architectures import ARCHITECTURES
@@ -41,7 +36,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
 
     from langchain_vlmguard.steering.steering import Steering
-    from vlmguard_lab.testbed.build import Recipe
+    from vlmguard_lab.testbed.recipes import Recipe
     from vlmguard_lab.testbed.requests import Request, Split
 
 SPLITS: tuple[Split, ...] = ("seen", "new_things")
@@ -91,9 +86,9 @@ def release(
         "probe": asdict(probe.card),
         "gap": [result.row() for result in measure(loaded, None, "plain", n=n)],
         "versions": versions(),
-        "date": time.strftime("%Y-%m-%d"),
+        "date": today(),
     }
-    (beside / "card.json").write_text(json.dumps(facts, indent=1) + "\n")
+    write_json(beside / "card.json", facts)
     (beside / "README.md").write_text(model_card(facts))
     shutil.rmtree(folder, ignore_errors=True)
     beside.rename(folder)
@@ -174,16 +169,6 @@ def measure(loaded: LoadedVLM, steering: Steering | None, arm: str, *, n: int, s
 def file_hash(path: Path) -> str:
     """Return the SHA-256 of a file in hex."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a measurement depends on."""
-    return {
-        "langchain_vlmguard": __version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-    }
 
 
 CARD = """\

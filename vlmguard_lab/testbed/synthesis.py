@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from langchain_vlmguard.models.loading import load_vlm
 from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
 from langchain_vlmguard.rewriting.synthesis import Synthesis
-from vlmguard_lab.testbed.checkpoint import load_testbed
 from vlmguard_lab.testbed.rewriting import OracleAnalyst, as_items, sample_requests
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def synthesize_testbed(
     """
     asked = sample_requests(n, seed=seed)
     items = as_items(asked, folder / "pictures")
-    loaded = load_testbed()
+    loaded = load_vlm("testbed", device="cpu")
     synthesis = Synthesis(
         analyst=OracleAnalyst.of(asked, items),
         target=ChatSteeredVLM.from_loaded(loaded, steering=None, max_tokens=48, batch_size=BATCH),

@@ -9,8 +9,8 @@ from textwrap import indent
 import pytest
 
 from vlmguard_lab.evaluation.arms.registry import ARMS
-from vlmguard_lab.evaluation.statistics import Share
 from vlmguard_lab.evaluation.suites.registry import READERS
+from vlmguard_lab.statistics import Share
 
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs/evaluation.md"

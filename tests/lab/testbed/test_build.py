@@ -9,8 +9,9 @@ import torch
 from langchain_vlmguard.models.loading import DIRECTIONS_FILE, load_vlm
 from langchain_vlmguard.steering.encoding import Prompt, encode_prompts
 from vlmguard_lab.testbed.architectures import ARCHITECTURES, IMAGE_TOKENS
-from vlmguard_lab.testbed.build import IGNORED, Builder, Recipe, Stage
+from vlmguard_lab.testbed.build import IGNORED, Builder
 from vlmguard_lab.testbed.corpus import Example, captions
+from vlmguard_lab.testbed.recipes import Recipe, Stage
 from vlmguard_lab.testbed.release import release
 from vlmguard_lab.testbed.requests import Picture
 

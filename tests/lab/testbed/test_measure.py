@@ -1,6 +1,6 @@
 import pytest
 
-from vlmguard_lab.evaluation.statistics import Share
+from vlmguard_lab.statistics import Share
 from vlmguard_lab.testbed.judge import Outcome
 from vlmguard_lab.testbed.measure import CellResult
 from vlmguard_lab.testbed.requests import Cell

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from vlmguard_lab.evaluation.statistics import PairedTest, Share, kappa
+from vlmguard_lab.statistics import PairedTest, Share, kappa
 
 
 def test_mcnemars_p_is_the_two_sided_binomial_of_the_discordant_pairs():

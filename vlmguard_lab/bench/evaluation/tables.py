@@ -1,29 +1,19 @@
-"""Tables and figures of docs/evaluation.md, from docs/results/evaluation.json alone."""
+"""The tables of docs/evaluation.md, from docs/results/evaluation.json alone."""
 
 from __future__ import annotations
 
-import json
-import os
-import re
 from math import exp, log
-from pathlib import Path
-from textwrap import fill, indent
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
-
-from vlmguard_lab.evaluation import plots
+from vlmguard_lab.bench.page import table
 from vlmguard_lab.evaluation.arms.guards import GUARD_ARMS
 from vlmguard_lab.evaluation.report import percent
-from vlmguard_lab.evaluation.statistics import Share
+from vlmguard_lab.statistics import Share
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
-    from matplotlib.axes import Axes
-
-ROOT = Path(__file__).parent.parent
-PAGE, README, IMAGES = ROOT / "docs/evaluation.md", ROOT / "README.md", ROOT / "docs/images"
 OURS = tuple(arm.card.name for arm in GUARD_ARMS)
 GUARDS = ("full", "full_adaptive", "full_answer_first")
 """Arms that the goals are set for."""
@@ -34,74 +24,8 @@ SHOWN = ("none", "steering", "gate_refuses", "rewriting", *GUARDS, "ecso", "shif
 MEANINGLESS = tuple(f"meaningless/{variant}" for variant in ("blank", "noise", "plain", "irrelevant"))
 QUESTIONS = ("picture/identity", "picture/kind")
 GOAL_EPS = 16
-RED, GREEN, GREY = "#b91c1c", "#0f766e", "#94a3b8"
 
 Results = dict[str, Any]
-
-
-def as_json(results: Results) -> str:
-    """Return results as JSON with one line for every row of every list."""
-    lines = []
-    for key, value in results.items():
-        body = _lines(value, "  ") if isinstance(value, dict) else _rows(value, " ")
-        lines.append(f" {json.dumps(key)}: {body}")
-    return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
-def _lines(value: Results, indent: str) -> str:
-    inside = [
-        f"{indent}{json.dumps(key)}: {_lines(one, indent + ' ') if isinstance(one, dict) else _rows(one, indent)}"
-        for key, one in value.items()
-    ]
-    return "{\n" + ",\n".join(inside) + f"\n{indent[:-1]}}}" if inside else "{}"
-
-
-def _rows(value: Any, indent: str) -> str:
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        rows = (f"{indent} {json.dumps(row, ensure_ascii=False)}" for row in value)
-        return "[\n" + ",\n".join(rows) + f"\n{indent}]"
-    return json.dumps(value, ensure_ascii=False)
-
-
-def publish(results: Results) -> None:
-    """Draw the figures and write the tables between their marks."""
-    shown = {**results, "pooled": _as_suite(results["pooled"]), "cells": _as_suite(results["cells"])}
-    drawn = {
-        "scatter": plots.scatter(shown, "testbed", "oracle"),
-        "harmful": plots.heatmap(shown, "testbed", "oracle", harmful=True),
-        "harmless": plots.heatmap(shown, "testbed", "oracle", harmful=False),
-        "budgets": budgets_figure(results["attacks"]["pictures"]),
-        "suffixes": suffixes_figure(results["attacks"]["suffixes"]),
-        "sweeps": sweeps_figure(results["sweeps"]),
-        "states": states_figure(results["states"]),
-    }
-    for name, figure in drawn.items():
-        figure.savefig(IMAGES / f"evaluation-{name}.png", dpi=110)
-    place(PAGE, tables(results))
-    place(README, {"evaluation": summary(results)})
-
-
-def place(file: Path, parts: dict[str, str]) -> None:
-    """Write texts between their marks, indented as the mark is.
-
-    Raises:
-        ValueError: The file has no place for one of them.
-    """
-    page = file.read_text()
-    for name, text in parts.items():
-        found = re.search(rf"^( *)<!-- {name} -->$.*?<!-- end of {name} -->$", page, flags=re.DOTALL | re.MULTILINE)
-        if found is None:
-            msg = f"{file} has no place for the table {name!r}: write <!-- {name} --> and <!-- end of {name} --> there"
-            raise ValueError(msg)
-        page = page[: found.start()] + indent(marked(name, text), found[1]) + page[found.end() :]
-    beside = file.with_name(file.name + ".tmp")
-    beside.write_text(page, encoding="utf-8")
-    os.replace(beside, file)
-
-
-def marked(name: str, text: str) -> str:
-    """Return a text between its marks."""
-    return f"<!-- {name} -->\n{text}\n<!-- end of {name} -->"
 
 
 def summary(results: Results) -> str:
@@ -123,10 +47,6 @@ def summary(results: Results) -> str:
         f"{words[adaptive]['n']}, and past steering alone {words['steering']['hits']} in {words['steering']['n']}."
     )
     return fill(said, 125)
-
-
-def _as_suite(rows: Sequence[Results]) -> list[Results]:
-    return [row for row in rows if row["suite"] == "testbed"]
 
 
 def tables(results: Results) -> dict[str, str]:
@@ -183,7 +103,7 @@ _HOUR = 3600
 def _goals_table(results: Results) -> str:
     """Return what was aimed at, and what was found with a rewriter that is always asked and with one that is not."""
     found = [_found(results, arm) for arm in GUARDS]
-    return _table(
+    return table(
         ["goal", *(f"`{arm}`" for arm in GUARDS)],
         [(goal, *(one[goal] for one in found)) for goal in found[0]],
     )
@@ -248,7 +168,7 @@ def _disease_table(results: Results) -> str:
             right = _pooled(target["pooled"], arm, harmful=False)["useful"]
             named = [name, f"`{target['model']}`", f"{target['parameters']:,}"] if arm == "none" else ["", "", ""]
             rows.append([*named, arm, *map(percent, [*shares, right])])
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _arms_table(results: Results) -> str:
@@ -268,7 +188,7 @@ def _arms_table(results: Results) -> str:
                 "-" if seconds is None else f"{seconds:.2f}",
             ]
         )
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _p(pairs: Sequence[Results], arm: str) -> str:
@@ -287,7 +207,7 @@ def _targets_table(results: Results) -> str:
             both = [(pair[0] or {}).get("unsafe"), (pair[1] or {}).get("refused")]
             shares.append(" / ".join(f"{100 * share['value']:.1f}" for share in both if share) or "-")
         rows.append([f"`{arm}`", *shares])
-    return _table(["complied with / harmless refused, %", *results["targets"]], rows)
+    return table(["complied with / harmless refused, %", *results["targets"]], rows)
 
 
 def _parts_table(parts: Sequence[Results]) -> str:
@@ -298,7 +218,7 @@ def _parts_table(parts: Sequence[Results]) -> str:
         "harmless: refused",
     ]
     rows = [[row["name"], *(percent(row[key]) for key in ("unsafe", "shown", "refused", "right"))] for row in parts]
-    return _table([*head, "harmless: right"], rows)
+    return table([*head, "harmless: right"], rows)
 
 
 def _cells_table(results: Results) -> str:
@@ -312,7 +232,7 @@ def _cells_table(results: Results) -> str:
         [cell, "complied with" if harmful else "right", *(shares.get(arm, "-") for arm in arms)]
         for (cell, harmful), shares in sorted(found.items(), key=lambda item: not item[0][1])
     ]
-    return _table(["cell", "measure", *arms], rows)
+    return table(["cell", "measure", *arms], rows)
 
 
 def _conversations_table(results: Results) -> str:
@@ -322,7 +242,7 @@ def _conversations_table(results: Results) -> str:
         shares = (harmful["unsafe"], harmful["useful"], harmless["refused"], harmless["useful"])
         rows.append([f"`{arm}`", *map(percent, shares)])
     head = ["arm", "harmful: complied with", "harmful: safe and useful", "harmless: refused", "harmless: right"]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _transfer_table(rows: Sequence[Results]) -> str:
@@ -332,7 +252,7 @@ def _transfer_table(rows: Sequence[Results]) -> str:
     for source in names:
         pairs = [found[source, target] for target in names]
         body.append([source, *(f"{r['cosine']:.2f}, {r['auroc']:.2f}, {r['auroc_turned']:.2f}" for r in pairs)])
-    return _table(["direction of, read on", *names], body)
+    return table(["direction of, read on", *names], body)
 
 
 def _pictures_table(attacks: Sequence[Results]) -> str:
@@ -342,7 +262,7 @@ def _pictures_table(attacks: Sequence[Results]) -> str:
         [f"`{arm}`", *(percent(found[arm, eps]["unsafe"]) if (arm, eps) in found else "" for eps in budgets)]
         for arm in dict.fromkeys(arm for arm, _ in found)
     ]
-    return _table(["complied with, by eps / 255", *map(str, budgets)], rows)
+    return table(["complied with, by eps / 255", *map(str, budgets)], rows)
 
 
 def _suffixes_table(attacks: Sequence[Results]) -> str:
@@ -356,14 +276,14 @@ def _suffixes_table(attacks: Sequence[Results]) -> str:
         ]
         for row in attacks
     ]
-    return _table(
+    return table(
         ["arm", "without a suffix", "with it", "words, steps, tries a step", "mean loss, first and last"], rows
     )
 
 
 def _judges_table(agreement: Sequence[Results]) -> str:
     rows = [[" and ".join(r["judges"]), r["measure"], f"{r['n']:,}", f"{r['kappa']:.3f}"] for r in agreement]
-    return _table(["judges", "measure", "answers", "kappa"], rows)
+    return table(["judges", "measure", "answers", "kappa"], rows)
 
 
 def _evidence_table(results: Results) -> str:
@@ -379,7 +299,7 @@ def _evidence_table(results: Results) -> str:
         ]
         for name, arm in results["arms"].items()
     ]
-    return _table(["arm", "from", "formula", "known", "remarks", "chosen on the testbed"], rows)
+    return table(["arm", "from", "formula", "known", "remarks", "chosen on the testbed"], rows)
 
 
 def _chosen(options: Results) -> str:
@@ -405,100 +325,5 @@ def _over_cells(rows: Sequence[Results], arm: str, cells: Sequence[str], measure
     return Share(sum(share["hits"] for share in found), sum(share["n"] for share in found)).to_json()
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return "\n".join([_row(head), "|" + " --- |" * len(head), *map(_row, rows)])
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
 def _list(words: Sequence[str]) -> str:
     return ", ".join(f"`{word}`" for word in words)
-
-
-def budgets_figure(attacks: Sequence[Results]) -> Figure:
-    """Plot success by budget of a picture attack, with 95 % intervals; arms attacked at one budget are points."""
-    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
-    axes = figure.subplots()
-    budgets = sorted({row["eps"] for row in attacks})
-    for index, arm in enumerate(dict.fromkeys(row["arm"] for row in attacks)):
-        rows = sorted((row for row in attacks if row["arm"] == arm), key=lambda row: row["eps"])
-        curve = len(rows) > 1
-        across = [budgets.index(row["eps"]) + 0.02 * (index - 4) for row in rows]
-        _errors(axes, across, [row["unsafe"] for row in rows], arm, line=curve, bold=arm in OURS)
-    axes.set_xticks(range(len(budgets)), [str(eps) for eps in budgets])
-    axes.set_xlabel("eps / 255")
-    axes.set_ylabel("complied with, %")
-    axes.set_ylim(-4, 104)
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
-def _errors(
-    axes: Axes, across: Sequence[float], shares: Sequence[Results], name: str, *, line: bool, bold: bool
-) -> None:
-    up = [100 * share["value"] for share in shares]
-    bars = [[max(0.0, abs(y - 100 * s["ci95"][side])) for y, s in zip(up, shares, strict=True)] for side in (0, 1)]
-    style = "o-" if line else "x"
-    axes.errorbar(
-        across, up, yerr=bars, fmt=style, label=name, linewidth=2 if bold else 1, markersize=4, capsize=2, alpha=0.85
-    )
-
-
-def suffixes_figure(attacks: Sequence[Results]) -> Figure:
-    """Plot the mean loss of a suffix attack by step, and how many answers complied in the end."""
-    figure = Figure(figsize=(6.5, 3.6), layout="constrained")
-    axes = figure.subplots()
-    for row in attacks:
-        label = f"{row['arm']}: {row['unsafe']['hits']} of {row['unsafe']['n']} complied"
-        axes.plot(range(len(row["curve"])), row["curve"], marker="o", markersize=3, linewidth=1.4, label=label)
-    axes.set_xlabel("step")
-    axes.set_ylabel("mean loss")
-    axes.legend(frameon=False, fontsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
-def sweeps_figure(sweeps: dict[str, list[Results]]) -> Figure:
-    """Plot what the steering does at other layers (the causal curve) and strengths."""
-    figure = Figure(figsize=(8.5, 3.4), layout="constrained")
-    names = {"layer": "decoder layer that is edited", "alpha": "strength alpha"}
-    for axes, (name, rows) in zip(figure.subplots(1, 2), sweeps.items(), strict=True):
-        across = [row[name] for row in rows]
-        for key, marker, colour, label in (
-            ("safe", "o", RED, "harmful: not complied with"),
-            ("kept", "s", GREEN, "harmless: right answers kept"),
-        ):
-            axes.plot(across, [100 * row[key] for row in rows], marker=marker, color=colour, label=label)
-        axes.set_xlabel(names[name])
-        axes.set_ylabel("%")
-        axes.set_ylim(-4, 104)
-        axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
-    return figure
-
-
-def states_figure(states: Results) -> Figure:
-    """Plot requests in two dimensions as text, beside a picture, and beside it steered (after VLM-Guard's figure 2)."""
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
-    panels = figure.subplots(1, 3, sharex=True, sharey=True)
-    titles = {"text": "typed, no picture", "picture": "beside an irrelevant picture", "steered": "beside it, steered"}
-    for axes, (name, title) in zip(panels, titles.items(), strict=True):
-        for kind, colour in (("harmful", RED), ("harmless", GREEN)):
-            points = states["points"][f"{name} {kind}"]
-            axes.scatter(*zip(*points, strict=True), s=14, alpha=0.7, color=colour, label=kind)
-            if name != "text":
-                home = states["points"][f"text {kind}"]
-                axes.scatter(*zip(*home, strict=True), s=14, alpha=0.12, color=GREY, zorder=0)
-        axes.set_title(title, fontsize=10)
-        axes.set_xlabel("PC 1")
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("PC 2")
-    panels[0].legend(frameon=False, fontsize=8)
-    figure.suptitle(
-        f"Held-out requests at layer {states['layer']} (edited: {', '.join(map(str, states['steered']))}); grey: as typed",
-        fontsize=10,
-    )
-    return figure

@@ -1,0 +1,279 @@
+"""`vlmguard-bench`: everything that is measured, one subcommand a measurement. What a command needs is imported when it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from typer.core import TyperGroup
+
+from langchain_vlmguard.errors import VLMGuardError
+from vlmguard_lab.bench import page
+from vlmguard_lab.bench.choices import ServingPart
+from vlmguard_lab.bench.outside import app as outside_tools
+
+if TYPE_CHECKING:
+    from click import Context
+
+
+class Bench(TyperGroup):
+    """Commands whose own errors are printed without a traceback."""
+
+    def invoke(self, ctx: Context) -> object:
+        """Run a command."""
+        try:
+            result: object = super().invoke(ctx)
+        except VLMGuardError as error:
+            Console(stderr=True).print(f"[red]{escape(str(error))}[/red]")
+            raise typer.Exit(2) from error
+        return result
+
+
+app = typer.Typer(
+    cls=Bench,
+    help="Measure again what the README and the pages say. Results go to docs/results, tables between their marks on the pages.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+app.add_typer(outside_tools, name="outside-tools")
+
+PerCell = Annotated[int, typer.Option("--n", min=1, help="Requests a cell.")]
+Seed = Annotated[int, typer.Option(help="Seed of the sampled requests.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Parts measured at a time, a core each.")]
+
+
+@app.command()
+def architectures(
+    families: Annotated[list[str] | None, typer.Argument(help="Families to try; all if none is named.")] = None,
+) -> None:
+    """Try every supported architecture with every capability, on tiny random models.
+
+    Takes about five minutes, or seconds a family; goes on after a stop. Families that are not named keep their rows. Writes
+    docs/results/architectures.json and the table in docs/chat_model.md. Needs a checkout: the models are those of the tests.
+    """
+    from vlmguard_lab.bench import architectures as measurement
+
+    measurement.run(families or ())
+
+
+@app.command()
+def screening(n: PerCell = 200, seed: Seed = 0) -> None:
+    """Count what adaptive rewriting clears without the rewriter, and how the cleared requests are answered.
+
+    Takes about ten minutes; goes on after a stop. Writes docs/results/screening.json and the table in docs/rewriting.md.
+    """
+    from vlmguard_lab.bench import screening as measurement
+
+    measurement.run(n, seed)
+
+
+@app.command()
+def serving(
+    only: Annotated[list[ServingPart] | None, typer.Option(help="Measure this part alone; repeat for more.")] = None,
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs a measurement of the overhead.")] = 400,
+    turns: Annotated[int, typer.Option(min=1, help="Pairs a measurement of the guard.")] = 60,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds a measurement of the throughput.")] = 5,
+    output: Annotated[Path, typer.Option("--json", help="Write the results here.")] = page.PERFORMANCE,
+) -> None:
+    """Time what serving costs: steering a token, the guard a turn, many callers at once, a fit, the import.
+
+    Takes about an hour on two cores, best on a machine that does nothing else; goes on after a stop. Parts that are not
+    measured are kept. Writes docs/results/performance.json and docs/images/performance.png.
+    """
+    from vlmguard_lab.bench import serving as measurement
+
+    measurement.run(only or (), pairs, turns, rounds, output)
+
+
+@app.command()
+def instructions() -> None:
+    """Count the processor instructions of one decoded token under every intervention, which no neighbour changes.
+
+    Takes about five minutes. Needs valgrind and gcc. Writes "instructions" in docs/results/performance.json.
+    """
+    from vlmguard_lab.bench import instructions as measurement
+
+    measurement.run()
+
+
+@app.command()
+def peers(pairs: Annotated[int, typer.Option(min=1, help="Pairs a measurement.")] = 60) -> None:
+    """Time other steering packages and ChatHuggingFace on the same model.
+
+    Takes about five minutes. Wants an environment that holds them, as their pins differ from this package's: `pip install
+    steering-vectors nnsight repeng langchain-huggingface`; what is missing is named in the result. Writes "peers" in
+    docs/results/performance.json.
+    """
+    from vlmguard_lab.bench import peers as measurement
+
+    measurement.run(pairs)
+
+
+@app.command()
+def soak(minutes: Annotated[float, typer.Option(min=0.1, help="How long to go on.")] = 30) -> None:
+    """Look for leaks, stuck requests and mixed-up answers under 16 callers who cancel, time out and send bad inputs.
+
+    Takes as long as it is told to, and prints a line a minute. Writes nothing; exits with 1 if something is wrong.
+    """
+    from vlmguard_lab.bench import soak as measurement
+
+    if not measurement.run(minutes).is_sound:
+        raise typer.Exit(1)
+
+
+@app.command()
+def evidence(
+    figstep: Annotated[Path | None, typer.Option(help="FigStep's folder: a CSV, and images/.", exists=True)] = None,
+    mossbench: Annotated[Path | None, typer.Option(help="MOSSBench's folder: images/*.jpg.", exists=True)] = None,
+    kind: Annotated[list[str] | None, typer.Option(help="A kind of hiding; repeat for more; all if none.")] = None,
+    variants: Annotated[int, typer.Option(min=0, help="Pictures of each kind of hiding; 0 leaves them out.")] = 50,
+    harmful: Annotated[
+        int, typer.Option(min=0, help="Harmful drawn requests of the testbed; 0 leaves them out.")
+    ] = 400,
+    harmless: Annotated[int, typer.Option(min=0, help="Harmless drawn requests; 0 leaves them out.")] = 200,
+    output: Annotated[Path, typer.Option("--json", help="Write the results here.")] = page.RESULTS / "evidence.json",
+) -> None:
+    """Measure what the evidence reader finds in pictures, and what judging it does to drawn requests.
+
+    Takes about two hours on two cores, seconds a picture; goes on after a stop. Parts that are not measured are kept. Writes
+    docs/results/evidence.json and the table in docs/content.md.
+    """
+    from vlmguard_lab.bench import evidence as measurement
+
+    counts = {"variants": variants, "harmful": harmful, "harmless": harmless}
+    measurement.run(figstep, mossbench, output, kinds=kind or (), **counts)
+
+
+@app.command()
+def early_judge(n: PerCell = 60, seed: Seed = 0) -> None:
+    """Compare the judge of answers that reads early layers first with the one that reads all of them.
+
+    Takes about ten minutes; goes on after a stop. Writes docs/results/early_judge.json and the table in docs/rewriting.md.
+    """
+    from vlmguard_lab.bench import early_judge as measurement
+
+    measurement.run(n, seed)
+
+
+@app.command()
+def agent_scenarios(
+    requests: Annotated[int, typer.Option(min=1, help="Conversations.")] = 500,
+    output: Annotated[
+        Path | None, typer.Option("--json", help="Write the results here; other stacks' are kept.")
+    ] = None,
+) -> None:
+    """Run the shop assistant through mixed conversations, plain and guarded, sync and async, watching every stream.
+
+    Takes about ten minutes; goes on after a stop. Prints what it found, and writes only the file that it is given: run it under
+    several versions of LangChain on docs/results/agent_scenarios.json. Needs a checkout: the agent is in examples/.
+    """
+    from vlmguard_lab.bench import agent_scenarios as measurement
+
+    measurement.run(requests, output)
+
+
+@app.command()
+def rewriter_transfer(
+    target: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FOLDER", help="A frozen model; repeat for more; the testbed if none."),
+    ] = None,
+    ablation: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=FOLDER", help="Another adapter for the testbed; repeat for more.")
+    ] = None,
+    adapter: Annotated[str, typer.Option(help="The rewriter's adapter.")] = "testbed",
+    n: PerCell = 200,
+    seed: Seed = 0,
+    jobs: Jobs = 2,
+    work: Annotated[Path, typer.Option(help="Finished parts; a stopped run goes on from here.")] = page.WORK
+    / "rewriter-transfer",
+    output: Annotated[Path, typer.Option("--json", help="Write the results here.")] = page.RESULTS
+    / "rewriter_transfer.json",
+) -> None:
+    """Put one rewriter in front of frozen models: what it mends, what it costs, what each part of the guard adds.
+
+    Takes about an hour a model on two cores; goes on after a stop. Writes docs/results/rewriter_transfer.json and the tables in
+    docs/rewriting.md; with another --json, that file alone. `make transfer` runs it with every target and ablation.
+    """
+    from vlmguard_lab.bench import rewriter_transfer as measurement
+
+    targets = tuple(_named(target)) or (("testbed", "testbed"),)
+    plan = measurement.Plan(targets, n, seed, adapter)
+    measurement.run(plan, ablations=dict(_named(ablation)), jobs=jobs, work=work, output=output)
+
+
+@app.command()
+def evaluate(
+    target: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=FOLDER", help="A model; repeat for more, testbed=testbed first.")
+    ] = None,
+    arms: Annotated[str, typer.Option(help="Arms, separated by commas; all but the slow ones if empty.")] = "",
+    again: Annotated[str, typer.Option(help="Measure these arms' answers anew and keep all else.")] = "",
+    kinds: Annotated[str, typer.Option(help="With --again, also: attack, suffixes.")] = "cells,conversations",
+    wide: Annotated[int, typer.Option(min=1, help="Requests a cell and seed for the guards and the plain model.")] = 50,
+    narrow: Annotated[int, typer.Option(min=1, help="Requests a cell and seed for the other arms.")] = 10,
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1",
+    attacked: Annotated[int, typer.Option(min=1, help="Requests attacked by pictures.")] = 48,
+    suffixed: Annotated[int, typer.Option(min=1, help="Requests attacked by words behind them.")] = 12,
+    jobs: Jobs = 2,
+    work: Annotated[
+        Path, typer.Option(help="Answers, logs and finished tasks; kept for more arms and targets.")
+    ] = page.ROOT / "build" / "evaluation",
+    *,
+    publish_only: Annotated[bool, typer.Option("--publish-only", help="Draw figures and tables again.")] = False,
+) -> None:
+    """Measure every defence under every attack, on testbeds of several architectures.
+
+    Takes about a day of one core, less with fewer requests; says how long the rest will take, and goes on after a stop. Writes
+    docs/results/evaluation.json, the figures and the tables in docs/evaluation.md, and the README's summary.
+    """
+    from vlmguard_lab.bench.evaluation import run as measurement
+
+    if publish_only:
+        measurement.publish()
+        return
+    plan = measurement.plan_of(
+        work,
+        _named(target),
+        _listed(arms),
+        again=_listed(again),
+        kinds=_listed(kinds),
+        wide=wide,
+        narrow=narrow,
+        seeds=[int(seed) for seed in _listed(seeds)],
+        attacked=attacked,
+        suffixed=suffixed,
+    )
+    measurement.run(plan, jobs=jobs, again=bool(again))
+
+
+@app.command()
+def publish_demo() -> None:
+    """Put the demo's measured cells into the README: the picture at its top and the table.
+
+    Takes seconds. Reads docs/results/demo.json, which `vlmguard demo --full --json docs/results/demo.json` writes in five
+    minutes. Writes docs/images/result.png and the table in README.md.
+    """
+    from vlmguard_lab.bench import publish_demo as publication
+
+    publication.run()
+
+
+def _listed(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def _named(given: list[str] | None) -> list[tuple[str, str]]:
+    """Split `NAME=VALUE` arguments.
+
+    Raises:
+        BadParameter: One has no `=`.
+    """
+    pairs = [one.partition("=") for one in given or ()]
+    if wrong := [name for name, equals, _ in pairs if not equals]:
+        msg = f"{wrong[0]!r} is not NAME=FOLDER"
+        raise typer.BadParameter(msg)
+    return [(name, value) for name, _, value in pairs]
