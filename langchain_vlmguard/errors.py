@@ -35,6 +35,20 @@ class RewriteError(VLMGuardError, RuntimeError):
     """The rewriter gave no usable answer; the original prompt was not passed on."""
 
 
+class NoJudgeError(VLMGuardError, ValueError):
+    """A guard has nobody who judges: it would let everything through and call it safe."""
+
+    def __init__(self) -> None:
+        """Name the ways to get a judge."""
+        super().__init__(
+            "this guard has nobody who judges, so it would let everything through. Give it one of these: "
+            "(1) a rewriter, e.g. ReasoningRewriter.from_model(chat_model), from any chat model; "
+            "(2) a local model with safety directions, ChatSteeredVLM.from_pretrained(model, directions=...), whose gate and "
+            "probe judge; (3) answer_judge=..., anything with judge_texts(texts) -> risks. To read turns and judge nothing on "
+            'purpose, give a rewriter and GuardPolicy(rewrite="never").'
+        )
+
+
 class SuiteError(VLMGuardError, ValueError):
     """An evaluation set is missing or has another layout than its authors gave it."""
 

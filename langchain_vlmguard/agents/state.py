@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, NotRequired
 
 from langchain.agents.middleware.types import AgentState, OmitFromInput, PrivateStateAttr
-from typing_extensions import TypedDict
 
-Stage = Literal["input", "output", "tool_args", "tool_result"]
-"""What was checked."""
+from langchain_vlmguard.guard.state import CheckRecord  # noqa: TC001 - the graph reads the annotations
 
 MOST_RECORDS = 64
 MOST_NOTES = 512
 
 GUARD_KEYS = frozenset({"verdict", "verdicts", "vlmguard"})
 """State that the guard alone writes."""
-
-
-class CheckRecord(TypedDict):
-    """One check and its verdict."""
-
-    stage: Stage
-    guard: str
-    """Name of the middleware that checked."""
-
-    tool: str | None
-    call_id: str | None
-    verdict: dict[str, Any]
 
 
 def newest(_old: Any, new: Any) -> Any:

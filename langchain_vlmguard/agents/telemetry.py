@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
-    from langchain_vlmguard.agents.state import CheckRecord
+    from langchain_vlmguard.guard.state import CheckRecord
 
 _NEEDED = "telemetry needs OpenTelemetry: pip install 'langchain-vlmguard[otel]'"
 

@@ -127,6 +127,18 @@ class Turn:
         """Return the turn's pictures that belong to one message, by its index in the conversation."""
         return tuple(picture for picture in self.pictures if picture.message == message)
 
+    @property
+    def weight(self) -> int:
+        """Bytes of the pictures and characters of the texts."""
+        pictures = sum(len(one.picture.data) for one in (*self.pictures, *self.earlier))
+        return pictures + sum(len(str(message.text)) for message in self.messages)
+
+    def after(self, context: Sequence[BaseMessage]) -> Turn:
+        """Return the turn with messages in front of it, which were read before and are only its context."""
+        shift = len(context)
+        moved = tuple(replace(picture, message=picture.message + shift) for picture in self.pictures)
+        return replace(self, messages=[*context, *self.messages], start=self.start + shift, pictures=moved)
+
     def without(self, withheld: Collection[str]) -> Turn:
         """Return the turn with some of its earlier pictures, by SHA-256, left out."""
         gone = {p.picture.block()["base64"] for p in self.earlier if p.picture.sha256 in withheld}
@@ -198,6 +210,21 @@ def calls_of(message: BaseMessage) -> list[str]:
     """Return the tool calls of an AI message as a model reads them, one text each."""
     calls = [*message.tool_calls, *message.invalid_tool_calls] if isinstance(message, AIMessage) else []
     return [f"{call['name']}: {_as_json(call['args'])}" for call in calls]
+
+
+def readable(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+    """Return messages with every picture in the standard form; those that a guard has read are taken as they are.
+
+    Raises:
+        UnreadableContentError: Naming the first part of the last turn that cannot be read, and why.
+    """
+    if all(map(is_read, messages)):
+        return list(messages)
+    turn = read_turn(messages)
+    for part in turn.unjudged:
+        msg = f"{part.where} ({part.kind}) cannot be judged: {part.reason}"
+        raise UnreadableContentError(msg)
+    return turn.messages
 
 
 def is_read(message: BaseMessage) -> bool:

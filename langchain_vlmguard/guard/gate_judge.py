@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.runnables import Runnable
 
-from langchain_vlmguard.content.messages import read_turn
-from langchain_vlmguard.errors import NoThresholdError, UnreadableContentError
+from langchain_vlmguard.content.messages import readable, turn_start
+from langchain_vlmguard.errors import NoThresholdError
 from langchain_vlmguard.rewriting.rewriter import Rewrite, Threat
 from langchain_vlmguard.verdict.policy import GuardPolicy
 
@@ -125,14 +125,11 @@ class GateJudge(Runnable["list[BaseMessage]", Rewrite]):
         return gate_risks(self.model, texts) if texts else []
 
     def _judged(self, messages: list[BaseMessage]) -> Rewrite:
-        turn = read_turn(messages)
-        if turn.unjudged:
-            part = turn.unjudged[0]
-            msg = f"{part.where} ({part.kind}) cannot be judged: {part.reason}"
-            raise UnreadableContentError(msg)
-        said = [self._worded(message) for message in turn.current if isinstance(message, HumanMessage | ToolMessage)]
+        read = readable(messages)
+        current = read[turn_start(read) :]
+        said = [self._worded(message) for message in current if isinstance(message, HumanMessage | ToolMessage)]
         parts = [one for one in said if one[1].strip()]
-        parts += self._seen(turn.current)
+        parts += self._seen(current)
         risks = self.risks([text for _, text in parts])
         threats = [
             Threat(channel=channel, hazard=HAZARD, rationale="The model's own states on text mark this as harmful.")

@@ -1,19 +1,36 @@
-"""Who judges the model's answers in words alone: the answering model, the rewriter's, or both."""
+"""Who judges: judges of texts, what a local model knows about its own turns, and how both are found."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from langchain_vlmguard.guard.pictures import TextJudge
+
+class TextJudge(Protocol):
+    """Judges texts by themselves, such as `ChatSteeredVLM` on its text-only path."""
+
+    def judge_texts(self, texts: Sequence[str]) -> list[float]:
+        """Return the risk of each text in [0, 1], as if a person had typed it."""
+
+
+class Screen(Protocol):
+    """What clears a turn on the answer's own prefill: a gate, or a probe on whole turns."""
+
+    @property
+    def sees_pictures(self) -> bool:
+        """Whether it reads a turn's pictures."""
+
+    @property
+    def probe(self) -> object | None:
+        """The probe, if there is one beside the gate."""
 
 
 @dataclass(frozen=True)
 class StrictestJudge:
-    """Several judges of texts; what any of them finds counts."""
+    """Combines judges of texts and reports the highest risk of each text."""
 
     judges: tuple[TextJudge, ...]
 
@@ -28,11 +45,26 @@ class StrictestJudge:
 
 
 def answer_judge_in(model: Any, rewriter: Any) -> TextJudge | None:
-    """Return what can judge answers in a guard's own models, `None` where neither can; one set of weights judges once."""
+    """Return what judges answers among a guard's own models: the model, the rewriter's model, or both.
+
+    One set of weights judges once.
+    """
     both = unbound(model), getattr(rewriter, "model", None)
     found = {identity_of(judge): judge for one in both if (judge := getattr(one, "answer_judge", None))}
     judges = tuple(found.values())
     return StrictestJudge(judges) if len(judges) > 1 else next(iter(judges), None)
+
+
+def text_judge_in(model: Any) -> TextJudge | None:
+    """Return the model, without what was bound to it, if it judges texts."""
+    inner = unbound(model)
+    return inner if getattr(inner, "can_judge", False) else None
+
+
+def screen_in(model: Any) -> Screen | None:
+    """Return what clears turns in a model, tools bound or not."""
+    found: Screen | None = getattr(unbound(model), "screening", None)
+    return found
 
 
 def unbound(model: Any) -> Any:
@@ -42,6 +74,6 @@ def unbound(model: Any) -> Any:
     return model
 
 
-def identity_of(judge: TextJudge) -> str:
+def identity_of(judge: object) -> str:
     """Return what a verdict calls a judge."""
     return str(getattr(judge, "identity", type(judge).__name__))

@@ -20,6 +20,10 @@ KNOWN = hasattr(messages, "RefusalContentBlock")
 `ModelRefusalMiddleware` turns it into a fallback. `message.text` is the same with and without."""
 
 
+NO_CHECKPOINTER = "It needs a person's review, and this graph has no checkpointer to wait with: compile it with one."
+"""Why a review became a refusal."""
+
+
 def refusal_message(text: str, verdict: SafetyVerdict, **fields: Any) -> AIMessage:
     """Return a refusal: its words as a text block, and beside it a block that says that they are a refusal.
 
@@ -54,7 +58,9 @@ def refusal_text(verdict: SafetyVerdict, policy: GuardPolicy) -> str:
     titles = list(dict.fromkeys(title_of(hazard.id) for hazard in verdict.hazards if _named(hazard.id, policy)))
     about = f" ({', '.join(titles)})" if titles else ""
     words = policy.refusal.format(about=about, safe_way=policy.safe_way)
-    return f"{words} {verdict.reason}".strip() if verdict.unjudged or verdict.failure or verdict.reviewed else words
+    unread = any(part.is_unread for part in verdict.unjudged)
+    tells = unread or verdict.failure or verdict.reviewed or verdict.reason.endswith(NO_CHECKPOINTER)
+    return f"{words} {verdict.reason}".strip() if tells else words
 
 
 def _named(hazard: str, policy: GuardPolicy) -> bool:

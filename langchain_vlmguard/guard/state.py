@@ -1,17 +1,34 @@
-"""What goes into the guard, comes out of it, and stands in between."""
+"""What goes into a guarded graph and comes out of it, and the policy of a run."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypedDict
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypedDict
 
 from langchain_core.messages import AnyMessage
 from langgraph.graph.message import add_messages
+from langgraph.runtime import get_runtime
 from pydantic import ValidationError
 
 from langchain_vlmguard.verdict.policy import GuardPolicy
 from langchain_vlmguard.verdict.records import SafetyVerdict
 
 Messages = Annotated[list[AnyMessage], add_messages]
+
+Stage = Literal["input", "output", "tool_args", "tool_result"]
+"""What was checked."""
+
+
+class CheckRecord(TypedDict):
+    """One check and its verdict."""
+
+    stage: Stage
+    guard: str
+    """Name of the middleware or model that checked."""
+
+    tool: str | None
+    call_id: str | None
+    verdict: dict[str, Any]
 
 
 class GuardInput(TypedDict):
@@ -42,8 +59,22 @@ class GuardContext(TypedDict, total=False):
     """A tenant's policy, used instead of the graph's own; its fields as a plain dict will do."""
 
 
+def policy_of_run(default: GuardPolicy) -> GuardPolicy:
+    """Return the policy in the context of the graph run around this call, or the default.
+
+    Raises:
+        ValidationError: The context's policy is not a policy.
+    """
+    try:
+        context: Any = getattr(get_runtime(GuardContext), "context", None)
+    except RuntimeError:
+        return default
+    given = context.get("policy") if isinstance(context, Mapping) else getattr(context, "policy", None)
+    return default if given is None else GuardPolicy.model_validate(given)
+
+
 def current_verdict(state: Any) -> SafetyVerdict | None:
-    """Return the verdict of the turn from an agent's or graph's state, `None` when there is no valid one.
+    """Return the verdict of the turn from an agent's or graph's state, `None` if there is no valid one.
 
     Only the guard writes that key: it is dropped from inputs and from what tools return.
     """

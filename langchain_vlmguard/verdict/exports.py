@@ -46,7 +46,7 @@ _OGR_SECURITY = MappingProxyType(
         "tool_misuse": "security.tool_poisoning",
     }
 )
-_OGR_SEVERITY = MappingProxyType({"safe": "low", "controversial": "medium", "unsafe": "high"})
+_OGR_SEVERITY = MappingProxyType({None: "low", "safe": "low", "controversial": "medium", "unsafe": "high"})
 
 
 def to_acs(
@@ -80,7 +80,7 @@ def to_acs(
         exported["warnings"] = [{"reason": f"hazard:{hazard.id}", "message": None} for hazard in checked.hazards]
     exported["evidence"] = {"artefact": f"sha256:{fingerprint(checked)}"}
     exported["result_labels"] = [
-        f"vlmguard:{checked.severity}",
+        f"vlmguard:{checked.severity or 'unjudged'}",
         *(f"vlmguard:{hazard.id}" for hazard in checked.hazards),
     ]
     return exported
@@ -145,7 +145,7 @@ def _checked(verdict: SafetyVerdict | dict[str, Any]) -> SafetyVerdict:
 def _reason(verdict: SafetyVerdict) -> str:
     if verdict.failure is not None:
         return f"vlmguard:failed:{verdict.failure.stage}"
-    if verdict.unjudged:
+    if any(part.is_unread for part in verdict.unjudged):
         return "vlmguard:unreadable"
     return f"vlmguard:{verdict.action}"
 
@@ -155,7 +155,7 @@ def _finding(verdict: SafetyVerdict, hazard: Hazard) -> dict[str, Any]:
     finding: dict[str, Any] = {
         "category": OGR_CATEGORIES.get(hazard.id, f"x.{own}"),
         "severity": _OGR_SEVERITY[verdict.severity],
-        "score": verdict.risk if hazard.score is None else hazard.score,
+        "score": (verdict.risk or 0.0) if hazard.score is None else hazard.score,
         "detector": verdict.provenance.rewriter or "langchain-vlmguard",
     }
     return finding

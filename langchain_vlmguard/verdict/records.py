@@ -14,6 +14,9 @@ Action = Literal["allow", "rewrite", "refuse", "review"]
 
 Severity = Literal["safe", "controversial", "unsafe"]
 Channel = Literal["textual", "visual", "cross_modal", "tool_result"]
+CHECK = "check"
+"""`Unjudged.kind` of a check that nobody made."""
+
 AnswerFate = Literal["released", "replaced", "withheld", "none"]
 """What became of the model's answer: `none` when the model was not asked."""
 
@@ -24,11 +27,13 @@ HazardId = Annotated[
 """Always namespaced; other lists reuse the bare codes. Ids in MLCommons' namespace are those of its list."""
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """A frozen part of a verdict."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Hazard(_Record):
+class Hazard(Record):
     """One safety category with the channel it came through."""
 
     id: HazardId
@@ -42,7 +47,7 @@ class Hazard(_Record):
     """The source's own label, untouched."""
 
 
-class SecurityFinding(_Record):
+class SecurityFinding(Record):
     """The other axis: attacks on the agent rather than harm to people."""
 
     kind: Literal["prompt_injection", "jailbreak", "exfiltration", "tool_misuse"]
@@ -50,19 +55,25 @@ class SecurityFinding(_Record):
     rationale: str = Field(default="", max_length=500)
 
 
-class Unjudged(_Record):
-    """A part of the turn that was seen but not judged."""
+class Unjudged(Record):
+    """A part of the turn that was seen but not judged, or a check that nobody made."""
 
     where: str
-    """Place in the conversation, e.g. `"messages[2].content[0]"`."""
+    """Place in the conversation, e.g. `"messages[2].content[0]"`; for a check `"request"`, `"answer"`, `"tool_args"` or
+    `"tool_result"`."""
 
     kind: str
-    """The block's type as written."""
+    """The block's type as written, or `"check"`."""
 
     reason: str
 
+    @property
+    def is_unread(self) -> bool:
+        """Whether the part could not be read. An answer is never released beside one unless a person allowed it."""
+        return self.kind != CHECK
 
-class EvidenceNote(_Record):
+
+class EvidenceNote(Record):
     """Something that a picture says, without its words: what it says was written by strangers."""
 
     where: str
@@ -87,7 +98,7 @@ class EvidenceNote(_Record):
     """Of the picture's words, judged as if somebody had typed them; `None` where nothing judged them."""
 
 
-class SteeringTrace(_Record):
+class SteeringTrace(Record):
     """What steering did to the answer."""
 
     intervention: str
@@ -105,7 +116,7 @@ class SteeringTrace(_Record):
     """What the gate read: the prompt as it stands, its text without the picture, or both."""
 
 
-class GuardFailure(_Record):
+class GuardFailure(Record):
     """A failure of the guard itself; kept apart from the decision."""
 
     stage: Literal["inspect", "rewrite", "answer", "review"]
@@ -116,7 +127,7 @@ class GuardFailure(_Record):
     """Redacted: says what to look at, never what a person wrote."""
 
 
-class Provenance(_Record):
+class Provenance(Record):
     """Who decided."""
 
     package_version: str = __version__
@@ -147,15 +158,21 @@ class Provenance(_Record):
     thresholds: dict[str, float] = Field(default_factory=dict)
 
 
-class SafetyVerdict(_Record):
+class SafetyVerdict(Record):
     """The whole record of one guarded turn. It never echoes what a person or a document wrote."""
 
     action: Action
-    risk: Risk = 0.0
-    severity: Severity = "safe"
+    risk: Risk | None = None
+    """The highest risk that any check found; `None` if nobody judged the turn."""
+
+    severity: Severity | None = None
+    """The policy's word for the risk; `None` if nobody judged the turn, which is not "safe"."""
+
     hazards: list[Hazard] = Field(default_factory=list)
     security: list[SecurityFinding] = Field(default_factory=list)
     unjudged: list[Unjudged] = Field(default_factory=list)
+    """Parts that could not be read, and checks that nobody made."""
+
     evidence: list[EvidenceNote] = Field(default_factory=list)
     """What the pictures of the conversation say, found without a model."""
 
@@ -202,8 +219,12 @@ class SafetyVerdict(_Record):
         if (self.action == "rewrite") != (self.rewritten_prompt is not None):
             msg = "a rewritten prompt goes with action 'rewrite', and with no other"
             raise ValueError(msg)
-        if self.enforced and self.unjudged and self.answer == "released" and self.reviewed is None:
-            msg = "an answer cannot be released while parts of the turn are unjudged and nobody reviewed them"
+        unread = any(part.is_unread for part in self.unjudged)
+        if self.enforced and unread and self.answer == "released" and self.reviewed is None:
+            msg = "an answer cannot be released while parts of the turn are unread and nobody reviewed them"
+            raise ValueError(msg)
+        if (self.risk is None) != (self.severity is None):
+            msg = "a risk and its severity go together: both are `None` if nobody judged the turn"
             raise ValueError(msg)
         return self
 
@@ -216,7 +237,7 @@ class SafetyVerdict(_Record):
         """Check a dict from graph state and return the verdict.
 
         Raises:
-            ValidationError: The dict is no verdict.
+            ValidationError: The dict is not a verdict.
         """
         return cls.model_validate(state)
 

@@ -1,0 +1,189 @@
+"""What a guard is made of, and who judges for one model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+
+from langchain_core.runnables import Runnable
+
+from langchain_vlmguard.content.fetch import PictureFetcher
+from langchain_vlmguard.content.images import ImageLimits
+from langchain_vlmguard.content.messages import ReadLimits
+from langchain_vlmguard.errors import NoJudgeError
+from langchain_vlmguard.guard.judges import answer_judge_in, screen_in, text_judge_in, unbound
+from langchain_vlmguard.guard.pictures import PictureWords
+from langchain_vlmguard.guard.second_reader import second_reader_in
+from langchain_vlmguard.guard.state import policy_of_run
+from langchain_vlmguard.guard.subjects import describe
+from langchain_vlmguard.verdict.policy import GuardPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from langchain_vlmguard.content.evidence import EvidenceReader
+    from langchain_vlmguard.guard.judges import Screen, TextJudge
+    from langchain_vlmguard.guard.second_reader import SecondReader
+    from langchain_vlmguard.guard.state import CheckRecord
+    from langchain_vlmguard.guard.subjects import Phrase
+    from langchain_vlmguard.rewriting.rewriter import Rewrite
+
+
+class Telemetry(Protocol):
+    """Where checks are reported, such as `GuardTelemetry`."""
+
+    def record(self, records: Sequence[CheckRecord]) -> None:
+        """Report checks that are done."""
+
+
+@dataclass(frozen=True)
+class GuardParts:
+    """What a guard is made of. Every face takes the same parts and does the same with them."""
+
+    rewriter: Runnable[Any, Rewrite] | None = None
+    """Judges turns, tool calls and tool results, and rewrites prompts."""
+
+    policy: GuardPolicy = field(default_factory=GuardPolicy)
+    """Thresholds and actions, as a `GuardPolicy` or a dict of its fields; `context={"policy": ...}` replaces it for one run."""
+
+    evidence: EvidenceReader | None = None
+    """Reads what pictures say (extra `evidence`): the rewriter gets it as quotes, and `judge` judges it as if typed."""
+
+    judge: TextJudge | None = None
+    """Judges the words in pictures; the answering model if it can (a steered VLM)."""
+
+    answer_judge: TextJudge | Literal["auto"] | None = "auto"
+    """Judges answers and tool calls before they leave. `"auto"`: the answering model and the rewriter's model, as far as they
+    can (a steered VLM whose probe was fitted on answers), otherwise the rewriter itself. `None`: nobody."""
+
+    second_reader: SecondReader | Literal["auto"] | None = "auto"
+    """Another model that says what it would answer to a turn with pictures. `"auto"`: the rewriter's model, if it is not the
+    one that answers and its answers can be judged. `None`: nobody."""
+
+    fetcher: PictureFetcher = field(default_factory=PictureFetcher)
+    """Fetches pictures by address, if the policy lists `image_hosts`."""
+
+    phrase: Phrase | None = None
+    """Words answers and calls for the rewriter; a rewriter may bring its own as attribute `phrase`."""
+
+    telemetry: Telemetry | None = None
+    """Where every check is reported, e.g. `GuardTelemetry` (extra `otel`)."""
+
+    show_held: bool = True
+    """Show a reviewer what waits. It is then in the interrupt, which checkpoints and every stream show."""
+
+    def __post_init__(self) -> None:
+        """Check the parts.
+
+        Raises:
+            TypeError: The rewriter is not a `Runnable`.
+            ValidationError: The policy is not a policy.
+        """
+        given: object = self.rewriter
+        if given is not None and not isinstance(given, Runnable):
+            msg = f"the rewriter must be a LangChain Runnable such as ReasoningRewriter, not {type(given).__name__}"
+            raise TypeError(msg)
+        object.__setattr__(self, "policy", GuardPolicy.model_validate(self.policy or {}))
+        object.__setattr__(self, "fetcher", self.fetcher or PictureFetcher())
+
+    @property
+    def phrased(self) -> Phrase:
+        """The words for answers and calls that the rewriter judges."""
+        return self.phrase or getattr(self.rewriter, "phrase", None) or describe
+
+    def for_run(self) -> Self:
+        """Return the guard under the policy of the graph run around this call."""
+        policy = policy_of_run(self.policy)
+        return self if policy is self.policy else replace(self, policy=policy)
+
+    @property
+    def read_limits(self) -> ReadLimits:
+        """How much of a conversation is read."""
+        policy = self.policy
+        image = ImageLimits(
+            max_bytes=policy.max_image_bytes,
+            max_pixels=policy.max_pixels,
+            max_ratio=policy.max_image_ratio,
+            max_frames=policy.max_frames,
+            frames=policy.frames,
+            heif=policy.heif,
+            isolate=policy.isolate_decoding,
+        )
+        return ReadLimits(
+            image,
+            max_images=policy.max_images,
+            max_text_chars=policy.max_text_chars,
+            hosts=policy.image_hosts,
+            fetcher=self.fetcher,
+        )
+
+    def judges_for(self, model: Any, *, required: bool = True) -> Judges:
+        """Return who judges if a model answers, `None` for a model that is not known.
+
+        The weights of a local model are loaded for it.
+
+        Args:
+            model: The model.
+            required: Raise if nobody judges.
+
+        Raises:
+            NoJudgeError: Nobody judges anything.
+        """
+        answers = answer_judge_in(model, self.rewriter) if self.answer_judge == "auto" else self.answer_judge
+        second = self.second_reader
+        if second == "auto":
+            second = None if self.answer_judge is None else second_reader_in(model, self.rewriter)
+        pictures = None
+        if self.evidence is not None:
+            pictures = PictureWords(self.evidence, self.judge or text_judge_in(model))
+        found = Judges(answers, screen_in(model), second, pictures)
+        if required:
+            self._check_judges(model, found)
+        return found
+
+    def check_model(self, model: Any) -> None:
+        """Check that somebody judges, as far as this can be known without loading weights.
+
+        Raises:
+            NoJudgeError: Nobody judges anything, whatever is loaded.
+        """
+        inner = unbound(model)
+        if getattr(inner, "is_loaded", True):
+            self.judges_for(model)
+
+    def _check_judges(self, model: Any, found: Judges) -> None:
+        by_words = found.pictures is not None and found.pictures.judge is not None
+        asked = self.rewriter is not None or self.answer_judge not in ("auto", None)
+        if asked or by_words or found.answers or found.second or text_judge_in(model):
+            return
+        raise NoJudgeError
+
+
+def parts_of(rewriter: Runnable[Any, Rewrite] | GuardParts | None, **options: Any) -> GuardParts:
+    """Return the parts that a face was given, one by one or as a whole guard.
+
+    Raises:
+        TypeError: A whole guard was given, and options beside it.
+    """
+    if not isinstance(rewriter, GuardParts):
+        return GuardParts(rewriter, **options)
+    beside = [name for name, value in options.items() if value not in (None, "auto")]
+    if beside:
+        msg = f"the guard brings its own {', '.join(beside)}: give them to Guard(...) instead"
+        raise TypeError(msg)
+    return rewriter
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Who judges what while one model answers."""
+
+    answers: TextJudge | None = None
+    """Judges what the model is about to say, in words alone."""
+
+    screen: Screen | None = None
+    """Clears turns on the answer's own prefill."""
+
+    second: SecondReader | None = None
+    pictures: PictureWords | None = None
+    """Reads and judges the words in pictures."""
