@@ -35,7 +35,7 @@ class RewriteError(VLMGuardError, RuntimeError):
     """The rewriter gave no usable answer; the original prompt was not passed on."""
 
 
-class NoJudgeError(VLMGuardError, ValueError):
+class NoJudgeError(VLMGuardError):
     """A guard has nobody who judges: it would let everything through and call it safe."""
 
     def __init__(self) -> None:

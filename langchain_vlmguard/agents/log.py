@@ -29,13 +29,13 @@ class CheckLog:
         """Enter a check."""
         self.records.append(self._agent.record(stage, draft, tool=tool, call=call))
 
-    def note(self, kind: str, key: str | None = "", **fields: Any) -> None:
+    def note(self, kind: str, of: str | None = "", /, **fields: Any) -> None:
         """Keep a note; without fields it says that something is so."""
-        self.notes[self._agent.note(kind, str(key))] = fields or True
+        self.notes[self._agent.note(kind, str(of))] = fields or True
 
-    def drop(self, kind: str, key: str | None) -> None:
+    def drop(self, kind: str, of: str | None) -> None:
         """Remove a note."""
-        self.notes[self._agent.note(kind, str(key))] = None
+        self.notes[self._agent.note(kind, str(of))] = None
 
     def publish(self, writer: Callable[[Any], None]) -> None:
         """Report the checks on streams and to telemetry."""

@@ -28,10 +28,12 @@ if TYPE_CHECKING:
 
     from langchain_vlmguard.agents.asked_model import AskedModel
     from langchain_vlmguard.agents.options import AgentGuard
-    from langchain_vlmguard.guard.effects import Flow
+    from langchain_vlmguard.guard.effects import Flow, Started
     from langchain_vlmguard.guard.state import Stage
 
 Response = ExtendedModelResponse[Any]
+Said = tuple[AIMessage | None, Call]
+"""What the model said, and the step that counts what it cost."""
 
 
 def guard_model_call(agent: AgentGuard, request: ModelRequest[Any], model: AskedModel) -> Flow[Response]:
@@ -43,44 +45,34 @@ def guard_model_call(agent: AgentGuard, request: ModelRequest[Any], model: Asked
     guarded, draft = yield from flow.inspect(agent.guard, request.messages, request.model)
     given = _with_fetched(request.messages, guarded)
     call = _ModelCall(agent, request, model, given, CheckLog(agent), turn_fingerprint(given, agent.policy.hash))
-    known = call.remembered()
-    if known is not None and (draft.is_open or known.reviewed):
-        draft = known.copy_with(id=draft.id)
-    early, answered = None, None
+    early: Started[Said] | None = None
     try:
-        if known is None and agent.check_input:
-            if agent.parallel and agent.policy.rewrite == "always" and draft.is_open and not agent.monitors:
-                early = yield from start(call.ask(guarded, draft))
-            else:
-                tried = yield from flow.first_try(guarded, draft, model)
-                answered, draft = (tried, draft) if isinstance(tried, Answered) else (None, tried)
-            if answered is None:
-                draft = yield from flow.ask_rewriter(guarded, draft)
-            call.log.add("input", draft if answered is None else flow.account(guarded, answered.draft))
-        elif known is None:
-            draft = draft.skip("request", "check_input=False")
-        guarded, replaced = yield from call.judge_strangers(guarded, draft)
-        draft = agent.settle(draft)
-        if not (draft.lets_answer or agent.monitors):
-            if draft.action == "review":
-                return call.hold("input", draft, key=call.key, text=guarded.turn.text)
-            agent.raise_violation("input", draft)
-            if agent.exit_behavior == "end":
-                return call.respond([call.notice(draft, "input")], draft)
-            guarded, replaced = call.replace_turn(guarded, draft), True
+        known, draft = call.recall(draft.copy_with(enforced=not agent.monitors))
+        if known or not agent.check_input:
+            tried: Answered | Draft = draft if known else draft.skip("request", "check_input=False")
+        elif agent.parallel and agent.policy.rewrite == "always" and draft.is_open and not agent.monitors:
+            early, tried = (yield from start(call.ask(guarded, draft))), draft
         else:
-            call.log.note("turn", key=call.key, draft=draft.to_state())
-        if answered is None or replaced:
-            if early is not None and draft.is_open and not replaced:
-                said = yield from wait(early)
-            else:
-                call = replace(call, model=model.again())
-                said = yield from call.ask(guarded, draft)
-            answered = yield from call.hear(guarded, draft, *said)
+            tried = yield from flow.first_try(guarded, draft, model)
+        if isinstance(tried, Draft) and agent.check_input and not known:
+            tried = yield from flow.ask_rewriter(guarded, tried)
+        draft = call.enter(guarded, tried, known=known)
+        guarded = yield from call.judge_strangers(guarded, draft)
+        if not (draft.lets_answer or agent.monitors):
+            if draft.action == "review" or agent.exit_behavior != "replace":
+                return call.stop(guarded, draft)
+            guarded = call.replace_turn(guarded, draft)
+        if isinstance(tried, Answered) and not call.log.messages:
+            return call.finish(tried)
+        if early is not None and draft.is_open and not call.log.messages:
+            said = yield from wait(early)
+        else:
+            call = replace(call, model=model.again())
+            said = yield from call.ask(guarded, draft)
+        return call.finish((yield from call.hear(guarded, draft, *said)))
     finally:
         if early is not None:
             early.cancel()
-    return call.finish(answered, replaced=replaced)
 
 
 @dataclass(frozen=True)
@@ -97,13 +89,37 @@ class _ModelCall:
     key: str
     """Fingerprint of the turn."""
 
-    def remembered(self) -> Draft | None:
-        """Return what was decided about this turn before, in an earlier round of the agent's loop or by a person."""
-        notes = cast("Any", self.request.state).get("vlmguard") or {}
-        known = notes.get(self.agent.note("turn"), {})
-        return Draft.from_state(known["draft"]) if known.get("key") == self.key else None
+    def recall(self, draft: Draft) -> tuple[bool, Draft]:
+        """Return whether this turn was decided before, in an earlier round of the loop or by a person, and what then holds."""
+        known = self._notes.get(self.agent.note("turn"), {})
+        if known.get("key") != self.key:
+            return False, draft
+        before = Draft.from_state(known["draft"])
+        return True, before.copy_with(id=draft.id) if draft.is_open or before.reviewed else draft
 
-    def ask(self, guarded: GuardedTurn, draft: Draft) -> Flow[tuple[AIMessage | None, Call]]:
+    def enter(self, guarded: GuardedTurn, tried: Answered | Draft, *, known: bool) -> Draft:
+        """Enter what was decided about the turn, and return it with its review settled."""
+        draft = tried.draft if isinstance(tried, Answered) else tried
+        if self.agent.check_input and not known:
+            self.log.add("input", flow.account(guarded, draft) if isinstance(tried, Answered) else draft)
+        before = draft.copy_with(steering=None, model={}) if isinstance(tried, Answered) else draft
+        draft = self.agent.settle(draft)
+        if draft.lets_answer or self.agent.monitors:
+            self.log.note("turn", key=self.key, draft=self.agent.settle(before).to_state())
+        return draft
+
+    @property
+    def _notes(self) -> dict[str, Any]:
+        return cast("Any", self.request.state).get("vlmguard") or {}
+
+    def stop(self, guarded: GuardedTurn, draft: Draft) -> Response:
+        """Return what stands in for the answer to a turn that may not go on."""
+        if draft.action == "review":
+            return self.hold("input", draft, key=self.key, text=guarded.turn.text)
+        self.agent.raise_violation("input", draft)
+        return self.respond([self.notice(draft, "input")], draft)
+
+    def ask(self, guarded: GuardedTurn, draft: Draft) -> Flow[Said]:
         """Ask the model; the request goes on as it came if the guard only monitors."""
         call = Call("answer", raises=True)
         messages = self.request.messages if self.agent.monitors else guarded.for_model(draft)
@@ -119,22 +135,21 @@ class _ModelCall:
         scope = Scope(tools, covered, answer=self.agent.check_output, calls=self.agent.check_tool_args)
         return (yield from flow.hear(guarded, draft, message, guarded.for_model(draft), scope))
 
-    def judge_strangers(self, guarded: GuardedTurn, draft: Draft) -> Flow[tuple[GuardedTurn, bool]]:
+    def judge_strangers(self, guarded: GuardedTurn, draft: Draft) -> Flow[GuardedTurn]:
         """Judge results of tools that no check has seen: other middleware may have put them there.
 
         Returns:
-            The turn with a notice in place of results that did not pass, and whether there are any.
+            The turn with a notice in place of results that did not pass; `log.messages` holds them, too.
         """
         agent, messages = self.agent, [*guarded.turn.messages]
-        notes = cast("Any", self.request.state).get("vlmguard") or {}
         strange = [
             (at, message)
             for at, message in enumerate(self.given)
             if at >= guarded.turn.start and isinstance(message, ToolMessage) and agent.covers(message.name)
-            if agent.note("passed", fingerprint([message])) not in notes
+            if agent.note("passed", fingerprint([message])) not in self._notes
         ]
         if not strange or not agent.check_tool_results or guarded.rewriter is None or not draft.lets_answer:
-            return guarded, False
+            return guarded
         found = yield from together([flow.judge_result(guarded, _as_result(message)) for _, message in strange])
         for (at, message), (judged, _) in zip(strange, found, strict=True):
             judged = agent.settle(judged)  # noqa: PLW2901 - the same draft, with its review decided
@@ -145,7 +160,7 @@ class _ModelCall:
                 words = {"content": agent.notice(judged, "tool_result"), "status": "error", "artifact": None}
                 kept = messages[at] = self.log.messages[at] = message.model_copy(update=words)
             self.log.note("passed", fingerprint([kept]))
-        return guarded.with_messages(messages), bool(self.log.messages)
+        return guarded.with_messages(messages)
 
     def replace_turn(self, guarded: GuardedTurn, draft: Draft) -> GuardedTurn:
         """Put the notice in place of everything that strangers said in the turn."""
@@ -156,19 +171,20 @@ class _ModelCall:
                 messages[at] = self.log.messages[at] = self.given[at].model_copy(update=notice)
         return guarded.with_messages(messages)
 
-    def finish(self, answered: Answered, *, replaced: bool) -> Response:
+    def finish(self, answered: Answered) -> Response:
         """Let the answer out, or put what stands in for it in its place."""
         agent, answer = self.agent, answered.answer
         if self.model.message is None:
             return self.respond(self.model.result, answered.draft)
         said = [part.draft for part in answered.parts if part.subject.kind == "answer"]
         if answered.draft.answer == "withheld":
-            said.append(answered.draft.copy_with(answer="none", usage={}, timings={}))
+            said.insert(0, answered.draft.copy_with(answer="none", usage={}, timings={}))
         for draft in said:
             self.log.add("output", agent.settle(draft))
         whole = agent.settle(answered.joined(calls=False))
         stopped = answered.draft.answer == "withheld" or any(not draft.is_open for draft in said)
-        replaces = replaced and whole.action == "refuse" and agent.exit_behavior == "replace" and not stopped
+        turn_replaced = bool(self.log.messages) and whole.action == "refuse" and agent.exit_behavior == "replace"
+        replaces = turn_replaced and not stopped
         if answer is not None and (agent.monitors or whole.lets_answer or replaces):
             return self._let_out(answered, whole.copy_with(answer="replaced" if replaces else "released"))
         return self._keep_back(whole.copy_with(answer="withheld"))

@@ -311,7 +311,9 @@ def judge_answer(
     policy, scope = guarded.policy, scope or Scope()
     draft = account(guarded, draft.copy_with(answer="none", steering=answer.steering, model=answer.model))
     if (action := _gate_action(policy, draft)) != "keep":
-        return Answered(draft.withhold(action, OPEN_GATE), answer)
+        draft = draft.withhold(action, OPEN_GATE)
+        if draft.enforced:
+            return Answered(draft, answer)
     if not scope.answer:
         draft = draft.skip("answer", "the guard was told not to check answers")
     if answer.message.tool_calls and not scope.calls:
