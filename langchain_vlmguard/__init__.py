@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from langchain_vlmguard.errors import UnsupportedArchitectureError as UnsupportedArchitectureError
     from langchain_vlmguard.errors import VLMGuardError as VLMGuardError
     from langchain_vlmguard.guard.chat_model import GuardedChatModel as GuardedChatModel
-    from langchain_vlmguard.guard.gate_judge import GateJudge as GateJudge
-    from langchain_vlmguard.guard.gate_judge import Wording as Wording
     from langchain_vlmguard.guard.graph import create_vlm_guard as create_vlm_guard
     from langchain_vlmguard.guard.node import VLMGuardNode as VLMGuardNode
     from langchain_vlmguard.guard.node import route_on_verdict as route_on_verdict
@@ -31,6 +29,8 @@ if TYPE_CHECKING:
     from langchain_vlmguard.guard.state import current_verdict as current_verdict
     from langchain_vlmguard.models.loading import load_testbed as load_testbed
     from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM as ChatSteeredVLM
+    from langchain_vlmguard.rewriting.gate_judge import GateJudge as GateJudge
+    from langchain_vlmguard.rewriting.gate_judge import Wording as Wording
     from langchain_vlmguard.rewriting.rewriter import ReasoningRewriter as ReasoningRewriter
     from langchain_vlmguard.rewriting.rewriter import Rewrite as Rewrite
     from langchain_vlmguard.steering.directions import SafetyDirections as SafetyDirections
@@ -58,12 +58,12 @@ _NAMES = {
         "VLMGuardError",
     ),
     "guard.chat_model": ("GuardedChatModel",),
-    "guard.gate_judge": ("GateJudge", "Wording"),
     "guard.graph": ("create_vlm_guard",),
     "guard.node": ("VLMGuardNode", "route_on_verdict"),
     "guard.state": ("GuardContext", "VLMGuardState", "current_verdict"),
     "models.loading": ("load_testbed",),
     "models.steered_vlm": ("ChatSteeredVLM",),
+    "rewriting.gate_judge": ("GateJudge", "Wording"),
     "rewriting.rewriter": ("ReasoningRewriter", "Rewrite"),
     "steering.directions": ("SafetyDirections",),
     "steering.selection": ("select_layers",),

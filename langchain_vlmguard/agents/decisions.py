@@ -11,8 +11,8 @@ from langchain_core.messages import BaseMessage, HumanMessage
 from pydantic import ConfigDict, SkipValidation
 
 from langchain_vlmguard.content.messages import blocks_of
-from langchain_vlmguard.guard.gate_judge import gate_risks
 from langchain_vlmguard.models.answers import PROVIDER
+from langchain_vlmguard.rewriting.gate_judge import gate_risks
 
 try:
     from langchain_core.decisions import BaseDecisionModel, Choice, ClassifierResponse, Noul, Score

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from langchain_vlmguard.content.evidence import EvidenceReader
     from langchain_vlmguard.content.fetch import PictureFetcher
     from langchain_vlmguard.guard.effects import Flow
-    from langchain_vlmguard.guard.judges import TextJudge
     from langchain_vlmguard.guard.parts import GuardParts, Telemetry
     from langchain_vlmguard.guard.second_reader import SecondReader
-    from langchain_vlmguard.guard.subjects import Phrase
     from langchain_vlmguard.rewriting.rewriter import Rewrite
+    from langchain_vlmguard.rewriting.subjects import Phrase
+    from langchain_vlmguard.verdict.judges import TextJudge
     from langchain_vlmguard.verdict.policy import GuardPolicy
 
 _CHOICES = {

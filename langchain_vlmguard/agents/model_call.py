@@ -12,13 +12,14 @@ from langgraph.types import Command
 from langchain_vlmguard.agents.held import WAITS, call_note, new_id, packed, with_calls
 from langchain_vlmguard.agents.log import CheckLog
 from langchain_vlmguard.agents.prints import fingerprint, turn_fingerprint
-from langchain_vlmguard.guard import flow
+from langchain_vlmguard.guard import answers, requests
 from langchain_vlmguard.guard.calls import Call
 from langchain_vlmguard.guard.effects import ask, start, together, wait
-from langchain_vlmguard.guard.flow import Answered, GuardedTurn
-from langchain_vlmguard.guard.refusals import refusal_message, with_verdict
-from langchain_vlmguard.guard.subjects import Scope, result_as_turn
+from langchain_vlmguard.guard.flow import first_try
+from langchain_vlmguard.guard.turns import Answered, GuardedTurn
+from langchain_vlmguard.rewriting.subjects import Scope, result_as_turn
 from langchain_vlmguard.verdict.draft import Draft
+from langchain_vlmguard.verdict.refusals import refusal_message, with_verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +43,7 @@ def guard_model_call(agent: AgentGuard, request: ModelRequest[Any], model: Asked
     The turn is read and judged, unless it was judged in an earlier round of the agent's loop; results of tools that no check has
     seen are judged; then the model is asked, and its answer and each of its calls are judged before any of it leaves.
     """
-    guarded, draft = yield from flow.inspect(agent.guard, request.messages, request.model)
+    guarded, draft = yield from requests.inspect(agent.guard, request.messages, request.model)
     given = _with_fetched(request.messages, guarded)
     call = _ModelCall(agent, request, model, given, CheckLog(agent), turn_fingerprint(given, agent.policy.hash))
     early: Started[Said] | None = None
@@ -53,9 +54,9 @@ def guard_model_call(agent: AgentGuard, request: ModelRequest[Any], model: Asked
         elif agent.parallel and agent.policy.rewrite == "always" and draft.is_open and not agent.monitors:
             early, tried = (yield from start(call.ask(guarded, draft))), draft
         else:
-            tried = yield from flow.first_try(guarded, draft, model)
+            tried = yield from first_try(guarded, draft, model)
         if isinstance(tried, Draft) and agent.check_input and not known:
-            tried = yield from flow.ask_rewriter(guarded, tried)
+            tried = yield from requests.ask_rewriter(guarded, tried)
         draft = call.enter(guarded, tried, known=known)
         guarded = yield from call.judge_strangers(guarded, draft)
         if not (draft.lets_answer or agent.monitors):
@@ -101,7 +102,7 @@ class _ModelCall:
         """Enter what was decided about the turn, and return it with its review settled."""
         draft = tried.draft if isinstance(tried, Answered) else tried
         if self.agent.check_input and not known:
-            self.log.add("input", flow.account(guarded, draft) if isinstance(tried, Answered) else draft)
+            self.log.add("input", requests.account(guarded, draft) if isinstance(tried, Answered) else draft)
         before = draft.copy_with(steering=None, model={}) if isinstance(tried, Answered) else draft
         draft = self.agent.settle(draft)
         if draft.lets_answer or self.agent.monitors:
@@ -133,7 +134,7 @@ class _ModelCall:
         tools = {_name(tool): _description(tool) for tool in self.request.tools}
         covered = frozenset(name for name in tools if self.agent.covers(name))
         scope = Scope(tools, covered, answer=self.agent.check_output, calls=self.agent.check_tool_args)
-        return (yield from flow.hear(guarded, draft, message, guarded.for_model(draft), scope))
+        return (yield from answers.hear(guarded, draft, message, guarded.for_model(draft), scope))
 
     def judge_strangers(self, guarded: GuardedTurn, draft: Draft) -> Flow[GuardedTurn]:
         """Judge results of tools that no check has seen: other middleware may have put them there.
@@ -150,7 +151,7 @@ class _ModelCall:
         ]
         if not strange or not agent.check_tool_results or guarded.rewriter is None or not draft.lets_answer:
             return guarded
-        found = yield from together([flow.judge_result(guarded, _as_result(message)) for _, message in strange])
+        found = yield from together([answers.judge_result(guarded, _as_result(message)) for _, message in strange])
         for (at, message), (judged, _) in zip(strange, found, strict=True):
             judged = agent.settle(judged)  # noqa: PLW2901 - the same draft, with its review decided
             self.log.add("tool_result", judged, tool=message.name, call=message.tool_call_id)

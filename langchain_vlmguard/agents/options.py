@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from langchain_vlmguard.agents.events import publish
 from langchain_vlmguard.errors import GuardViolationError
-from langchain_vlmguard.guard.refusals import NO_CHECKPOINTER, refusal_text
 from langchain_vlmguard.guard.reviews import can_wait
+from langchain_vlmguard.verdict.refusals import NO_CHECKPOINTER, refusal_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -10,9 +10,9 @@ from langchain_core.messages.tool import tool_call
 from langchain_vlmguard.agents.held import call_note, restored, unpacked, with_calls
 from langchain_vlmguard.agents.log import CheckLog
 from langchain_vlmguard.agents.prints import fingerprint
-from langchain_vlmguard.guard.refusals import refusal_message, with_verdict
 from langchain_vlmguard.guard.reviews import Waiting, ask_person, decide_turn
 from langchain_vlmguard.verdict.draft import Draft
+from langchain_vlmguard.verdict.refusals import refusal_message, with_verdict
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage, ToolCall

@@ -13,9 +13,10 @@ from langchain_vlmguard.agents.held import WAITS, new_id, packed
 from langchain_vlmguard.agents.log import CheckLog
 from langchain_vlmguard.agents.prints import call_fingerprint, fingerprint
 from langchain_vlmguard.agents.state import GUARD_KEYS
-from langchain_vlmguard.guard import flow
+from langchain_vlmguard.guard import answers
 from langchain_vlmguard.guard.effects import handle, together, work
-from langchain_vlmguard.guard.subjects import Subject, result_as_turn
+from langchain_vlmguard.guard.turns import GuardedTurn
+from langchain_vlmguard.rewriting.subjects import Subject, result_as_turn
 from langchain_vlmguard.verdict.draft import Draft
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from langchain_vlmguard.agents.options import AgentGuard
     from langchain_vlmguard.guard.effects import Flow
-    from langchain_vlmguard.guard.flow import GuardedTurn
     from langchain_vlmguard.guard.state import Stage
 
 _LONGEST_ERROR = 4000
@@ -45,7 +45,7 @@ def guard_tool_call(agent: AgentGuard, request: ToolCallRequest, handler: Callab
         model: The model that this agent asked last, whose judges are used.
     """
     judges = yield from work(lambda: agent.guard.judges_for(model, required=False))
-    call = _ToolCall(agent, request, flow.GuardedTurn.aside(agent.guard, judges), CheckLog(agent))
+    call = _ToolCall(agent, request, GuardedTurn.aside(agent.guard, judges), CheckLog(agent))
     denied = yield from call.judge_arguments()
     if denied is not None:
         return denied
@@ -92,7 +92,7 @@ class _ToolCall:
         draft = None if known is None else Draft.from_state(known["draft"])
         if agent.check_tool_args and not decided:
             subject = Subject.of_call(call, getattr(self.request.tool, "description", "") or "")
-            [draft] = yield from flow.judge_subjects(self.guarded, [subject])
+            [draft] = yield from answers.judge_subjects(self.guarded, [subject])
             draft = _refused(draft)
             self._add("tool_args", draft)
         if draft is None or draft.is_open or agent.monitors:
@@ -112,7 +112,7 @@ class _ToolCall:
         if not self.checks_results:
             return None
         said = self._tool_message(str(error)[:_LONGEST_ERROR])
-        draft, _ = yield from flow.judge_result(self.guarded, result_as_turn(self.request.tool_call, said))
+        draft, _ = yield from answers.judge_result(self.guarded, result_as_turn(self.request.tool_call, said))
         draft = _refused(draft)
         self._add("tool_result", draft)
         if draft.is_open or self.agent.monitors:
@@ -126,7 +126,7 @@ class _ToolCall:
         places = [place for at, part in enumerate(parts) for place in self._new_messages(at, part)]
         if self.checks_results:
             turns = [result_as_turn(self.request.tool_call, self._as_result(_get(parts, place))) for place in places]
-            found = yield from together([flow.judge_result(self.guarded, turn) for turn in turns])
+            found = yield from together([answers.judge_result(self.guarded, turn) for turn in turns])
             for place, (draft, read) in zip(places, found, strict=True):
                 message, settled = _get(parts, place), self.agent.settle(draft)
                 self._add("tool_result", settled)

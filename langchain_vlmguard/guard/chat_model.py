@@ -16,13 +16,13 @@ from langchain_core.runnables.config import set_config_context
 from pydantic import Field, PrivateAttr, SkipValidation, model_validator
 
 from langchain_vlmguard.errors import GuardViolationError
-from langchain_vlmguard.guard import flow
 from langchain_vlmguard.guard.effects import arun, run
+from langchain_vlmguard.guard.flow import guarded_answer
 from langchain_vlmguard.guard.parts import GuardParts
-from langchain_vlmguard.guard.refusals import refusal_message, refusal_text, with_verdict
 from langchain_vlmguard.guard.streams import muted_config
-from langchain_vlmguard.guard.subjects import Scope
+from langchain_vlmguard.rewriting.subjects import Scope
 from langchain_vlmguard.verdict.policy import GuardPolicy
+from langchain_vlmguard.verdict.refusals import refusal_message, refusal_text, with_verdict
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -40,13 +40,13 @@ if TYPE_CHECKING:
 
     from langchain_vlmguard.content.evidence import EvidenceReader
     from langchain_vlmguard.guard.effects import Flow
-    from langchain_vlmguard.guard.flow import Answered
-    from langchain_vlmguard.guard.judges import TextJudge
     from langchain_vlmguard.guard.parts import Telemetry
     from langchain_vlmguard.guard.second_reader import SecondReader
     from langchain_vlmguard.guard.state import CheckRecord, Stage
-    from langchain_vlmguard.guard.subjects import Phrase
+    from langchain_vlmguard.guard.turns import Answered
+    from langchain_vlmguard.rewriting.subjects import Phrase
     from langchain_vlmguard.verdict.draft import Draft
+    from langchain_vlmguard.verdict.judges import TextJudge
 else:  # types for people and type checkers: pydantic need not look inside
     EvidenceReader = Phrase = SecondReader = Telemetry = TextJudge = Any
 
@@ -216,7 +216,7 @@ class GuardedChatModel(BaseChatModel):
         """Return the answer of the inner model, or a refusal in its place."""
         guard = self._guard.for_run()
         scope = Scope(answer=self.check_output, calls=self.check_output)
-        answered = yield from flow.guarded_answer(guard, messages, self.model.bind(**settings), scope)
+        answered = yield from guarded_answer(guard, messages, self.model.bind(**settings), scope)
         draft = answered.joined().settle(asks_people=False)
         self._report(guard, answered, draft)
         if answered.answer is not None and draft.lets_answer:

@@ -1,6 +1,6 @@
-"""What a flow of the guard wants done, and the two drivers that do it.
+"""Flows and the two drivers that run them.
 
-A flow is a generator: it yields effects, is sent their results, and has their errors raised inside it. `run` does each effect in
+A flow is a generator: it yields what it wants done, is sent the result, and has errors raised inside it. `run` does each thing in
 the calling thread, `arun` on the event loop; the logic in between is written once.
 
 ??? example "One flow, two drivers"
@@ -19,31 +19,28 @@ the calling thread, `arun` on the event loop; the logic in between is written on
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
     from langchain_core.runnables import Runnable, RunnableConfig
 
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
 
 MOST_AT_ONCE = 8
 """Flows of one group that run at the same time."""
 
 
-class Effect(Protocol[T_co]):
-    """Something to be done, with and without an event loop."""
+@dataclass(frozen=True)
+class Effect(Generic[T]):
+    """Something to be done: how it is done in a thread, and how on the event loop."""
 
-    def do(self) -> T_co:
-        """Do it in this thread."""
-
-    async def ado(self) -> T_co:
-        """Do it without blocking the event loop."""
+    do: Callable[[], T]
+    ado: Callable[[], Awaitable[T]]
 
 
 Flow = Generator[Effect[Any], Any, T]
@@ -80,99 +77,47 @@ async def arun(flow: Flow[T]) -> T:
         return done.value  # type: ignore[no-any-return]
 
 
-@dataclass(frozen=True)
-class Ask:
+def ask(
+    runnable: Runnable[Any, Any],
+    messages: Sequence[BaseMessage],
+    config: RunnableConfig,
+    options: Mapping[str, Any] | None = None,
+) -> Flow[Any]:
     """Ask a model, or anything else that answers messages."""
-
-    runnable: Runnable[Any, Any]
-    messages: Sequence[BaseMessage]
-    config: RunnableConfig
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def do(self) -> Any:
-        """Invoke it."""
-        return self.runnable.invoke(list(self.messages), self.config, **self.options)
-
-    async def ado(self) -> Any:
-        """Await it."""
-        return await self.runnable.ainvoke(list(self.messages), self.config, **self.options)
+    given, more = list(messages), options or {}
+    return (
+        yield Effect(lambda: runnable.invoke(given, config, **more), lambda: runnable.ainvoke(given, config, **more))
+    )
 
 
-@dataclass(frozen=True)
-class Work(Generic[T]):
+def work(compute: Callable[[], T]) -> Flow[T]:
     """Compute something: decode pictures, judge texts by a local model."""
-
-    compute: Callable[[], T]
-
-    def do(self) -> T:
-        """Compute it here."""
-        return self.compute()
-
-    async def ado(self) -> T:
-        """Compute it in a thread."""
-        return await asyncio.to_thread(self.compute)
+    result: T = yield Effect(compute, lambda: asyncio.to_thread(compute))
+    return result
 
 
-@dataclass(frozen=True)
-class Handle:
+def handle(handler: Callable[[Any], Any], request: Any) -> Flow[Any]:
     """Call a middleware's handler, which is a coroutine function on the event loop."""
-
-    handler: Callable[[Any], Any]
-    request: Any
-
-    def do(self) -> Any:
-        """Call it."""
-        return self.handler(self.request)
-
-    async def ado(self) -> Any:
-        """Await it."""
-        return await self.handler(self.request)
+    return (yield Effect(lambda: handler(request), lambda: handler(request)))
 
 
-@dataclass(frozen=True)
-class Together(Generic[T]):
-    """Run several flows at the same time, a bounded number of them."""
-
-    flows: Sequence[Flow[T]]
-    at_once: int = MOST_AT_ONCE
-
-    def do(self) -> list[T]:
-        """Run them in threads; one alone needs none."""
-        if len(self.flows) < 2:  # noqa: PLR2004
-            return [run(flow) for flow in self.flows]
-        with ThreadPoolExecutor(min(len(self.flows), self.at_once)) as pool:
-            waiting = [pool.submit(copy_context().run, run, flow) for flow in self.flows]
-            return [one.result() for one in waiting]
-
-    async def ado(self) -> list[T]:
-        """Run them as tasks."""
-        slots = asyncio.Semaphore(self.at_once)
-
-        async def one(flow: Flow[T]) -> T:
-            async with slots:
-                return await arun(flow)
-
-        return list(await asyncio.gather(*map(one, self.flows)))
+def together(flows: Sequence[Flow[T]]) -> Flow[list[T]]:
+    """Run flows at the same time, at most `MOST_AT_ONCE` of them; return what each returned, in their order."""
+    results: list[T] = yield Effect(lambda: _in_threads(flows), lambda: _as_tasks(flows))
+    return results
 
 
-@dataclass(frozen=True)
-class Start(Generic[T]):
-    """Start a flow and go on; what it returns can be waited for."""
+def start(flow: Flow[T]) -> Flow[Started[T]]:
+    """Start a flow and go on with a handle on it."""
+    started: Started[T] = yield Effect(lambda: Started(_in_thread(flow)), lambda: _as_task(flow))
+    return started
 
-    flow: Flow[T]
 
-    def do(self) -> Started[T]:
-        """Start it in a thread."""
-        pool = ThreadPoolExecutor(1)
-        future = pool.submit(copy_context().run, run, self.flow)
-        pool.shutdown(wait=False)
-        return Started(future)
-
-    async def ado(self) -> Started[T]:
-        """Start it as a task."""
-        task = asyncio.create_task(arun(self.flow))
-        task.add_done_callback(_retrieve)
-        return Started(task)
+def wait(started: Started[T]) -> Flow[T]:
+    """Return what a started flow returned."""
+    future: Any = started.future
+    result: T = yield Effect(future.result, lambda: future)
+    return result
 
 
 @dataclass(frozen=True)
@@ -186,65 +131,33 @@ class Started(Generic[T]):
         self.future.cancel()
 
 
-@dataclass(frozen=True)
-class Wait(Generic[T]):
-    """Wait for a flow that was started."""
-
-    started: Started[T]
-
-    def do(self) -> T:
-        """Wait in this thread."""
-        future: Any = self.started.future
-        result: T = future.result()
-        return result
-
-    async def ado(self) -> T:
-        """Wait on the event loop."""
-        future: Any = self.started.future
-        result: T = await future
-        return result
+def _in_threads(flows: Sequence[Flow[T]]) -> list[T]:
+    if len(flows) < 2:  # noqa: PLR2004 - one alone needs no thread
+        return [run(flow) for flow in flows]
+    with ThreadPoolExecutor(min(len(flows), MOST_AT_ONCE)) as pool:
+        waiting = [pool.submit(copy_context().run, run, flow) for flow in flows]
+        return [one.result() for one in waiting]
 
 
-def ask(
-    runnable: Runnable[Any, Any],
-    messages: Sequence[BaseMessage],
-    config: RunnableConfig,
-    options: Mapping[str, Any] | None = None,
-) -> Flow[Any]:
-    """Ask a runnable and return what it says."""
-    return (yield Ask(runnable, messages, config, options or {}))
+async def _as_tasks(flows: Sequence[Flow[T]]) -> list[T]:
+    slots = asyncio.Semaphore(MOST_AT_ONCE)
+
+    async def one(flow: Flow[T]) -> T:
+        async with slots:
+            return await arun(flow)
+
+    return list(await asyncio.gather(*map(one, flows)))
 
 
-def work(compute: Callable[[], T]) -> Flow[T]:
-    """Compute something and return it."""
-    result: T = yield Work(compute)
-    return result
+def _in_thread(flow: Flow[T]) -> Future[T]:
+    pool = ThreadPoolExecutor(1)
+    future = pool.submit(copy_context().run, run, flow)
+    pool.shutdown(wait=False)
+    return future
 
 
-def handle(handler: Callable[[Any], Any], request: Any) -> Flow[Any]:
-    """Call a handler and return what it returns."""
-    return (yield Handle(handler, request))
-
-
-def together(flows: Sequence[Flow[T]]) -> Flow[list[T]]:
-    """Run flows at the same time and return what each returned, in their order."""
-    results: list[T] = yield Together(flows)
-    return results
-
-
-def start(flow: Flow[T]) -> Flow[Started[T]]:
-    """Start a flow and return a handle on it."""
-    started: Started[T] = yield Start(flow)
-    return started
-
-
-def wait(started: Started[T]) -> Flow[T]:
-    """Return what a started flow returned."""
-    result: T = yield Wait(started)
-    return result
-
-
-def _retrieve(task: asyncio.Task[Any]) -> None:
-    """Look at a task's error, so that asyncio does not log one that nobody waits for."""
-    if not task.cancelled():
-        task.exception()
+async def _as_task(flow: Flow[T]) -> Started[T]:
+    task = asyncio.create_task(arun(flow))
+    # An error that nobody waits for is looked at, so that asyncio does not log it.
+    task.add_done_callback(lambda done: None if done.cancelled() else done.exception())
+    return Started(task)

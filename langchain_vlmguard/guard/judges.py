@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from langchain_vlmguard.verdict.judges import identity_of
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-
-class TextJudge(Protocol):
-    """Judges texts by themselves, such as `ChatSteeredVLM` on its text-only path."""
-
-    def judge_texts(self, texts: Sequence[str]) -> list[float]:
-        """Return the risk of each text in [0, 1], as if a person had typed it."""
+    from langchain_vlmguard.verdict.judges import TextJudge
 
 
 class Screen(Protocol):
@@ -72,8 +69,3 @@ def unbound(model: Any) -> Any:
     while hasattr(model, "bound"):
         model = model.bound
     return model
-
-
-def identity_of(judge: object) -> str:
-    """Return what a verdict calls a judge."""
-    return str(getattr(judge, "identity", type(judge).__name__))

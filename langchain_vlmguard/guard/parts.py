@@ -10,23 +10,24 @@ from langchain_core.runnables import Runnable
 from langchain_vlmguard.content.fetch import PictureFetcher
 from langchain_vlmguard.content.images import ImageLimits
 from langchain_vlmguard.content.messages import ReadLimits
+from langchain_vlmguard.content.picture_words import PictureWords
 from langchain_vlmguard.errors import NoJudgeError
 from langchain_vlmguard.guard.judges import answer_judge_in, screen_in, text_judge_in, unbound
-from langchain_vlmguard.guard.pictures import PictureWords
 from langchain_vlmguard.guard.second_reader import second_reader_in
 from langchain_vlmguard.guard.state import policy_of_run
-from langchain_vlmguard.guard.subjects import describe
+from langchain_vlmguard.rewriting.subjects import describe
 from langchain_vlmguard.verdict.policy import GuardPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from langchain_vlmguard.content.evidence import EvidenceReader
-    from langchain_vlmguard.guard.judges import Screen, TextJudge
+    from langchain_vlmguard.guard.judges import Screen
     from langchain_vlmguard.guard.second_reader import SecondReader
     from langchain_vlmguard.guard.state import CheckRecord
-    from langchain_vlmguard.guard.subjects import Phrase
     from langchain_vlmguard.rewriting.rewriter import Rewrite
+    from langchain_vlmguard.rewriting.subjects import Phrase
+    from langchain_vlmguard.verdict.judges import TextJudge
 
 
 class Telemetry(Protocol):

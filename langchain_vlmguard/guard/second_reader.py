@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_vlmguard.guard.calls import Answer
 from langchain_vlmguard.guard.effects import ask, work
-from langchain_vlmguard.guard.judges import identity_of, unbound
-from langchain_vlmguard.guard.subjects import subjects_of
+from langchain_vlmguard.guard.judges import unbound
+from langchain_vlmguard.rewriting.subjects import subjects_of
+from langchain_vlmguard.verdict.judges import identity_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from langchain_core.runnables import Runnable, RunnableConfig
 
     from langchain_vlmguard.guard.effects import Flow
-    from langchain_vlmguard.guard.judges import TextJudge
+    from langchain_vlmguard.verdict.judges import TextJudge
 
 
 @dataclass(frozen=True)

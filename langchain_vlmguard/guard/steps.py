@@ -15,16 +15,8 @@ from langchain_core.runnables import RunnableLambda
 from langgraph.graph import StateGraph
 
 from langchain_vlmguard.content.recent import Recent
-from langchain_vlmguard.guard import flow
+from langchain_vlmguard.guard import answers, flow, requests
 from langchain_vlmguard.guard.effects import arun, run
-from langchain_vlmguard.guard.flow import Answered, GuardedTurn
-from langchain_vlmguard.guard.refusals import (
-    NO_CHECKPOINTER,
-    refusal_message,
-    refusal_text,
-    verdict_metadata,
-    with_verdict,
-)
 from langchain_vlmguard.guard.reviews import Waiting, ask_person, can_wait, decide_turn
 from langchain_vlmguard.guard.state import (
     GuardContext,
@@ -34,7 +26,15 @@ from langchain_vlmguard.guard.state import (
     current_verdict,
     policy_of_run,
 )
+from langchain_vlmguard.guard.turns import Answered, GuardedTurn
 from langchain_vlmguard.verdict.draft import Draft
+from langchain_vlmguard.verdict.refusals import (
+    NO_CHECKPOINTER,
+    refusal_message,
+    refusal_text,
+    verdict_metadata,
+    with_verdict,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -113,7 +113,7 @@ class GuardSteps:
 
     def inspect(self, state: VLMGuardState) -> Flow[Update]:
         """Read the turn; a part that cannot be read decides it."""
-        guarded, draft = yield from flow.inspect(self.guard.for_run(), state["messages"], self.model)
+        guarded, draft = yield from requests.inspect(self.guard.for_run(), state["messages"], self.model)
         self.turns.keep(guarded, state["messages"], draft)
         # An address may lead to another picture the next time: the state keeps what was fetched.
         fetched = guarded.turn.fetched.items()
@@ -128,7 +128,7 @@ class GuardSteps:
             if isinstance(tried, Answered):
                 return self._leave(guarded, tried)
             draft = tried
-        return {"draft": (yield from flow.ask_rewriter(guarded, draft)).to_state()}
+        return {"draft": (yield from requests.ask_rewriter(guarded, draft)).to_state()}
 
     def answer(self, state: VLMGuardState) -> Flow[Update]:
         """Ask the model, with the rewritten prompt if there is one, and judge what it says."""
@@ -157,7 +157,7 @@ class GuardSteps:
     def let_pass(self, state: VLMGuardState) -> Flow[Update]:
         """Write the verdict of a turn that another node answers."""
         guarded, draft = yield from self.resume(state)
-        verdict = flow.account(guarded, draft).to_verdict(guarded.policy)
+        verdict = requests.account(guarded, draft).to_verdict(guarded.policy)
         return {"verdict": verdict.to_state(), "draft": {}}
 
     def resume(self, state: VLMGuardState) -> Flow[tuple[GuardedTurn, Draft]]:
@@ -165,14 +165,14 @@ class GuardSteps:
         draft = Draft.from_state(state["draft"])
         guarded = self.turns.of_draft(draft)
         if guarded is None:
-            guarded = yield from flow.read(self.guard.for_run(), state["messages"], self.model, draft.withheld)
+            guarded = yield from requests.read(self.guard.for_run(), state["messages"], self.model, draft.withheld)
         return guarded, draft
 
     def turn_of(self, messages: Sequence[BaseMessage], verdict: SafetyVerdict) -> Flow[GuardedTurn]:
         """Return the turn of a verdict, which these messages hold."""
         guarded = self.turns.of_messages(messages, verdict.provenance.policy)
         if guarded is None:
-            guarded = yield from flow.read(self.guard.for_run(), messages, self.model, verdict.withheld)
+            guarded = yield from requests.read(self.guard.for_run(), messages, self.model, verdict.withheld)
         return guarded
 
     def _leave(self, guarded: GuardedTurn, answered: Answered) -> Update:
@@ -197,7 +197,7 @@ class AnswerSteps(GuardSteps):
         guarded = yield from self.turn_of(asked, verdict)
         draft = Draft.of_verdict(verdict).copy_with(id=uuid4().hex)
         self.turns.keep(guarded, asked, draft)
-        answered = yield from flow.hear(guarded, draft, state["messages"][-1], guarded.for_model(draft))
+        answered = yield from answers.hear(guarded, draft, state["messages"][-1], guarded.for_model(draft))
         return {"draft": answered.joined().to_state()}
 
     def let_pass(self, state: VLMGuardState) -> Flow[Update]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from langchain_vlmguard.content.evidence import EvidenceReader, PictureEvidence
     from langchain_vlmguard.content.messages import Turn, TurnPicture
-    from langchain_vlmguard.guard.judges import TextJudge
+    from langchain_vlmguard.verdict.judges import TextJudge
     from langchain_vlmguard.verdict.records import Channel
 
 _MOST_QUOTED = 2_000

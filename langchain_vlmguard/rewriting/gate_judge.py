@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
     from langchain_core.runnables import RunnableConfig
 
-    from langchain_vlmguard.guard.subjects import Subject
     from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
+    from langchain_vlmguard.rewriting.subjects import Subject
     from langchain_vlmguard.verdict.records import Channel
 
 HAZARD = "vlmguard:gate"
