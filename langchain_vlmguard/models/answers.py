@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
     from langchain_vlmguard.models.generation import Generated, TokenLogprob
     from langchain_vlmguard.models.tool_calls import Reading
-    from langchain_vlmguard.steering.screening import Screening
-    from langchain_vlmguard.steering.steering import Steering
+    from langchain_vlmguard.steering.attachment import Attachment
 
 PROVIDER = "langchain-vlmguard"
 
@@ -25,9 +24,9 @@ PROVIDER = "langchain-vlmguard"
 class Answer:
     """Makes messages of what one call of a chat model generates."""
 
-    def __init__(self, model: str, steering: Steering | Screening | None, offered: Collection[str]) -> None:
-        """Answer as `model`, under a steering, with the tools whose names were offered."""
-        self._model, self._steering, self._offered = model, steering, frozenset(offered)
+    def __init__(self, model: str, attachment: Attachment | None, offered: Collection[str]) -> None:
+        """Answer as `model`, under an attachment, with the tools whose names were offered."""
+        self._model, self._attachment, self._offered = model, attachment, frozenset(offered)
         self._reader = CallReader(self._offered)
         self._sent = 0
 
@@ -94,16 +93,9 @@ class Answer:
         }
         if row.logprobs is not None:
             metadata["logprobs"] = {"content": [_logprob(one) for one in row.logprobs]}
-        if self._steering is not None and row.steering is not None:
-            directions = self._steering.directions
+        if self._attachment is not None and row.steering is not None:
             metadata["steering"] = row.steering
-            metadata["provenance"] = {
-                "steering": self._steering.identity,
-                "directions": directions.hash,
-                "anchors": directions.card.anchors_hash,
-            }
-            if (probe := getattr(self._steering, "probe", None)) is not None:
-                metadata["provenance"]["probe"] = probe.hash
+            metadata["provenance"] = dict(self._attachment.provenance)
         usage = {
             "input_tokens": row.input_tokens,
             "output_tokens": row.output_tokens,

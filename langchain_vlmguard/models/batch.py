@@ -20,7 +20,6 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from langchain_vlmguard.models.adapters import using_adapter
 from langchain_vlmguard.models.decoding import RowDecoder
 from langchain_vlmguard.steering.encoding import encode_texts
-from langchain_vlmguard.steering.steering import Steering
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from langchain_vlmguard.models.generation import Request
-    from langchain_vlmguard.steering.steering import SteeredCall
+    from langchain_vlmguard.steering.attachment import AttachedCall
 
 ROWWISE = ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
 """What of a call's keyword arguments grows by one column a token, rows in the first axis but one of `position_ids`."""
@@ -54,7 +53,7 @@ class Batch:
         self._inputs = inputs
         self._context = Context()
         self._stack = ExitStack()
-        self._call: SteeredCall | None = None
+        self._call: AttachedCall | None = None
         self._ids = inputs["input_ids"]
         self._kwargs: dict[str, Any] = {}
         self._over: list[RowDecoder] = []
@@ -84,8 +83,9 @@ class Batch:
         if steering is not None:
             pictured = torch.tensor([bool(request.row.pictures) for request in self._requests])
             text = self._text_query(steering.needs_text_query, pictured)
-            more = {"repeatable": True} if isinstance(steering, Steering) and self._rewinds else {}
-            attached = steering.attach(self._model, pictured=pictured, inputs=self._inputs, text_inputs=text, **more)
+            attached = steering.attach(
+                self._model, pictured=pictured, inputs=self._inputs, text_inputs=text, repeatable=self._rewinds
+            )
             self._call = self._stack.enter_context(attached)
         longest = max(request.settings.max_tokens for request in self._requests)
         with using_adapter(self._model, self._adapter):
@@ -176,8 +176,8 @@ class Batch:
         """Decoding function for `generate`: the prefill and the first token; `step` goes on from here."""
         prompt = self._inputs["attention_mask"].sum(dim=1).tolist()
         outputs = model._prefill(input_ids, generation_config, kwargs)
-        if getattr(self._call, "must_repeat", False):
-            outputs = self._repeated(outputs[CACHE], input_ids, kwargs)
+        if self._call is not None and self._call.must_repeat:
+            outputs = self._run_last_token_again(self._call, outputs[CACHE], input_ids, kwargs)
         traces = self._call.trace() if self._call else [None] * len(self._requests)
         self.rows = [
             RowDecoder(request, int(read), trace)
@@ -187,7 +187,7 @@ class Batch:
         self._encoder_decoder = bool(model.config.is_encoder_decoder)
         self._advance(outputs)
         self._kwargs = {name: value for name, value in self._kwargs.items() if not name.startswith(PICTURES)}
-        if self._call is not None and not getattr(self._call, "edits_decoding", True):
+        if self._call is not None and not self._call.edits_decoding:
             self._stack.close()
 
     @property
@@ -198,13 +198,12 @@ class Batch:
         causal = not config.is_encoder_decoder and "token_type_ids" not in self._inputs
         return causal and "pixel_values" not in self._inputs and all(type(layer) is DynamicLayer for layer in layers)
 
-    def _repeated(self, cache: Any, input_ids: Tensor, kwargs: dict[str, Any]) -> Any:
-        """Run the last prompt token again, now that its gate is known to be open."""
-        if self._call is None:
-            msg = "there is no steering whose gate could have opened"
-            raise RuntimeError(msg)
+    def _run_last_token_again(
+        self, call: AttachedCall, cache: DynamicCache, input_ids: Tensor, kwargs: dict[str, Any]
+    ) -> Any:
+        """Take the last prompt token back out of the cache and run it again, now that its gate is known to be open."""
         cache.crop(-1)
-        self._call.repeat()
+        call.repeat()
         given = {name: value for name, value in kwargs.items() if not name.startswith(PICTURES)} | {CACHE: cache}
         inputs = self._model.prepare_inputs_for_generation(input_ids, next_sequence_length=1, **given)
         return self._model(**inputs, return_dict=True)

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from langchain_vlmguard.models.generation import Request, Settings
+    from langchain_vlmguard.steering.attachment import Trace
 
 
 class RowDecoder:
     """The state of one row: its tokens, its text as far as it is needed, its random generator and its grammar."""
 
-    def __init__(self, request: Request, input_tokens: int, trace: dict[str, Any] | None) -> None:
+    def __init__(self, request: Request, input_tokens: int, trace: Trace | None) -> None:
         """Start after the prefill of `input_tokens` tokens, with the row's steering trace."""
         settings = request.settings
         loaded = request.loaded

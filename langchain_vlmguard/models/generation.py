@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from langchain_vlmguard.models.chat_format import ChatRow
     from langchain_vlmguard.models.loading import LoadedVLM
-    from langchain_vlmguard.steering.steering import Steering
+    from langchain_vlmguard.steering.attachment import Attachment, Trace
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Generated:
     finish_reason: str
     """`"stop"` or `"length"`."""
 
-    steering: dict[str, Any] | None = None
+    steering: Trace | None = None
     """The row's steering trace, `None` when steering is off."""
 
     logprobs: tuple[TokenLogprob, ...] | None = None
@@ -88,7 +88,7 @@ class Request:
     loaded: LoadedVLM
     row: ChatRow
     settings: Settings
-    steering: Steering | None
+    steering: Attachment | None
     batch_size: int = 16
     """Most rows that this one may run with, itself counted."""
 
@@ -167,7 +167,7 @@ class Request:
 
 
 def generate_rows(
-    loaded: LoadedVLM, rows: Sequence[ChatRow], settings: Settings, steering: Steering | None, *, batch_size: int = 16
+    loaded: LoadedVLM, rows: Sequence[ChatRow], settings: Settings, steering: Attachment | None, *, batch_size: int = 16
 ) -> list[Generated]:
     """Answer rows through the model's scheduler, up to `batch_size` at a time."""
     requests = [Request(loaded, row, settings, steering, batch_size=batch_size) for row in rows]

@@ -89,7 +89,7 @@ class PictureFeatures:
         steering, row = request.steering, request.row
         if not row.pictures or row.pictures_hash is None or not self.max_bytes:
             return None
-        if steering is not None and getattr(steering, "edits_pictures", True):
+        if steering is not None and steering.edits_pictures:
             return None
         return f"{request.settings.adapter}:{row.pictures_hash}"
 

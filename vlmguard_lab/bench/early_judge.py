@@ -22,8 +22,8 @@ from langchain_vlmguard.models.chat_format import to_chat_row
 from langchain_vlmguard.models.generation import Settings, generate_rows
 from langchain_vlmguard.models.judging import AnswerJudge
 from langchain_vlmguard.models.loading import load_vlm
-from langchain_vlmguard.steering.activations import hooked
 from langchain_vlmguard.steering.architectures import locate_decoder
+from langchain_vlmguard.steering.attachment import hooked
 from vlmguard_lab.bench.evaluation_page import place
 from vlmguard_lab.testbed.judge import Outcome, judge
 from vlmguard_lab.testbed.release import versions

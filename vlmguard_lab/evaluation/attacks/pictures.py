@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from langchain_vlmguard.models.chat_format import ChatRow
     from langchain_vlmguard.models.loading import LoadedVLM
     from langchain_vlmguard.rewriting.adapter import RewriterAdapter
-    from vlmguard_lab.evaluation.attacks.objective import Defence
+    from langchain_vlmguard.steering.attachment import Attachment
 
 _LEVELS = 255
 _IMAGE_DIMENSIONS = 4
@@ -65,7 +65,7 @@ def attack_pictures(
     wanted: Sequence[str],
     budget: PixelBudget,
     *,
-    defence: Defence = None,
+    defence: Attachment | None = None,
     refuse_at: float | None = None,
     adapter: RewriterAdapter | None = None,
     admitted: Sequence[str] = (),
@@ -113,7 +113,11 @@ def beside(picture: Image, text: str) -> HumanMessage:
 
 
 def encode_batch(
-    loaded: LoadedVLM, rows: Sequence[ChatRow], wanted: Sequence[str], defence: Defence, admitted: Sequence[str] = ()
+    loaded: LoadedVLM,
+    rows: Sequence[ChatRow],
+    wanted: Sequence[str],
+    defence: Attachment | None,
+    admitted: Sequence[str] = (),
 ) -> Batch:
     """Encode prompts and wanted answers for the attack's objective."""
     device = loaded.model.device
@@ -176,7 +180,7 @@ def _gradient(
     batch: Batch,
     scale: PixelScale,
     levels: Tensor,
-    defence: Defence,
+    defence: Attachment | None,
     refuse_at: float | None,
     adapter: RewriterAdapter | None,
 ) -> tuple[Tensor, Tensor]:
