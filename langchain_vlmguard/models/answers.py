@@ -14,7 +14,7 @@ from langchain_vlmguard.models.tool_calls import CallReader, parse_tool_calls
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from langchain_vlmguard.models.generation import Generated, TokenLogprob
+    from langchain_vlmguard.models.requests import Generated, TokenLogprob
     from langchain_vlmguard.models.tool_calls import Reading
     from langchain_vlmguard.steering.attachment import Attachment
 

@@ -19,14 +19,14 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from langchain_vlmguard.models.adapters import using_adapter
 from langchain_vlmguard.models.decoding import RowDecoder
-from langchain_vlmguard.steering.encoding import encode_texts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from langchain_vlmguard.models.generation import Request
+    from langchain_vlmguard.models.requests import Request
+    from langchain_vlmguard.models.runtime import Runtime
     from langchain_vlmguard.steering.attachment import AttachedCall
 
 ROWWISE = ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
@@ -43,12 +43,12 @@ PICTURES = ("pixel_", "image_", "mm_encoder_")
 class Batch:
     """Requests of one kind, from their prefill to their last token."""
 
-    def __init__(self, requests: Sequence[Request], inputs: dict[str, Tensor]) -> None:
+    def __init__(self, runtime: Runtime, requests: Sequence[Request], inputs: dict[str, Tensor]) -> None:
         """Take encoded, left-padded rows; nothing runs yet."""
         self.kind = requests[0].kind
+        self._runtime = runtime
         self._requests = list(requests)
-        self._model = requests[0].loaded.model
-        self.lock = requests[0].loaded.lock
+        self._model = runtime.model
         self._adapter = requests[0].settings.adapter
         self._inputs = inputs
         self._context = Context()
@@ -78,12 +78,12 @@ class Batch:
         self._context.run(self._stack.close)
 
     def _prefill(self) -> None:
-        steering = self._requests[0].steering
-        self._see()
-        if steering is not None:
+        attachment = self._requests[0].attachment
+        self._replace_pixels()
+        if attachment is not None:
             pictured = torch.tensor([bool(request.row.pictures) for request in self._requests])
-            text = self._text_query(steering.needs_text_query, pictured)
-            attached = steering.attach(
+            text = self._text_query(pictured) if attachment.needs_text_query else None
+            attached = attachment.attach(
                 self._model, pictured=pictured, inputs=self._inputs, text_inputs=text, repeatable=self._rewinds
             )
             self._call = self._stack.enter_context(attached)
@@ -93,17 +93,15 @@ class Batch:
                 **self._inputs, max_new_tokens=longest, do_sample=False, num_beams=1, custom_generate=self._start
             )
 
-    def _text_query(self, needed: bool, pictured: Tensor) -> dict[str, Tensor] | None:  # noqa: FBT001 - it is one word
+    def _text_query(self, pictured: Tensor) -> dict[str, Tensor]:
         """Return the rows as text alone; rows without pictures are that already."""
-        if not needed:
-            return None
-        return encode_rows(self._requests, pictures=False) if pictured.any() else self._inputs
+        return self._runtime.encode(self._requests, pictures=False) if pictured.any() else self._inputs
 
-    def _see(self) -> None:
+    def _replace_pixels(self) -> None:
         """Put the pictures' features in the place of their pixels."""
         if any(request.row.pictures for request in self._requests):
             with using_adapter(self._model, self._adapter):
-                self._inputs = self._requests[0].loaded.features.into(self._requests, self._inputs)
+                self._inputs = self._runtime.features.into(self._model, self._requests, self._inputs)
 
     def _step(self) -> None:
         width = 1 if self._kwargs["use_cache"] else None
@@ -114,7 +112,7 @@ class Batch:
 
     def drop(self) -> None:
         """Let go of rows whose callers have left or whose time is up."""
-        self.rows = [None if row is None or row.request.give_up() else row for row in self.rows]
+        self.rows = [None if row is None or row.request.expire() else row for row in self.rows]
 
     def pop_over(self) -> list[RowDecoder]:
         """Return the rows whose answers are whole and were not handed over yet."""
@@ -180,7 +178,7 @@ class Batch:
             outputs = self._run_last_token_again(self._call, outputs[CACHE], input_ids, kwargs)
         traces = self._call.trace() if self._call else [None] * len(self._requests)
         self.rows = [
-            RowDecoder(request, int(read), trace)
+            RowDecoder(self._runtime, request, int(read), trace)
             for request, read, trace in zip(self._requests, prompt, traces, strict=True)
         ]
         self._ids, self._kwargs, self._processors = input_ids, kwargs, logits_processor
@@ -257,16 +255,6 @@ class Batch:
         for layer in self._kwargs[CACHE].layers:
             layer.keys = pad(layer.keys, (0, 0, missing, 0))
             layer.values = pad(layer.values, (0, 0, missing, 0))
-
-
-def encode_rows(requests: Sequence[Request], *, pictures: bool = True) -> dict[str, Tensor]:
-    """Encode the rows of requests, left-padded, on the model's device."""
-    loaded = requests[0].loaded
-    rows = [request.row for request in requests]
-    texts = [row.text if pictures else row.text_only for row in rows]
-    shown = [row.pictures for row in rows if row.pictures] if pictures else []
-    encoded = encode_texts(loaded.processor, texts, shown)
-    return {name: tensor.to(loaded.model.device) for name, tensor in encoded.items()}
 
 
 def _row_axis(tensor: Tensor) -> int:

@@ -47,7 +47,7 @@ def _risks(loaded: LoadedVLM, texts: list[str], steering: Steering) -> list[floa
 
     inputs = {name: tensor.to(loaded.model.device) for name, tensor in encode_texts(loaded.processor, texts).items()}
     layer = steering.read_layer
-    with loaded.lock:
+    with loaded.engine.lock:
         state = states_until(loaded.model, inputs, (layer,))[layer]
     reading = steering.read_gate(torch.zeros(len(texts), dtype=torch.bool), state)
     return [float(risk) for risk in reading.risk]
@@ -72,7 +72,7 @@ class AnswerJudge:
         """Return the risk of each text in [0, 1], from one clean prefill for all."""
         loaded = self.loaded
         rows = [to_chat_row([HumanMessage(text)], loaded.processor).text_only for text in texts]
-        with loaded.lock:
+        with loaded.engine.lock:
             return self.probe.answer_risks(loaded.model, loaded.processor, rows)
 
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from langchain_vlmguard.models.batch import Batch
-    from langchain_vlmguard.models.generation import Request
+    from langchain_vlmguard.models.requests import Request
+    from langchain_vlmguard.models.runtime import Runtime
 
 IDLE = 5.0
 """Seconds after which a scheduler without work lets its thread go."""
@@ -35,8 +36,9 @@ class Scheduler:
     their own, token by token in turn, so that nobody waits for a long answer of somebody else.
     """
 
-    def __init__(self, max_waiting: int = 512) -> None:
-        """Start with nobody waiting; at most `max_waiting` requests may wait."""
+    def __init__(self, runtime: Runtime, max_waiting: int = 512) -> None:
+        """Start idle; at most `max_waiting` requests may wait for the model."""
+        self._runtime = runtime
         self._waiting = Waiting(max_waiting)
         self._changed = Condition()
         self._thread: Thread | None = None
@@ -111,7 +113,7 @@ class Scheduler:
             running = sum(len(batch.active) for batch in self._batches)
             self._starting = [] if self._gathers(running) else self._waiting.take(running)
         decoding = list(self._batches)
-        for rows in _alike(self._starting):
+        for rows in self._prefills(self._starting):
             self._batches += self._start(rows)
         self._starting = []
         for batch in decoding:
@@ -122,6 +124,18 @@ class Scheduler:
         finally:  # last, when a batch that is over has left no hook on the model
             for row in over:
                 row.deliver()
+
+    def _prefills(self, requests: Sequence[Request]) -> list[list[Request]]:
+        """Group requests by prefill: no pictures, pictures whose features are kept, new pictures; similar lengths together."""
+        knows = self._runtime.features.knows
+        seen = {request: (bool(request.row.pictures), not knows(request)) for request in requests}
+        parts: list[list[Request]] = []
+        for request in sorted(requests, key=lambda one: (*seen[one], len(one.row.text))):
+            first = parts[-1][0] if parts else None
+            if first is None or seen[first] != seen[request] or len(request.row.text) > 2 * len(first.row.text) + 256:
+                parts.append([])
+            parts[-1].append(request)
+        return parts
 
     def _gathers(self, running: int) -> bool:
         """Whether newcomers wait for others to come."""
@@ -134,7 +148,7 @@ class Scheduler:
         if not batch.active:
             return
         try:
-            with batch.lock:
+            with self._runtime.lock:
                 batch.step()
         except Exception as error:  # noqa: BLE001 - raised again in the callers' own threads
             requests = [row.request for row in batch.active]
@@ -164,22 +178,33 @@ class Scheduler:
         A batch that does not fit into memory is halved once. A batch that fails otherwise is tried again row by row, so that
         one caller's bad input is nobody else's error.
         """
-        from langchain_vlmguard.models.batch import Batch, encode_rows
+        from langchain_vlmguard.models.batch import Batch
 
         batch = None
         try:
-            inputs = encode_rows(requests)
-            fitting = _within_context(requests, inputs["attention_mask"].sum(dim=1).tolist())
+            inputs = self._runtime.encode(requests)
+            fitting = self._within_context(requests, inputs["attention_mask"].sum(dim=1).tolist())
             if len(fitting) < len(requests):
                 return self._start(fitting, last_try=last_try) if fitting else []
-            batch = Batch(requests, inputs)
-            with batch.lock:
+            batch = Batch(self._runtime, requests, inputs)
+            with self._runtime.lock:
                 batch.prefill()
         except Exception as error:  # noqa: BLE001 - raised again in the caller's own thread
             if batch is not None:
                 batch.close()
             return self._again(requests, error, last_try=last_try)
         return [batch]
+
+    def _within_context(self, requests: Sequence[Request], lengths: Sequence[int]) -> list[Request]:
+        """Fail requests whose prompt leaves no room for an answer, and return the others."""
+        longest, fitting = self._runtime.context_length, []
+        for request, length in zip(requests, lengths, strict=True):
+            if length < longest:
+                fitting.append(request)
+                continue
+            msg = f"the prompt has {int(length)} tokens and the model reads {longest}: shorten the conversation"
+            request.fail(ContextOverflowError(msg))
+        return fitting
 
     def _again(self, requests: Sequence[Request], error: Exception, *, last_try: bool) -> list[Batch]:
         memory = _out_of_memory(error)
@@ -228,31 +253,6 @@ _EVERY: WeakSet[Scheduler] = WeakSet()
 def _leave() -> None:
     for scheduler in list(_EVERY):
         scheduler.leave()
-
-
-def _alike(requests: Sequence[Request]) -> list[list[Request]]:
-    """Part requests into prefills: without pictures, with pictures seen before, with new ones; similar lengths together."""
-    seen = {request: (bool(request.row.pictures), not request.loaded.features.knows(request)) for request in requests}
-    parts: list[list[Request]] = []
-    for request in sorted(requests, key=lambda one: (*seen[one], len(one.row.text))):
-        first = parts[-1][0] if parts else None
-        if first is None or seen[first] != seen[request] or len(request.row.text) > 2 * len(first.row.text) + 256:
-            parts.append([])
-        parts[-1].append(request)
-    return parts
-
-
-def _within_context(requests: Sequence[Request], lengths: Sequence[int]) -> list[Request]:
-    """Fail requests whose prompt leaves no room for an answer, and return the others."""
-    fitting = []
-    for request, length in zip(requests, lengths, strict=True):
-        longest = request.loaded.context_length
-        if length < longest:
-            fitting.append(request)
-            continue
-        msg = f"the prompt has {int(length)} tokens and the model reads {longest}: shorten the conversation"
-        request.fail(ContextOverflowError(msg))
-    return fitting
 
 
 def _repeatable(request: Request) -> bool:

@@ -16,6 +16,7 @@ from langchain_vlmguard.errors import StructuredOutputError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from llguidance import LLTokenizer
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
@@ -59,7 +60,7 @@ def call_grammar(tools: Sequence[dict[str, Any]], *, max_tokens: int, several: b
     return json_grammar({**schema, "$defs": definitions} if definitions else schema, max_tokens=max_tokens)
 
 
-def grammar_tokenizer(tokenizer: PreTrainedTokenizerBase, vocabulary: int, ends: Iterable[int]) -> Any:
+def grammar_tokenizer(tokenizer: PreTrainedTokenizerBase, vocabulary: int, ends: Iterable[int]) -> LLTokenizer:
     """Return llguidance's view of a tokenizer; takes up to a second, so keep it.
 
     Raises:
@@ -80,7 +81,7 @@ def grammar_tokenizer(tokenizer: PreTrainedTokenizerBase, vocabulary: int, ends:
 class GrammarState:
     """Where one row stands in its grammar."""
 
-    def __init__(self, tokenizer: Any, grammar: str) -> None:
+    def __init__(self, tokenizer: LLTokenizer, grammar: str) -> None:
         """Start at the beginning."""
         from llguidance import LLMatcher
 

@@ -16,7 +16,7 @@ from langchain_core.utils.pydantic import is_basemodel_subclass
 from langchain_vlmguard.models.structured import call_grammar, json_grammar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from langchain_core.language_models import LanguageModelInput
     from langchain_core.language_models.chat_models import BaseChatModel
@@ -63,7 +63,7 @@ def bound_tools(
     return {"tools": converted, "required": [tool_choice], "several": several}
 
 
-def offered_names(kwargs: dict[str, Any]) -> list[str]:
+def offered_names(kwargs: Mapping[str, Any]) -> list[str]:
     """Return the names of the tools that a call offers."""
     return [tool["function"]["name"] for tool in kwargs.get("tools") or ()]
 

@@ -207,7 +207,7 @@ def _as_pictures(levels: Tensor) -> list[Image]:
 def frozen(loaded: LoadedVLM) -> Iterator[None]:
     """Take no gradients of weights inside the block, and hold the model's lock."""
     asking = [parameter for parameter in loaded.model.parameters() if parameter.requires_grad]
-    with loaded.lock:
+    with loaded.engine.lock:
         for parameter in asking:
             parameter.requires_grad = False
         try:
