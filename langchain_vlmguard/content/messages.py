@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
+from langchain_vlmguard.content.checking import check_frames, was_checked
 from langchain_vlmguard.content.fetch import PictureFetcher
-from langchain_vlmguard.content.images import CheckedPicture, ImageLimits, check_frames, holds_picture, was_checked
+from langchain_vlmguard.content.images import CheckedPicture, holds_picture
 from langchain_vlmguard.content.spellings import (
     Address,
     Inline,
@@ -23,6 +24,7 @@ from langchain_vlmguard.content.spellings import (
     resolve,
 )
 from langchain_vlmguard.errors import UnreadableContentError
+from langchain_vlmguard.verdict.limits import ImageLimits
 from langchain_vlmguard.verdict.records import Unjudged
 
 if TYPE_CHECKING:

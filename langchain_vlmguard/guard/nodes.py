@@ -13,7 +13,6 @@ from langgraph.graph.message import add_messages
 from langgraph.runtime import get_runtime
 from langgraph.types import interrupt
 
-from langchain_vlmguard.content.images import ImageLimits
 from langchain_vlmguard.content.messages import ReadLimits, Turn, blocks_of, read_turn
 from langchain_vlmguard.guard.calls import Answer, Call, RewriteCall, checked_rewrite, timed
 from langchain_vlmguard.guard.judges import answer_judge_in, unbound
@@ -30,6 +29,7 @@ from langchain_vlmguard.guard.second_reader import second_reader_in
 from langchain_vlmguard.guard.state import GuardContext, VLMGuardState
 from langchain_vlmguard.rewriting.turns import with_prompt
 from langchain_vlmguard.verdict.hazards import HAZARDS
+from langchain_vlmguard.verdict.limits import ImageLimits
 from langchain_vlmguard.verdict.policy import GuardPolicy
 from langchain_vlmguard.verdict.records import Hazard, Provenance, SafetyVerdict, SteeringTrace
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
-from langchain_vlmguard.content.images import open_picture
+from langchain_vlmguard.content.checking import open_picture
 from langchain_vlmguard.content.messages import blocks_of, read_for_model
 from langchain_vlmguard.errors import UnreadableContentError
 

@@ -139,8 +139,10 @@ def _answers(model: str) -> Iterator[Finding]:
     from langchain_core.messages import HumanMessage
     from PIL import Image
 
-    from langchain_vlmguard.content.images import ImageLimits, check_picture, picture_bytes
+    from langchain_vlmguard.content.checking import check_picture
+    from langchain_vlmguard.content.images import picture_bytes
     from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
+    from langchain_vlmguard.verdict.limits import ImageLimits
 
     chat = yield from _try("weights", lambda: ChatSteeredVLM.from_pretrained(model, max_tokens=8), lambda _: "loaded")
     if chat is None:

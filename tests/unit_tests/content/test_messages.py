@@ -2,9 +2,10 @@ import pytest
 from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
 from PIL import Image
 
-from langchain_vlmguard.content.images import ImageLimits, open_picture
+from langchain_vlmguard.content.checking import open_picture
 from langchain_vlmguard.content.messages import LEFT_OUT, ReadLimits, is_read, read_for_model, read_turn
 from langchain_vlmguard.errors import UnreadableContentError
+from langchain_vlmguard.verdict.limits import ImageLimits
 from tests.pictures import READABLE, UNREADABLE, b64, data_uri, png
 
 CALL = {"name": "look", "args": {}, "id": "1"}
