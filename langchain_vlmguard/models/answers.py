@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
     from langchain_vlmguard.steering.attachment import Attachment
 
 PROVIDER = "langchain-vlmguard"
+
+
+class _About(TypedDict):
+    """What is known about a whole answer."""
+
+    response_metadata: dict[str, object]
+    usage_metadata: UsageMetadata
 
 
 class Answer:
@@ -85,8 +93,8 @@ class Answer:
             )
         self._sent = len(found)
 
-    def _about(self, row: Generated, reading: Reading) -> dict[str, Any]:
-        metadata: dict[str, Any] = {
+    def _about(self, row: Generated, reading: Reading) -> _About:
+        metadata: dict[str, object] = {
             "model_name": self._model,
             "model_provider": PROVIDER,
             "finish_reason": "tool_calls" if reading.calls else row.finish_reason,
@@ -96,7 +104,7 @@ class Answer:
         if self._attachment is not None and row.steering is not None:
             metadata["steering"] = row.steering
             metadata["provenance"] = dict(self._attachment.provenance)
-        usage = {
+        usage: UsageMetadata = {
             "input_tokens": row.input_tokens,
             "output_tokens": row.output_tokens,
             "total_tokens": row.input_tokens + row.output_tokens,
@@ -108,6 +116,6 @@ def _chunk(**fields: Any) -> ChatGenerationChunk:
     return ChatGenerationChunk(message=AIMessageChunk(**fields))
 
 
-def _logprob(one: TokenLogprob) -> dict[str, Any]:
+def _logprob(one: TokenLogprob) -> dict[str, object]:
     top = [{"token": token, "logprob": value} for token, value in one.top]
     return {"token": one.token, "logprob": one.logprob, "top_logprobs": top}

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
+    from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
+    from transformers.utils import ModelOutput
 
     from langchain_vlmguard.models.requests import Request
     from langchain_vlmguard.models.runtime import Runtime
@@ -164,11 +166,11 @@ class Batch:
 
     def _start(
         self,
-        model: Any,
+        model: PreTrainedModel,
         input_ids: Tensor,
-        logits_processor: Any,
-        stopping_criteria: Any,  # noqa: ARG002 - rows know themselves when they are over
-        generation_config: Any,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,  # noqa: ARG002 - rows know themselves when they are over
+        generation_config: GenerationConfig,
         **kwargs: Any,
     ) -> None:
         """Decoding function for `generate`: the prefill and the first token; `step` goes on from here."""
@@ -198,7 +200,7 @@ class Batch:
 
     def _run_last_token_again(
         self, call: AttachedCall, cache: DynamicCache, input_ids: Tensor, kwargs: dict[str, Any]
-    ) -> Any:
+    ) -> ModelOutput:
         """Take the last prompt token back out of the cache and run it again, now that its gate is known to be open."""
         cache.crop(-1)
         call.repeat()
@@ -206,7 +208,7 @@ class Batch:
         inputs = self._model.prepare_inputs_for_generation(input_ids, next_sequence_length=1, **given)
         return self._model(**inputs, return_dict=True)
 
-    def _advance(self, outputs: Any) -> None:
+    def _advance(self, outputs: ModelOutput) -> None:
         self._kwargs = self._model._update_model_kwargs_for_generation(
             outputs, self._kwargs, is_encoder_decoder=self._encoder_decoder
         )

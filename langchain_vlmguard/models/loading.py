@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from langchain_vlmguard.models.adapters import load_adapter
 from langchain_vlmguard.models.checkpoints import checkpoint_path
@@ -79,7 +79,7 @@ def load_vlm(
     device: str | None = None,
     dtype: str = "auto",
     adapters: Mapping[str, str] | None = None,
-    **options: Any,
+    **options: object,
 ) -> LoadedVLM:
     """Load any Hugging Face image-text-to-text checkpoint.
 

@@ -26,18 +26,18 @@ from langchain_vlmguard.models.tool_choice import bound_tools, offered_names, re
 from langchain_vlmguard.steering.attachment import Attachment
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
     from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
     from langchain_core.language_models import LangSmithParams, LanguageModelInput, ModelProfile
     from langchain_core.messages import AIMessage, BaseMessage
     from langchain_core.outputs import ChatGenerationChunk, ChatResult
     from langchain_core.runnables import Runnable, RunnableConfig
-    from langchain_core.tools import BaseTool
     from PIL import Image
 
     from langchain_vlmguard.models.chat_format import ChatRow
     from langchain_vlmguard.models.loading import LoadedVLM
+    from langchain_vlmguard.models.tool_choice import Offered
     from langchain_vlmguard.steering.directions import SafetyDirections
     from langchain_vlmguard.steering.probe import TurnProbe
     from langchain_vlmguard.steering.screening import Screening
@@ -246,9 +246,9 @@ class ChatSteeredVLM(LocalModel, DecodingOptions, BaseChatModel):
 
     def bind_tools(
         self,
-        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        tools: Sequence[Offered],
         *,
-        tool_choice: str | bool | dict[str, Any] | None = None,
+        tool_choice: str | bool | Mapping[str, Any] | None = None,
         parallel_tool_calls: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:

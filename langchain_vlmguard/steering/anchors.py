@@ -144,7 +144,7 @@ def _problem(pair: AnchorPair, seen: set[str]) -> str | None:
     return "repeats a harmful prompt" if pair.harmful in seen else _hazard_problem(pair.hazard)
 
 
-def _is_text(value: Any) -> bool:
+def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 

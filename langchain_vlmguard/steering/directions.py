@@ -207,7 +207,7 @@ class SafetyDirections:
         """
         from langchain_vlmguard.steering.plots import plot_directions
 
-        return plot_directions(self, layer)
+        return plot_directions(self.card.model_id, self.separability, self.map2d, layer)
 
     def _tensors(self) -> dict[str, Tensor]:
         return {
