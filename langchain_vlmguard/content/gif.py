@@ -23,7 +23,7 @@ class BoundedGif(GifImageFile):
 
         Args:
             data: The file.
-            check: Called with each new `(width, height)`; raises where it is too much.
+            check: Called with each new `(width, height)`; raises if it is too much.
 
         Raises:
             SyntaxError: It is no GIF.

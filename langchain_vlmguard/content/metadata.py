@@ -108,6 +108,6 @@ def _text(value: str | bytes) -> str:
 
 
 def _name(name: object) -> str:
-    """Return a field's name where it is a usual one; strangers write it too, and it goes into verdicts."""
+    """Return a field's name if it is a usual one: strangers write names too, and they go into verdicts."""
     text = str(name)
     return text if text in _USUAL else "note"

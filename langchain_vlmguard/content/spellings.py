@@ -79,7 +79,7 @@ _DEEPEST = 4
 
 
 def kind_of(block: object) -> str:
-    """Name a block's type; what strangers write there is repeated only where it is a plain word."""
+    """Name a block's type; what strangers wrote there is repeated only if it is a plain word."""
     if isinstance(block, list | tuple):
         return "list"
     if not isinstance(block, Mapping):

@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from langchain_vlmguard.steering.attachment import AttachedCall
 
 ROWWISE = ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
-"""What of a call's keyword arguments grows by one column a token, rows in the first axis but one of `position_ids`."""
+"""Keyword arguments that grow by one column a token; rows are the axis before the last, for `position_ids` too."""
 
 _PREPARED = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
 CACHE = "cache" if "cache" in _PREPARED else "past_key_values"
 """What a call's keyword arguments and a model's output call the keys and values; transformers 5.24 renamed them."""
 
 PICTURES = ("pixel_", "image_", "mm_encoder_")
-"""Beginnings of the names of what the prefill alone reads."""
+"""Prefixes of the keyword arguments that only the prefill reads."""
 
 
 class Batch:
@@ -60,11 +60,11 @@ class Batch:
         self._kwargs: dict[str, Any] = {}
         self._over: list[RowDecoder] = []
         self.rows: list[RowDecoder | None] = []
-        """One decoder a row of the tensors, `None` where the row is over."""
+        """One decoder a row of the tensors, `None` for a finished row."""
 
     @property
     def active(self) -> list[RowDecoder]:
-        """The rows that are not over."""
+        """The rows that are not finished."""
         return [row for row in self.rows if row is not None]
 
     def prefill(self) -> None:
@@ -76,7 +76,7 @@ class Batch:
         self._context.run(self._step)
 
     def close(self) -> None:
-        """Take the steering off the model."""
+        """Take the attachment off the model."""
         self._context.run(self._stack.close)
 
     def _prefill(self) -> None:
@@ -113,16 +113,16 @@ class Batch:
         self._advance(outputs)
 
     def drop(self) -> None:
-        """Let go of rows whose callers have left or whose time is up."""
+        """Drop rows whose callers have left or whose time is up."""
         self.rows = [None if row is None or row.request.expire() else row for row in self.rows]
 
     def pop_over(self) -> list[RowDecoder]:
-        """Return the rows whose answers are whole and were not handed over yet."""
+        """Return the finished rows that were not returned before."""
         over, self._over = self._over, []
         return over
 
     def thin(self) -> None:
-        """Take rows that are over out of the tensors, once they are a quarter of them."""
+        """Remove finished rows from the tensors once they are a quarter of them."""
         kept = [index for index, row in enumerate(self.rows) if row is not None]
         if kept and self.flexible and len(self.rows) - len(kept) >= len(self.rows) / 4:
             self._keep(kept)
@@ -192,7 +192,12 @@ class Batch:
 
     @property
     def _rewinds(self) -> bool:
-        """Whether the last prompt token can be run again: causal attention, and a cache that gives it back."""
+        """Whether the last prompt token can be run again: causal attention, and a cache that gives it back.
+
+        Encoder-decoders and families with `token_type_ids` (PaliGemma, Gemma 3) let earlier tokens look at later ones, so
+        their states would not stand. Pictures that are still pixels reach some families (Mllama) by cross-attention in the
+        prefill alone. And only a plain `DynamicLayer` can be cropped: a sliding window has lost what it would need again.
+        """
         config = self._model.config
         layers = DynamicCache(config=config.get_text_config(decoder=True)).layers
         causal = not config.is_encoder_decoder and "token_type_ids" not in self._inputs

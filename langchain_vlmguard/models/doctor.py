@@ -1,4 +1,4 @@
-"""Say what will work with a checkpoint before it is trusted with anything."""
+"""Check what will work with a checkpoint before relying on it."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, Field, PrivateAttr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 
 from langchain_vlmguard.models.loading import LoadedVLM, load_vlm
 
@@ -19,6 +19,8 @@ else:  # pydantic reads the annotations of fields when the class is made, and th
 
 class LocalModel(BaseModel):
     """Names a checkpoint and loads it on first use."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=())
 
     model: str
     """A local folder, a hub id, or the name of a checkpoint that a package ships, such as `"testbed"`."""

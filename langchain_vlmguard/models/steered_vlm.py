@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import HumanMessage
 from langchain_core.runnables.config import get_config_list
-from pydantic import Field, InstanceOf, PrivateAttr, field_validator, model_validator
+from pydantic import Field, InstanceOf, model_validator
 
 from langchain_vlmguard.content.fetch import PictureFetcher
 from langchain_vlmguard.content.messages import ReadLimits
@@ -18,15 +18,15 @@ from langchain_vlmguard.models.answers import PROVIDER, Answer
 from langchain_vlmguard.models.chat_format import to_chat_row
 from langchain_vlmguard.models.judging import AnswerJudge, processed_pictures, text_risks
 from langchain_vlmguard.models.keywords import WITHOUT_EFFECT, check_known, own_names
-from langchain_vlmguard.models.local_model import LocalModel
 from langchain_vlmguard.models.options import DecodingOptions
 from langchain_vlmguard.models.profile import read_profile
 from langchain_vlmguard.models.requests import Request
+from langchain_vlmguard.models.steered_model import SteeredModel
 from langchain_vlmguard.models.tool_choice import bound_tools, offered_names, required_grammar, structured_runnable
-from langchain_vlmguard.steering.attachment import Attachment
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
     from langchain_core.language_models import LangSmithParams, LanguageModelInput, ModelProfile
@@ -38,12 +38,8 @@ if TYPE_CHECKING:
     from langchain_vlmguard.models.chat_format import ChatRow
     from langchain_vlmguard.models.loading import LoadedVLM
     from langchain_vlmguard.models.tool_choice import Offered
+    from langchain_vlmguard.steering.attachment import Attachment
     from langchain_vlmguard.steering.directions import SafetyDirections
-    from langchain_vlmguard.steering.probe import TurnProbe
-    from langchain_vlmguard.steering.screening import Screening
-    from langchain_vlmguard.steering.steering import Steering
-else:  # pydantic reads the annotations of fields when the class is made, and these would import torch
-    SafetyDirections = TurnProbe = Steering = object
 
 _NOT_IN_CACHE_KEYS = frozenset(
     {"cache", "callbacks", "tags", "metadata", "rate_limiter", "verbose", "disable_streaming", "streaming", "profile"}
@@ -53,7 +49,7 @@ _NOT_IN_CACHE_KEYS = frozenset(
 """Fields that change no answer, and those that stand in cache keys by a hash or in words."""
 
 
-class ChatSteeredVLM(LocalModel, DecodingOptions, BaseChatModel):
+class ChatSteeredVLM(SteeredModel, DecodingOptions, BaseChatModel):
     """A local Hugging Face image-text-to-text model behind LangChain's chat interface.
 
     The weights are loaded on first use. Pictures go through the model's own processor. Calls of any number of threads and
@@ -74,16 +70,6 @@ class ChatSteeredVLM(LocalModel, DecodingOptions, BaseChatModel):
         ```
     """
 
-    steering: Attachment | Literal["auto"] | None = "auto"
-    """A `Steering` (or any other `Attachment`), `None` for the plain model, or `"auto"`: what `directions` recommend, and
-    without those the choice that lies with the checkpoint, if any."""
-
-    directions: SafetyDirections | str | None = None
-    """Fitted directions, or a file of them, whose recommended steering is used."""
-
-    probe: TurnProbe | Literal["auto"] | None = "auto"
-    """A `TurnProbe` that clears whole turns in adaptive rewriting, `None`, or `"auto"`: the one that lies with the checkpoint."""
-
     batch_size: int = Field(default=16, ge=1)
     """Most rows that run together."""
 
@@ -95,8 +81,6 @@ class ChatSteeredVLM(LocalModel, DecodingOptions, BaseChatModel):
 
     fetcher: InstanceOf[PictureFetcher] | None = Field(default=None, exclude=True, repr=False)
     """A `PictureFetcher` with other limits."""
-
-    _recommended: tuple[SafetyDirections | str, Steering] | None = PrivateAttr(default=None)
 
     @model_validator(mode="before")
     @classmethod
@@ -113,36 +97,30 @@ class ChatSteeredVLM(LocalModel, DecodingOptions, BaseChatModel):
             raise ValueError(msg)
         return {name: value for name, value in named.items() if value is not None or not _takes_no_none(cls, name)}
 
-    @field_validator("steering", mode="before")
     @classmethod
-    def _check_steering(cls, given: object) -> object:
-        if given is None or given == "auto" or isinstance(given, Attachment):
-            return given
-        msg = f"steering must be a Steering, 'auto' or None (off), got {given!r}"
-        raise ValueError(msg)
-
-    @field_validator("probe", mode="before")
-    @classmethod
-    def _check_probe(cls, given: object) -> object:
-        if given is None or given == "auto" or hasattr(given, "answer_risks"):
-            return given
-        msg = f"probe must be a TurnProbe, 'auto' or None (off), got {given!r}"
-        raise ValueError(msg)
-
-    @classmethod
-    def from_pretrained(cls, model: str, **options: Any) -> Self:
+    def from_pretrained(
+        cls,
+        model: str,
+        *,
+        directions: SafetyDirections | str | Path | None = None,
+        steering: Attachment | Literal["auto"] | None = "auto",
+        **options: Any,
+    ) -> Self:
         """Load a model now (rather than on first use).
 
         Args:
             model: A local folder, a hub id, or `"testbed"`.
-            options: Any other field of this class, e.g. `directions`, `steering` or `max_tokens`.
+            directions: Fitted directions, or a file of them, whose recommended steering is used.
+            steering: A `Steering`, `None` for the plain model, or `"auto"`.
+            options: Any other field of this class.
 
         Raises:
             DirectionsMismatchError: The directions belong to another model.
         """
-        chat = cls(model=model, **options)
-        if chat.loaded and chat.directions is not None:
-            chat._recommend(chat.directions)
+        chat = cls(model=model, directions=directions, steering=steering, **options)
+        loaded = chat.loaded
+        if chat.directions is not None:
+            chat._recommend(chat.directions, loaded)
         return chat
 
     @classmethod
@@ -152,51 +130,6 @@ class ChatSteeredVLM(LocalModel, DecodingOptions, BaseChatModel):
         chat._loaded = loaded
         return chat
 
-    @property
-    def active_steering(self) -> Attachment | None:
-        """What answers are given under, `"auto"` resolved."""
-        if self.steering != "auto":
-            return self.steering
-        return self.loaded.recommended if self.directions is None else self._recommend(self.directions)
-
-    def _recommend(self, directions: SafetyDirections | str) -> Steering:
-        """Return what the given directions recommend, checked against the model once."""
-        from langchain_vlmguard.steering.directions import SafetyDirections
-        from langchain_vlmguard.steering.steering import Steering
-
-        if self._recommended is None or self._recommended[0] is not directions:
-            found = SafetyDirections.load(directions) if isinstance(directions, str) else directions
-            found.check(self.loaded.model)
-            self._recommended = (directions, Steering.recommended(found))
-        return self._recommended[1]
-
-    @property
-    def _gated(self) -> Steering | None:
-        """The active steering if it has a gate that can be read."""
-        if (steering := self.active_steering) is None:
-            return None
-        from langchain_vlmguard.steering.steering import Steering
-
-        return steering if isinstance(steering, Steering) else None
-
-    @property
-    def _active_probe(self) -> TurnProbe | None:
-        return self.loaded.probe if self.probe == "auto" else self.probe
-
-    @property
-    def screening(self) -> Screening | None:
-        """What clears turns in adaptive rewriting; `None` without a steering that has a gate."""
-        if (steering := self._gated) is None:
-            return None
-        from langchain_vlmguard.steering.screening import Screening
-
-        return Screening(steering, self._active_probe)
-
-    @property
-    def can_judge(self) -> bool:
-        """Whether there is a steering whose gate can judge texts."""
-        return self._gated is not None
-
     def judge_texts(self, texts: Sequence[str]) -> list[float]:
         """Return the risk of each text in [0, 1], as a person's message of its own without any picture.
 
@@ -205,9 +138,11 @@ class ChatSteeredVLM(LocalModel, DecodingOptions, BaseChatModel):
         Raises:
             ValueError: There is no steering.
         """
-        steering = self._gated
+        steering = self.gated_steering
         if steering is None:
-            msg = "texts are judged by the steering's gate: give the model directions, or steering='auto' where it has some"
+            msg = (
+                "texts are judged by the steering's gate: give the model directions, or steering='auto' if it has some"
+            )
             raise ValueError(msg)
         rows = [to_chat_row([HumanMessage(text)], self.loaded.processor) for text in texts]
         return text_risks(self.loaded, rows, steering, batch_size=self.batch_size)
@@ -215,7 +150,7 @@ class ChatSteeredVLM(LocalModel, DecodingOptions, BaseChatModel):
     @property
     def answer_judge(self) -> AnswerJudge | None:
         """What judges answers in words alone: the probe, if it was fitted on answers."""
-        probe = self._active_probe
+        probe = self.active_probe
         return AnswerJudge(self.loaded, probe) if probe is not None and "answer" in probe.heads else None
 
     def seen_pictures(self, picture: Image.Image) -> list[Image.Image]:

@@ -60,7 +60,7 @@ Parsed = list[tuple[object, object]]
 
 @dataclass(frozen=True)
 class Reading:
-    """An answer, read: its words, its calls, and what looks like a call and is none."""
+    """A parsed answer: its words, its calls, and what looks like a call but is not one."""
 
     words: str
     calls: list[ToolCall] = field(default_factory=list)
@@ -81,7 +81,7 @@ class _Form:
     """Whether the tag alone says that this is a call."""
 
     def complete(self, text: str) -> re.Match[str] | None:
-        """Return the form at the beginning of a text that is not over, where its end has come."""
+        """Return the form at the beginning of an unfinished text if its end is there already."""
         match = self.pattern.match(text)
         return match if match and match.groupdict().get("end") else None
 

@@ -84,7 +84,7 @@ class ProbeCard:
     over kinds."""
 
     early_layer: int | None = None
-    """Decoder layer after which answers are read for the first time, where that head was fitted."""
+    """Decoder layer after which answers are read for the first time, if that head was fitted."""
 
     package_version: str = __version__
 

@@ -34,7 +34,7 @@ _REFUSAL = re.compile(
 
 
 def sounds_like_refusal(answer: str) -> bool:
-    """Say whether an answer opens like a refusal (in its first 120 characters)."""
+    """Whether an answer opens like a refusal (in its first 120 characters)."""
     return _REFUSAL.search(answer[:120].replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")) is not None
 
 

@@ -45,7 +45,7 @@ class Steering(Attachment):
 
     directions: SafetyDirections
     layers: tuple[int, ...]
-    """Layers whose output is edited, 0 is the first decoder layer."""
+    """Layers whose output is edited; 0 is the first decoder layer."""
 
     intervention: Intervention = field(default_factory=Restore)
     gate: Gate = field(default_factory=ReluGate)

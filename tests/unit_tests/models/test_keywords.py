@@ -53,6 +53,8 @@ def test_other_words_and_open_values_are_understood(given, field, value):
         ({"max_tokens": 7, "max_new_tokens": 8}, "another word for 'max_tokens': give one of them"),
         ({"steering": "on"}, "steering must be a Steering, 'auto' or None"),
         ({"probe": "on"}, "probe must be a TurnProbe, 'auto' or None"),
+        ({"directions": 3}, "directions must be SafetyDirections or a file of them"),
+        ({"fetcher": "none"}, "PictureFetcher"),
     ],
     ids=str,
 )
@@ -94,7 +96,7 @@ def test_directions_steer_as_they_recommend_wherever_they_are_given(testbed, tmp
     testbed.directions.save(tmp_path / "own.safetensors")
     plain = replace(testbed, directions=None)
     wanted = Steering.recommended(testbed.directions).identity
-    for directions in (testbed.directions, str(tmp_path / "own.safetensors")):
+    for directions in (testbed.directions, tmp_path / "own.safetensors", str(tmp_path / "own.safetensors")):
         assert ChatSteeredVLM.from_loaded(plain, directions=directions).active_steering.identity == wanted
     assert ChatSteeredVLM.from_loaded(plain).active_steering is None
     loaded = ChatSteeredVLM.from_pretrained("testbed", directions=str(tmp_path / "own.safetensors"))
