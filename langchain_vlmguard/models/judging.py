@@ -58,6 +58,12 @@ class AnswerJudge:
     """Judges what a model says, in words alone, by a probe that was fitted on answers.
 
     A model that complies with a picture says what it saw there, and what is said is what its alignment on text knows.
+
+    ??? example "Two answers"
+
+        ```python
+        model.answer_judge.judge_texts(["I can't help with that.", "First, aim it."])
+        ```
     """
 
     loaded: LoadedVLM

@@ -29,7 +29,15 @@ class AnchorPair:
 
 @dataclass(frozen=True)
 class AnchorSet:
-    """A named set of pairs."""
+    """A named set of pairs.
+
+    ??? example "A set of your own"
+
+        ```python
+        pair = AnchorPair("How to pick a lock?", "How to fit a lock?", "mlcommons:ncr")
+        anchors = AnchorSet("locks", (pair,))
+        ```
+    """
 
     name: str
     pairs: tuple[AnchorPair, ...]
