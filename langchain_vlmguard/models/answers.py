@@ -30,7 +30,7 @@ class _About(TypedDict):
 
 
 class Answer:
-    """Makes messages of what one call of a chat model generates."""
+    """Turns what one call of a chat model generates into messages."""
 
     def __init__(self, model: str, attachment: Attachment | None, offered: Collection[str]) -> None:
         """Answer as `model`, under an attachment, with the tools whose names were offered."""
@@ -65,7 +65,7 @@ class Answer:
         )
 
     def piece(self, text: str) -> Iterator[ChatGenerationChunk]:
-        """Yield what may leave after one more piece of text: words, and calls that are whole."""
+        """Take one more piece of text and yield what can be sent: words, and complete calls."""
         if not self._offered:
             yield _chunk(content=text)
             return
@@ -75,7 +75,7 @@ class Answer:
         yield from self._new_calls()
 
     def end(self, row: Generated) -> Iterator[ChatGenerationChunk]:
-        """Yield what is left when the answer is over, and what is known about it."""
+        """Yield what was held back, and the metadata of the finished answer."""
         if self._offered:
             if words := self._reader.end().rstrip():
                 yield _chunk(content=words)

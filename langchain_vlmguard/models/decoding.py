@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class RowDecoder:
-    """The state of one row: its tokens, its text as far as it is needed, its random generator and its grammar."""
+    """The state of one row: its tokens, its text if somebody needs it early, its random generator and its grammar."""
 
     def __init__(self, runtime: Runtime, request: Request, input_tokens: int, trace: Trace | None) -> None:
         """Start after the prefill of `input_tokens` tokens, with the row's steering trace."""
@@ -87,7 +87,7 @@ class RowDecoder:
         return True
 
     def deliver(self) -> None:
-        """Hand the whole answer over."""
+        """Give the whole answer to whoever asked."""
         try:
             text = self._whole_text()
         except Exception as error:  # noqa: BLE001 - raised again in the caller's own thread
@@ -111,7 +111,7 @@ class RowDecoder:
         return self._runtime.decode(kept).strip()
 
     def _emit(self, piece: str) -> None:
-        """Hand a piece on; a row that was started again does not repeat what has left already."""
+        """Hand a piece on; a restarted row skips what it released before."""
         if self._skip:
             skipped = min(self._skip, len(piece))
             self._skip, piece = self._skip - skipped, piece[skipped:]

@@ -1,4 +1,4 @@
-"""Judge texts on the path on which a language model's alignment is whole: its own, without pictures."""
+"""Judge texts where a language model's alignment is whole: on text alone, without pictures."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _risks(loaded: LoadedVLM, texts: list[str], steering: Steering) -> list[floa
 class AnswerJudge:
     """Judges what a model says, in words alone, by a probe that was fitted on answers.
 
-    A model that complies with a picture says what it saw there, and what is said is what its alignment on text knows.
+    A model that complies with a harmful picture puts into words what it saw, and words are what its alignment covers.
 
     ??? example "Two answers"
 
@@ -71,7 +71,7 @@ class AnswerJudge:
 
     @property
     def identity(self) -> str:
-        """What a verdict calls this judge."""
+        """Name of this judge in verdicts."""
         return f"probe:{self.probe.hash}"
 
     def judge_texts(self, texts: Sequence[str]) -> list[float]:

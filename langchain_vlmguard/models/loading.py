@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from langchain_vlmguard.steering.steering import Steering
 
 DIRECTIONS_FILE = "safety_directions.safetensors"
-"""A checkpoint folder that holds this file is steered by it unless told otherwise."""
+"""If a checkpoint folder has this file, its model is steered by it by default."""
 
 PROBE_FILE = "turn_probe.safetensors"
-"""A checkpoint folder that holds this file has turns cleared by it in adaptive rewriting."""
+"""If a checkpoint folder has this file, it clears turns in adaptive rewriting."""
 
 
 @dataclass(frozen=True, eq=False)

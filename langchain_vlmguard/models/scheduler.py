@@ -23,7 +23,7 @@ IDLE = 5.0
 """Seconds after which a scheduler without work lets its thread go."""
 
 GATHERED = 4
-"""Tokens of running rows for which newcomers may wait for each other: a prefill costs several, however few rows it admits."""
+"""Tokens that running rows decode while newcomers wait for each other: a prefill costs several, however few rows it has."""
 
 
 class Scheduler:
@@ -83,10 +83,10 @@ class Scheduler:
                 try:
                     self._round()
                 except BaseException as error:  # noqa: BLE001 - whoever waits must hear of it
-                    self._fail_everybody(error)
+                    self._fail_all(error)
 
     def _has_work(self) -> bool:
-        """Wait for work; `False` after `IDLE` seconds without, when the thread goes."""
+        """Wait for work; return `False` after `IDLE` seconds without any, so that the thread ends."""
         with self._changed:
             if self.idle and not self._leaving:
                 self._changed.wait_for(lambda: self._leaving or not self.idle, IDLE)
@@ -96,22 +96,22 @@ class Scheduler:
             return True
 
     def leave(self) -> None:
-        """Cancel what runs and wait for the thread: a thread that is inside torch when Python ends takes the process down."""
+        """Cancel everything and wait for the thread: one that is inside torch when Python exits crashes the process."""
         with self._changed:
             self._leaving = True
             thread = self._thread
-            for request in self._everybody():
+            for request in self._take_all():
                 request.cancel()
             self._changed.notify()
         if thread is not None:
             thread.join(IDLE)
 
     def _round(self) -> None:
-        """Admit who waits, and give every batch one token."""
+        """Admit waiting requests, then decode one token in every batch."""
         with self._changed:
             self._waiting.drop()
             running = sum(len(batch.active) for batch in self._batches)
-            self._starting = [] if self._gathers(running) else self._waiting.take(running)
+            self._starting = [] if self._should_gather(running) else self._waiting.take(running)
         decoding = list(self._batches)
         for rows in self._prefills(self._starting):
             self._batches += self._start(rows)
@@ -120,7 +120,7 @@ class Scheduler:
             self._step(batch)
         over = [row for batch in self._batches for row in batch.pop_over()]
         try:
-            self._batches = self._joined(self._batches)
+            self._batches = self._join(self._batches)
         finally:  # last, when a batch that is over has left no hook on the model
             for row in over:
                 row.deliver()
@@ -137,8 +137,8 @@ class Scheduler:
             parts[-1].append(request)
         return parts
 
-    def _gathers(self, running: int) -> bool:
-        """Whether newcomers wait for others to come."""
+    def _should_gather(self, running: int) -> bool:
+        """Whether newcomers keep waiting so that more of them share a prefill."""
         waits = 0 < len(self._waiting) < running / 4 and self._gathered < GATHERED
         self._gathered = self._gathered + 1 if waits else 0
         return waits
@@ -156,8 +156,8 @@ class Scheduler:
             batch.rows = []
             self._recover(requests, error)
 
-    def _joined(self, batches: list[Batch]) -> list[Batch]:
-        """Join batches of one kind where that can be, thin them out, and close those that are over."""
+    def _join(self, batches: list[Batch]) -> list[Batch]:
+        """Join batches of one kind if they can be joined, thin them out, and close finished ones."""
         running: list[Batch] = []
         for batch in batches:
             if not batch.active:
@@ -173,7 +173,7 @@ class Scheduler:
         return running
 
     def _start(self, requests: Sequence[Request], *, last_try: bool = False) -> list[Batch]:
-        """Prefill requests as one batch, or as several where one fails.
+        """Prefill requests as one batch, or as several if that fails.
 
         A batch that does not fit into memory is halved once. A batch that fails otherwise is tried again row by row, so that
         one caller's bad input is nobody else's error.
@@ -192,7 +192,7 @@ class Scheduler:
         except Exception as error:  # noqa: BLE001 - raised again in the caller's own thread
             if batch is not None:
                 batch.close()
-            return self._again(requests, error, last_try=last_try)
+            return self._split(requests, error, last_try=last_try)
         return [batch]
 
     def _within_context(self, requests: Sequence[Request], lengths: Sequence[int]) -> list[Request]:
@@ -206,7 +206,7 @@ class Scheduler:
             request.fail(ContextOverflowError(msg))
         return fitting
 
-    def _again(self, requests: Sequence[Request], error: Exception, *, last_try: bool) -> list[Batch]:
+    def _split(self, requests: Sequence[Request], error: Exception, *, last_try: bool) -> list[Batch]:
         memory = _out_of_memory(error)
         if len(requests) == 1 or (last_try and memory):
             for request in requests:
@@ -217,8 +217,8 @@ class Scheduler:
         return [batch for part in parts for batch in self._start(part, last_try=memory)]
 
     def _recover(self, requests: list[Request], error: Exception) -> None:
-        """Start rows again in smaller batches when memory ran out while they decoded; pass any other error on."""
-        again = [request for request in requests if _out_of_memory(error) and _repeatable(request)]
+        """Restart rows in smaller batches if memory ran out while they decoded; pass any other error on."""
+        again = [request for request in requests if _out_of_memory(error) and _can_restart(request)]
         for request in requests:
             if request not in again:
                 request.fail(error)
@@ -231,14 +231,14 @@ class Scheduler:
             with self._changed:
                 self._waiting.add(again, bounded=False)
 
-    def _everybody(self) -> list[Request]:
-        """Empty the queue, and return who waited there and who runs."""
+    def _take_all(self) -> list[Request]:
+        """Empty the queue and return all requests, waiting and running."""
         running = (row.request for batch in self._batches for row in batch.active)
         return [*self._waiting.clear(), *self._starting, *running]
 
-    def _fail_everybody(self, error: BaseException) -> None:
+    def _fail_all(self, error: BaseException) -> None:
         with self._changed:
-            lost = self._everybody()
+            lost = self._take_all()
         for request in lost:
             request.fail(error)
         for batch in self._batches:
@@ -255,8 +255,8 @@ def _leave() -> None:
         scheduler.leave()
 
 
-def _repeatable(request: Request) -> bool:
-    """Whether a row gives the same text when started again, or has given none yet; and was not started again before."""
+def _can_restart(request: Request) -> bool:
+    """Whether a row can be restarted once: it will repeat its text, or has released none yet."""
     same = request.settings.temperature == 0 or request.settings.seed is not None
     return not request.restarted and (same or not request.emitted)
 

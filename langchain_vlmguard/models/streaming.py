@@ -1,4 +1,4 @@
-"""Text as it grows token by token: stop strings found, and pieces released once they cannot change any more."""
+"""Text that grows token by token: finds stop strings, and releases pieces once they are final."""
 
 from __future__ import annotations
 

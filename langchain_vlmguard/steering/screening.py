@@ -58,7 +58,7 @@ class Screening(Attachment):
 
     @property
     def sees_pictures(self) -> bool:
-        """Whether what decides about rows with pictures has read the pictures."""
+        """Whether the decision about rows with pictures takes the pictures into account."""
         return self.head(pictured=True) is not None or self.steering.reads != "query"
 
     @property

@@ -56,7 +56,7 @@ class Trial:
 
     @property
     def rank(self) -> tuple[float, float, float]:
-        """The score; of equal ones, the stronger edit, then the gate that opens earlier: anchors are easier than traffic."""
+        """Sort key: score, then strength of the edit, then how early the gate opens, because anchors are easier than traffic."""
         gate = self.steering.gate
         return self.score, self.steering.intervention.alpha, -gate.position if isinstance(gate, ReluGate) else 0.0
 
