@@ -1,26 +1,48 @@
-"""What is fitted, as one safetensors file: tensors, and what says where they come from."""
+"""Files that appear whole or not at all: written beside their place, then renamed."""
 
 from __future__ import annotations
 
+import json
 import os
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from langchain_vlmguard.errors import DirectionsMismatchError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
 
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a file."""
+    with _beside(path) as beside:
+        beside.write_bytes(data)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text in UTF-8."""
+    with _beside(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Write a value as indented JSON with a newline at its end.
+
+    Raises:
+        TypeError: It holds something that JSON has no form for; the old file stays.
+    """
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write tensors and metadata; the file appears whole or not at all."""
-    path = Path(path)
-    beside = path.with_suffix(path.suffix + ".tmp")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, beside, metadata)
-    os.replace(beside, path)
+    """Write tensors and what says where they come from as one safetensors file."""
+    from safetensors.torch import save_file
+
+    with _beside(path) as beside:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, beside, metadata)
 
 
 def read_tensors(path: str | Path, marks: dict[str, str], what: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -28,15 +50,29 @@ def read_tensors(path: str | Path, marks: dict[str, str], what: str) -> tuple[di
 
     Args:
         path: A file of `write_tensors`.
-        marks: What its metadata must say; looked at before any tensor is read.
+        marks: What its metadata must say; checked before any tensor is read.
         what: What the file should be and what writes it, for the error.
 
     Raises:
         DirectionsMismatchError: The metadata says something else.
     """
+    from safetensors import safe_open
+
     with safe_open(str(path), framework="pt") as file:
         metadata = file.metadata() or {}
         if marks.items() - metadata.items():
             msg = f"{path} holds no {what}"
             raise DirectionsMismatchError(msg)
         return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 - not a dict
+
+
+@contextmanager
+def _beside(path: str | Path) -> Iterator[Path]:
+    """Give the name to write under; what was written takes the file's place if nothing failed."""
+    path = Path(path)
+    beside = path.with_name(path.name + ".tmp")
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -102,7 +102,7 @@ class VLMGuardDecisionModel(BaseDecisionModel):
             if steering
             else nullcontext()
         )
-        with loaded.lock, torch.inference_mode(), attached:
+        with loaded.engine.lock, torch.inference_mode(), attached:
             logits = loaded.model(**inputs, use_cache=False).logits[0, -1].float()
         everything = torch.softmax(logits, 0)
         mass = torch.stack([everything[tokens].sum() for tokens in _first_tokens(loaded.processor.tokenizer, labels)])

@@ -51,7 +51,7 @@ def guard_model_call(agent: AgentGuard, request: ModelRequest[Any], model: Asked
         known, draft = call.recall(draft.copy_with(enforced=not agent.monitors))
         if known or not agent.check_input:
             tried: Answered | Draft = draft if known else draft.skip("request", "check_input=False")
-        elif agent.parallel and agent.policy.rewrite == "always" and draft.is_open and not agent.monitors:
+        elif agent.parallel and agent.policy.rewriting.when == "always" and draft.is_open and not agent.monitors:
             early, tried = (yield from start(call.ask(guarded, draft))), draft
         else:
             tried = yield from first_try(guarded, draft, model)

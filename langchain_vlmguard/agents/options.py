@@ -62,7 +62,7 @@ class AgentGuard:
         """Whether the model must not stream before its answer is judged."""
         watches = self.check_output or self.check_tool_args or self.parallel
         return not self.monitors and (
-            watches or self.policy.withholds or self.policy.rewrite in ("adaptive", "answer_first")
+            watches or self.policy.withholds or self.policy.rewriting.when in ("adaptive", "answer_first")
         )
 
     def covers(self, tool: str | None) -> bool:

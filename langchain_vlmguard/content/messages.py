@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
+from langchain_vlmguard.content.checking import check_frames, was_checked
 from langchain_vlmguard.content.fetch import PictureFetcher
-from langchain_vlmguard.content.images import CheckedPicture, ImageLimits, check_frames, holds_picture, was_checked
+from langchain_vlmguard.content.images import CheckedPicture, holds_picture
 from langchain_vlmguard.content.spellings import (
     Address,
     Inline,
@@ -23,6 +24,7 @@ from langchain_vlmguard.content.spellings import (
     resolve,
 )
 from langchain_vlmguard.errors import UnreadableContentError
+from langchain_vlmguard.verdict.limits import ReadLimits
 from langchain_vlmguard.verdict.records import Unjudged
 
 if TYPE_CHECKING:
@@ -51,24 +53,6 @@ _OPAQUE = frozenset({"signature", "encrypted_content", "data"})
 
 _DEEPEST = 4
 """Levels of blocks in blocks that are read."""
-
-
-@dataclass(frozen=True)
-class ReadLimits:
-    """How much one conversation may hold."""
-
-    image: ImageLimits = field(default_factory=ImageLimits)
-    max_images: int = 8
-    """Pictures of the current turn, and again of all earlier ones; frames count."""
-
-    max_text_chars: int = 100_000
-    max_blocks: int = 2_000
-    """Parts of the whole conversation."""
-
-    hosts: frozenset[str] = frozenset()
-    """Hosts from which pictures are fetched by address; none when empty."""
-
-    fetcher: PictureFetcher = field(default_factory=PictureFetcher)
 
 
 @dataclass(frozen=True)
@@ -149,7 +133,9 @@ class Turn:
         return replace(self, messages=[*earlier, *self.current], earlier=kept)
 
 
-def read_turn(messages: Sequence[BaseMessage], limits: ReadLimits | None = None) -> Turn:
+def read_turn(
+    messages: Sequence[BaseMessage], limits: ReadLimits | None = None, fetcher: PictureFetcher | None = None
+) -> Turn:
     """Read a conversation; nothing raises on hostile content, it is accounted for instead.
 
     Parts of the current turn that cannot be read are `unjudged`. In earlier turns they were decided on before; a placeholder
@@ -162,22 +148,25 @@ def read_turn(messages: Sequence[BaseMessage], limits: ReadLimits | None = None)
     Args:
         messages: The conversation, oldest first.
         limits: How much it may hold.
+        fetcher: How pictures are fetched by address.
     """
     limits = limits or ReadLimits()
     start = turn_start(messages)
-    reader = _Reader(limits, _newest_pictures(messages[:start], limits.max_images))
+    reader = _Reader(limits, fetcher, _newest_pictures(messages[:start], limits.max_images))
     safe = [reader.message(index, message, current=index >= start) for index, message in enumerate(messages)]
     fetched = {index: _with_fetched(messages[index].content, (index,), reader.fetched) for index, *_ in reader.fetched}
     return Turn(safe, start, tuple(reader.pictures), tuple(reader.unjudged), tuple(reader.earlier), fetched)
 
 
-def read_for_model(messages: Sequence[BaseMessage], limits: ReadLimits | None = None) -> list[BaseMessage]:
+def read_for_model(
+    messages: Sequence[BaseMessage], limits: ReadLimits | None = None, fetcher: PictureFetcher | None = None
+) -> list[BaseMessage]:
     """Return messages whose blocks are text and checked standard image blocks only.
 
     Raises:
         UnreadableContentError: Naming the first part that cannot be read, and why.
     """
-    reader = _Reader(limits or ReadLimits(max_images=64))
+    reader = _Reader(limits or ReadLimits(max_images=64), fetcher)
     safe = [reader.message(index, message, current=True) for index, message in enumerate(messages)]
     if reader.unjudged:
         first = reader.unjudged[0]
@@ -265,8 +254,11 @@ class _Place:
 
 
 class _Reader:
-    def __init__(self, limits: ReadLimits, kept: frozenset[tuple[int, ...]] = frozenset()) -> None:
+    def __init__(
+        self, limits: ReadLimits, fetcher: PictureFetcher | None = None, kept: frozenset[tuple[int, ...]] = frozenset()
+    ) -> None:
         self.limits = limits
+        self.fetcher = fetcher or PictureFetcher()
         self.kept = kept
         self.pictures: list[TurnPicture] = []
         self.earlier: list[TurnPicture] = []
@@ -415,7 +407,7 @@ class _Reader:
             msg = "it is an address, and addresses are fetched only for the current turn's content: send base64"
             raise UnreadableContentError(msg)
         if url not in self._by_url:
-            self._by_url[url] = self.limits.fetcher.fetch(url, self.limits.hosts, self.limits.image.max_bytes)
+            self._by_url[url] = self.fetcher.fetch(url, self.limits.hosts, self.limits.image.max_bytes)
         return self._by_url[url]
 
 

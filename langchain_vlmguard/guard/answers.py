@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from langchain_vlmguard.content.messages import read_turn
 from langchain_vlmguard.guard.calls import Answer, Call
 from langchain_vlmguard.guard.effects import together, work
 from langchain_vlmguard.guard.requests import account, ask_rewriter, examine, unread
@@ -84,14 +83,14 @@ def judge_answer(
         drafts = [one.copy_with(action="allow", reason="") for one in drafts]
     answered = Answered(draft, answer, tuple(map(Part, subjects, drafts)))
     reader = guarded.judges.second
-    settled = draft.rewriter is not None and policy.on_second_reading == "ask"
+    settled = draft.rewriter is not None and policy.rewriting.on_second_reading == "ask"
     shown = scope.answer and shows_pictures(messages)
     if reader is None or settled or not shown or not answered.joined(calls=False).lets_answer:
         return answered
     risk = yield from reader.read(messages, config)
     draft = draft.copy_with(second_risk=risk, second_reader=reader.identity)
     if guarded.is_unsafe(risk) and not draft.answer_approved:
-        second: Action = "refuse" if policy.on_second_reading == "ask" else policy.on_second_reading
+        second: Action = "refuse" if policy.rewriting.on_second_reading == "ask" else policy.rewriting.on_second_reading
         draft = draft.withhold(second, READ_OTHERWISE)
     return replace(answered, draft=draft)
 
@@ -140,7 +139,7 @@ def judge_aside(
     Returns:
         What was found, and the last message as it was read: its pictures are the very bytes that were judged.
     """
-    turn = yield from work(lambda: read_turn(messages, guarded.guard.read_limits))
+    turn = yield from work(lambda: guarded.guard.read(messages))
     aside, draft = yield from examine(replace(guarded, turn=turn.after(context)), Draft())
     draft = yield from ask_rewriter(aside, draft)
     if draft.action == "rewrite":

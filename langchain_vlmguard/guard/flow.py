@@ -73,7 +73,7 @@ def first_try(guarded: GuardedTurn, draft: Draft, model: Runnable[Any, Any]) -> 
         cleared = _gate_clears(policy, said, options)
         if "screened" in options and not cleared:
             said = replace(said, steering=None)  # the probe only looked on, and has nothing to say about the turn
-        if policy.judge_answers == "always" if cleared else policy.rewrite == "answer_first":
+        if policy.rewriting.judge_answers == "always" if cleared else policy.rewriting.when == "answer_first":
             tried = yield from judge_answer(guarded, draft, said, messages, call.config)
         elif cleared:
             clear = draft.copy_with(steering=said.steering, model=said.model)
@@ -115,14 +115,14 @@ def _first_options(guarded: GuardedTurn, draft: Draft) -> dict[str, bool] | None
     policy, judges = guarded.policy, guarded.judges
     if guarded.rewriter is None or not draft.is_open or draft.security or draft.evidence:
         return None  # words that were found in pictures are the rewriter's to weigh
-    if policy.rewrite == "adaptive" and judges.screen is not None:
+    if policy.rewriting.when == "adaptive" and judges.screen is not None:
         # A gate that reads words alone says nothing about pictures, unless the policy trusts it with them.
-        blind = not judges.screen.sees_pictures and policy.adaptive_pictures == "rewrite"
+        blind = not judges.screen.sees_pictures and policy.rewriting.adaptive_pictures == "rewrite"
         return None if blind and shows_pictures(guarded.turn.messages) else {"until_gate": True}
-    if policy.rewrite == "answer_first" and judges.answers is not None:
+    if policy.rewriting.when == "answer_first" and judges.answers is not None:
         if judges.screen is None:
             return {}
-        reads_along = policy.judge_answers == "uncleared" and judges.screen.probe is not None
+        reads_along = policy.rewriting.judge_answers == "uncleared" and judges.screen.probe is not None
         return {"screened": True} if reads_along else {"unsteered": True}
     return None
 

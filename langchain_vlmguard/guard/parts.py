@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 from langchain_core.runnables import Runnable
 
 from langchain_vlmguard.content.fetch import PictureFetcher
-from langchain_vlmguard.content.images import ImageLimits
-from langchain_vlmguard.content.messages import ReadLimits
+from langchain_vlmguard.content.messages import read_turn
 from langchain_vlmguard.content.picture_words import PictureWords
 from langchain_vlmguard.errors import NoJudgeError
 from langchain_vlmguard.guard.judges import answer_judge_in, screen_in, text_judge_in, unbound
@@ -21,7 +20,10 @@ from langchain_vlmguard.verdict.policy import GuardPolicy
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from langchain_core.messages import BaseMessage
+
     from langchain_vlmguard.content.evidence import EvidenceReader
+    from langchain_vlmguard.content.messages import Turn
     from langchain_vlmguard.guard.judges import Screen
     from langchain_vlmguard.guard.second_reader import SecondReader
     from langchain_vlmguard.guard.state import CheckRecord
@@ -97,26 +99,9 @@ class GuardParts:
         policy = policy_of_run(self.policy)
         return self if policy is self.policy else replace(self, policy=policy)
 
-    @property
-    def read_limits(self) -> ReadLimits:
-        """How much of a conversation is read."""
-        policy = self.policy
-        image = ImageLimits(
-            max_bytes=policy.max_image_bytes,
-            max_pixels=policy.max_pixels,
-            max_ratio=policy.max_image_ratio,
-            max_frames=policy.max_frames,
-            frames=policy.frames,
-            heif=policy.heif,
-            isolate=policy.isolate_decoding,
-        )
-        return ReadLimits(
-            image,
-            max_images=policy.max_images,
-            max_text_chars=policy.max_text_chars,
-            hosts=policy.image_hosts,
-            fetcher=self.fetcher,
-        )
+    def read(self, messages: Sequence[BaseMessage]) -> Turn:
+        """Read a conversation within the policy's limits."""
+        return read_turn(messages, self.policy.reading, self.fetcher)
 
     def judges_for(self, model: Any, *, required: bool = True) -> Judges:
         """Return who judges if a model answers, `None` for a model that is not known.

@@ -9,7 +9,6 @@ from uuid import uuid4
 
 from langchain_core.messages import HumanMessage, ToolMessage
 
-from langchain_vlmguard.content.messages import read_turn
 from langchain_vlmguard.content.picture_words import quotes_message
 from langchain_vlmguard.guard.calls import Call, checked_rewrite
 from langchain_vlmguard.guard.effects import ask, work
@@ -50,7 +49,7 @@ def read(
         NoJudgeError: The guard has nobody who judges.
     """
     judges = yield from work(lambda: guard.judges_for(model))
-    turn = yield from work(lambda: read_turn(messages, guard.read_limits).without(withheld))
+    turn = yield from work(lambda: guard.read(messages).without(withheld))
     return GuardedTurn(guard, turn, judges)
 
 
@@ -122,7 +121,7 @@ def account(guarded: GuardedTurn, draft: Draft) -> Draft:
         return draft.copy_with(unjudged=tuple(part for part in draft.unjudged if part.where != "request"))
     if guarded.guard.rewriter is None:
         return draft.skip("request", "the guard has no rewriter, and no gate reported on the request")
-    return draft.skip("request", f"the rewriter was not asked (rewrite={guarded.policy.rewrite!r})")
+    return draft.skip("request", f"the rewriter was not asked (rewrite={guarded.policy.rewriting.when!r})")
 
 
 def unread(draft: Draft, parts: Sequence[Unjudged], policy: GuardPolicy) -> Draft:

@@ -46,7 +46,7 @@ class GuardedTurn:
     @property
     def rewriter(self) -> Runnable[Any, Rewrite] | None:
         """The rewriter, if the policy lets anybody ask it."""
-        return None if self.policy.rewrite == "never" else self.guard.rewriter
+        return None if self.policy.rewriting.when == "never" else self.guard.rewriter
 
     def is_unsafe(self, risk: float | None) -> bool:
         """Whether a risk was found that the policy calls unsafe."""
@@ -61,7 +61,7 @@ class GuardedTurn:
         messages = [*map(in_plain_words, self.turn.messages)]
         if draft.action != "rewrite" or draft.rewritten_prompt is None:
             return messages
-        keep = self.policy.rewritten_pictures == "keep"
+        keep = self.policy.rewriting.pictures == "keep"
         return with_prompt(messages, self.turn.start, draft.rewritten_prompt, keep_pictures=keep)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
+from langchain_vlmguard.files import write_json, write_text
 from langchain_vlmguard.rewriting.items import Item
 from langchain_vlmguard.rewriting.report import Rewrite
 from langchain_vlmguard.rewriting.stages import (
@@ -133,8 +134,8 @@ class Synthesis:
             "seconds": round(time.perf_counter() - started, 1),
             "date": datetime.now(UTC).date().isoformat(),
         }
-        _write(folder / DATA_FILE, "".join(_line(example, folder) for example in examples))
-        _write(folder / MANIFEST_FILE, json.dumps(manifest, indent=1) + "\n")
+        write_text(folder / DATA_FILE, "".join(_line(example, folder) for example in examples))
+        write_json(folder / MANIFEST_FILE, manifest)
         return manifest
 
     def _one(self, item: Item, journal: Journal) -> Example | str:
@@ -241,7 +242,7 @@ class Journal:
             msg = f"{folder} holds calls that were made under other settings: use another folder, or remove it"
             raise ValueError(msg)
         lines = lines or [head]
-        _write(path, "\n".join(lines) + "\n")
+        write_text(path, "\n".join(lines) + "\n")
         rows = [json.loads(line) for line in lines[1:]]
         return cls(path, {(row["item"], row["stage"]): row["said"] for row in rows})
 
@@ -303,9 +304,3 @@ def _whole(line: str) -> bool:
     except json.JSONDecodeError:
         return False
     return True
-
-
-def _write(path: Path, text: str) -> None:
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from langchain_vlmguard import ChatSteeredVLM, EvidenceReader, create_vlm_guard
-from langchain_vlmguard.content.images import CheckedPicture, ImageLimits, check_picture
+from langchain_vlmguard.content.checking import check_picture
+from langchain_vlmguard.verdict.limits import ImageLimits
 from vlmguard_lab.testbed.demo import answer_text
 from vlmguard_lab.testbed.hiding import KINDS, hide, recovered
 from vlmguard_lab.testbed.measure import CellResult, Share
@@ -31,6 +32,8 @@ from vlmguard_lab.testbed.requests import Cell
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from langchain_vlmguard.content.images import CheckedPicture
 
 ENOUGH = 0.9
 """Share of an instruction's letters, in order, from which it counts as recovered."""

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from langchain_vlmguard.models.chat_format import to_chat_row
-from langchain_vlmguard.models.generation import Settings, generate_rows
 from langchain_vlmguard.models.loading import load_vlm
+from langchain_vlmguard.models.requests import Settings
 from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
 from langchain_vlmguard.rewriting.rewriter import ReasoningRewriter, Rewrite
 from langchain_vlmguard.verdict.policy import GuardPolicy
@@ -74,7 +74,7 @@ class Target:
         rows = [
             to_chat_row([r.message()], self.loaded.processor, tools=[ORDER_TOOL] if r.tools else None) for r in asked
         ]
-        generated = generate_rows(self.loaded, rows, Settings(max_tokens=64), steering, batch_size=BATCH)
+        generated = self.loaded.engine.generate(rows, Settings(max_tokens=64), steering, batch_size=BATCH)
         return [Said(one.text, _closed(one.steering)) for one in generated]
 
 

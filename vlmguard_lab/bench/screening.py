@@ -16,7 +16,7 @@ import torch
 
 from langchain_vlmguard import ChatSteeredVLM, GuardPolicy, ReasoningRewriter, create_vlm_guard
 from langchain_vlmguard.models.chat_format import to_chat_row
-from langchain_vlmguard.models.generation import Settings, generate_rows
+from langchain_vlmguard.models.requests import Settings
 from langchain_vlmguard.steering.screening import Screening
 from vlmguard_lab.bench.evaluation_page import place
 from vlmguard_lab.testbed.checkpoint import load_testbed
@@ -43,7 +43,7 @@ def measure(loaded: LoadedVLM, cell: Cell, n: int, seed: int) -> dict[str, Any]:
         raise ValueError(msg)
     screening: Any = Screening(loaded.recommended, loaded.probe)
     settings = Settings(max_tokens=64, until_gate=True, markers=asked[0].tools)
-    answers = generate_rows(loaded, rows, settings, screening, batch_size=50)
+    answers = loaded.engine.generate(rows, settings, screening, batch_size=50)
     cleared = [_is_cleared(answer.steering) for answer in answers]
     passed = [(r, a.text) for r, a, clear in zip(asked, answers, cleared, strict=True) if clear]
     outcomes = [judge(request, text) for request, text in passed]

@@ -22,7 +22,6 @@ from langchain_core.messages import HumanMessage
 
 from langchain_vlmguard import ChatSteeredVLM, Steering
 from langchain_vlmguard.errors import GenerationTimeoutError, UnreadableContentError
-from langchain_vlmguard.models.scheduler import Scheduler
 from langchain_vlmguard.steering.architectures import locate_decoder
 from langchain_vlmguard.steering.gates import AlwaysOpen
 from langchain_vlmguard.steering.interventions import ProjectOut
@@ -42,7 +41,7 @@ class Soak:
     def __init__(self) -> None:
         """Learn every model's answer to every request one at a time."""
         testbed = load_testbed()
-        self.loaded = replace(testbed, scheduler=Scheduler())
+        self.loaded = replace(testbed)
         recommended = Steering.recommended(testbed.directions)
         control = replace(recommended, intervention=ProjectOut(), gate=AlwaysOpen())
         steerings = {"plain": None, "steered": recommended, "control": control}
@@ -126,8 +125,10 @@ def main() -> int:
     growth = sum(sizes[-third:]) / sum(sizes[third : 2 * third] or sizes[:third]) - 1
     wrong = {what: count for what, count in soak.seen.items() if what.startswith("WRONG")}
     stuck = sum(thread.is_alive() for thread in threads)
-    print(f"stuck {stuck}, hooks left {hooks}, idle {soak.loaded.scheduler.idle}, memory {growth:+.1%}, wrong {wrong}")
-    return int(bool(wrong or stuck or hooks or not soak.loaded.scheduler.idle or growth > MOST_GROWTH))
+    print(
+        f"stuck {stuck}, hooks left {hooks}, idle {soak.loaded.engine.scheduler.idle}, memory {growth:+.1%}, wrong {wrong}"
+    )
+    return int(bool(wrong or stuck or hooks or not soak.loaded.engine.scheduler.idle or growth > MOST_GROWTH))
 
 
 if __name__ == "__main__":

@@ -133,7 +133,7 @@ class _GuardedTestbed:
             create_vlm_guard(one, rewriter, policy=policy, answer_judge=judge).compile()
             for one in (model, model.bind_tools([ORDER_TOOL]))
         )
-        steering = model.active_steering
+        steering = model.loaded.recommended
         if steering is None:
             msg = f"{model.model!r} carries no recommended steering: there is nothing to demonstrate"
             raise ValueError(msg)

@@ -5,8 +5,9 @@ import pytest
 from langchain_core.messages import HumanMessage
 
 from langchain_vlmguard import GuardPolicy, UnreadableContentError, create_vlm_guard
-from langchain_vlmguard.content.apart import check_frames_apart
-from langchain_vlmguard.content.images import ImageLimits, check_frames
+from langchain_vlmguard.content.apart import decode_frames_apart
+from langchain_vlmguard.content.checking import check_frames
+from langchain_vlmguard.verdict.limits import ImageLimits
 from tests.chat_models import ScriptedModel
 from tests.hostile_messages import gif, made_png
 from tests.pictures import b64, png
@@ -22,12 +23,12 @@ PICTURES = {
 @pytest.mark.parametrize("data", PICTURES.values(), ids=PICTURES)
 def test_a_process_of_its_own_finds_the_same(data):
     limits = ImageLimits(frames="all")
-    assert check_frames_apart(data, limits) == check_frames(data, limits)
+    assert decode_frames_apart(data, limits) == check_frames(data, limits)
 
 
 def test_what_is_refused_is_refused_with_the_same_reason():
     with pytest.raises(UnreadableContentError, match="1000 x 1000 pixels, more than 99"):
-        check_frames_apart(made_png(1_000, 1_000), ImageLimits(max_pixels=99))
+        decode_frames_apart(made_png(1_000, 1_000), ImageLimits(max_pixels=99))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="memory cannot be bounded there")
@@ -35,13 +36,13 @@ def test_a_picture_that_takes_too_much_memory_hurts_nobody_else():
     large = made_png(9_000, 9_000, data=bytes(9_000 * 3 + 1) * 9_000)
     assert len(large) < 300_000
     with pytest.raises(UnreadableContentError, match="more than 300,000,000 bytes of memory"):
-        check_frames_apart(large, ImageLimits(max_pixels=10**9, max_memory=300_000_000))
+        decode_frames_apart(large, ImageLimits(max_pixels=10**9, max_memory=300_000_000))
 
 
 def test_a_picture_that_takes_too_long_is_given_up():
     started = time.perf_counter()
     with pytest.raises(UnreadableContentError, match=r"within 0\.01 seconds"):
-        check_frames_apart(png(), ImageLimits(seconds=0.01))
+        decode_frames_apart(png(), ImageLimits(seconds=0.01))
     assert time.perf_counter() - started < 5
 
 

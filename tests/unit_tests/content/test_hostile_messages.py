@@ -4,7 +4,8 @@ import pytest
 from langchain_core.messages import HumanMessage
 
 from langchain_vlmguard import UnreadableContentError, create_vlm_guard
-from langchain_vlmguard.content.messages import ReadLimits, read_for_model
+from langchain_vlmguard.content.messages import read_for_model
+from langchain_vlmguard.verdict.limits import ReadLimits
 from tests.chat_models import ScriptedModel
 from tests.hostile_messages import HOSTILE
 

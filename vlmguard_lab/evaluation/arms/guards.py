@@ -121,7 +121,7 @@ def _full(
         options["evidence"] = evidence.identity
     build = guarded(model, rewriter, policy, evidence, answer_judge, second_reader)
     past = {"always": (), "adaptive": (model.screening,), "answer_first": (None,)}[rewrite]
-    if rewrite == "answer_first" and policy.judge_answers == "uncleared":
+    if rewrite == "answer_first" and policy.rewriting.judge_answers == "uncleared":
         past = (None, model.screening)
     return Defence(build, options=options, chat=model, refuse_at=at, rewriter=rewriter, past=past)
 
