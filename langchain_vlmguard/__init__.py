@@ -9,6 +9,7 @@ from langchain_vlmguard._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from langchain_vlmguard.agents.decisions import VLMGuardDecisionModel as VLMGuardDecisionModel
+    from langchain_vlmguard.agents.guard import Guard as Guard
     from langchain_vlmguard.agents.middleware import VLMGuardMiddleware as VLMGuardMiddleware
     from langchain_vlmguard.agents.tools import requires_verdict as requires_verdict
     from langchain_vlmguard.content.evidence import EvidenceReader as EvidenceReader
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from langchain_vlmguard.errors import AdapterError as AdapterError
     from langchain_vlmguard.errors import DirectionsMismatchError as DirectionsMismatchError
     from langchain_vlmguard.errors import GuardViolationError as GuardViolationError
+    from langchain_vlmguard.errors import NoJudgeError as NoJudgeError
     from langchain_vlmguard.errors import RewriteError as RewriteError
     from langchain_vlmguard.errors import UnreadableContentError as UnreadableContentError
     from langchain_vlmguard.errors import UnsupportedArchitectureError as UnsupportedArchitectureError
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "agents.decisions": ("VLMGuardDecisionModel",),
+    "agents.guard": ("Guard",),
     "agents.middleware": ("VLMGuardMiddleware",),
     "agents.tools": ("requires_verdict",),
     "content.evidence": ("EvidenceReader",),
@@ -52,6 +55,7 @@ _NAMES = {
         "AdapterError",
         "DirectionsMismatchError",
         "GuardViolationError",
+        "NoJudgeError",
         "RewriteError",
         "UnreadableContentError",
         "UnsupportedArchitectureError",

@@ -110,7 +110,7 @@ class VLMGuardMiddleware(AgentMiddleware[VLMGuardAgentState, Any, Any]):
             evidence: Reads what pictures say, in the turn and in tool results (extra `evidence`).
             judge: Judges the words in pictures as if typed, e.g. a `ChatSteeredVLM`; the agent's model if it can.
             answer_judge: Judges answers and tool calls before they leave. `"auto"`: the agent's model and the rewriter's, as
-                far as they can, otherwise the rewriter itself. `None`: nobody.
+                far as they can, and the rewriter itself if its model cannot. `None`: nobody.
             second_reader: See `create_vlm_guard`.
             telemetry: Reports every check to OpenTelemetry (extra `otel`).
             name: Of this instance; two differently configured ones in one agent need two names.
@@ -155,7 +155,7 @@ class VLMGuardMiddleware(AgentMiddleware[VLMGuardAgentState, Any, Any]):
     @hook_config(can_jump_to=["model", "end"])
     def before_model(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any] | None:
         """Ask a person about tool results that are held."""
-        return self._publish(review_results(self._agent.for_run(), state), runtime)
+        return self._publish(review_results(self._agent, state), runtime)
 
     @hook_config(can_jump_to=["model", "end"])
     async def abefore_model(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any] | None:
@@ -165,7 +165,7 @@ class VLMGuardMiddleware(AgentMiddleware[VLMGuardAgentState, Any, Any]):
     @hook_config(can_jump_to=["model", "end"])
     def after_model(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any] | None:
         """Ask a person about the turn, the answer or the calls that are held."""
-        return self._publish(review_answer(self._agent.for_run(), state), runtime)
+        return self._publish(review_answer(self._agent, state), runtime)
 
     @hook_config(can_jump_to=["model", "end"])
     async def aafter_model(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any] | None:

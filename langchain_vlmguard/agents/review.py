@@ -31,11 +31,17 @@ _BY_PERSON = {
 
 def review_results(agent: AgentGuard, state: Any) -> dict[str, Any] | None:
     """Ask about tool results that are held, oldest first; return the update, `None` if there are none."""
-    notes, messages, log = state.get("vlmguard") or {}, [], CheckLog(agent)
-    for message in state["messages"]:
-        held = notes.get(agent.note("held", str(message.id))) if isinstance(message, ToolMessage) else None
-        if held is None:
-            continue
+    notes, messages = state.get("vlmguard") or {}, []
+    waiting = [
+        (message, held)
+        for message in state["messages"]
+        if isinstance(message, ToolMessage) and (held := notes.get(agent.note("held", str(message.id))))
+    ]
+    if not waiting:
+        return None
+    agent = agent.for_run()
+    log = CheckLog(agent)
+    for message, held in waiting:
         result: ToolMessage = unpacked(held["message"])
         shown = {"text": str(result.text)} if agent.guard.show_held else {}
         decision, draft = _decide(agent, held["draft"], "tool_result", "release_result", shown, tool=held["tool"])
@@ -48,7 +54,7 @@ def review_results(agent: AgentGuard, state: Any) -> dict[str, Any] | None:
         log.add("tool_result", draft, tool=held["tool"], call=message.tool_call_id)
         log.drop("held", message.id)
         log.note("passed", fingerprint([chosen]))
-    return {"messages": messages, **log.update()} if messages else None
+    return {"messages": messages, **log.update()}
 
 
 def review_answer(agent: AgentGuard, state: Any) -> dict[str, Any] | None:
@@ -59,6 +65,7 @@ def review_answer(agent: AgentGuard, state: Any) -> dict[str, Any] | None:
     held = (state.get("vlmguard") or {}).get(agent.note("held", str(message.id)))
     if held is None:
         return None
+    agent = agent.for_run()
     log = CheckLog(agent)
     log.drop("held", message.id)
     by_stage = {"input": _review_turn, "output": _review_output, "tool_args": _review_calls}

@@ -78,7 +78,7 @@ def judge_answer(
     if answer.message.tool_calls and not scope.calls:
         draft = draft.skip("tool_args", "the guard was told not to check tool calls")
     subjects = subjects_of(answer.message, scope)
-    drafts = yield from judge_subjects(guarded, subjects, messages)
+    drafts = yield from judge_subjects(guarded, subjects, messages, by_rewriter=scope.by_rewriter)
     if draft.answer_approved:
         drafts = [one.copy_with(action="allow", reason="") for one in drafts]
     answered = Answered(draft, answer, tuple(map(Part, subjects, drafts)))
@@ -96,9 +96,13 @@ def judge_answer(
 
 
 def judge_subjects(
-    guarded: GuardedTurn, subjects: Sequence[Subject], context: Sequence[BaseMessage] = ()
+    guarded: GuardedTurn,
+    subjects: Sequence[Subject],
+    context: Sequence[BaseMessage] = (),
+    *,
+    by_rewriter: bool = True,
 ) -> Flow[list[Draft]]:
-    """Judge what is about to leave, each part by itself: by a judge of texts if there is one, otherwise by the rewriter.
+    """Judge what is about to leave, each part by itself: by the judge of texts, and by the rewriter unless that speaks for it.
 
     Pictures in an answer go to the rewriter either way. A part that nobody can judge is listed as unjudged.
 
@@ -106,15 +110,14 @@ def judge_subjects(
         guarded: The turn whose answer this is.
         subjects: The parts.
         context: The conversation before them, for the rewriter.
+        by_rewriter: Whether the rewriter may be asked.
     """
-    by_text, asks_rewriter = (
-        guarded.judges.answers,
-        guarded.rewriter is not None and guarded.guard.answer_judge == "auto",
-    )
+    by_text, auto = guarded.judges.answers, guarded.guard.answer_judge == "auto"
+    asks_rewriter = by_rewriter and auto and guarded.rewriter is not None
     flows = {
         at: judge_aside(guarded, as_turn(subject, guarded.guard.phrased), as_context(context))
         for at, subject in enumerate(subjects)
-        if asks_rewriter and (by_text is None or subject.pictures)
+        if asks_rewriter and (guarded.judges.rewriter or subject.pictures)
     }
     asked = dict(zip(flows, (yield from together([*flows.values()])), strict=True))
     drafts = [

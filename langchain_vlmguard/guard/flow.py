@@ -14,6 +14,7 @@ from langchain_vlmguard.guard.calls import Answer, Call
 from langchain_vlmguard.guard.effects import ask
 from langchain_vlmguard.guard.requests import ask_rewriter, inspect
 from langchain_vlmguard.guard.turns import Answered, shows_pictures
+from langchain_vlmguard.rewriting.subjects import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from langchain_vlmguard.guard.effects import Flow
     from langchain_vlmguard.guard.parts import GuardParts
     from langchain_vlmguard.guard.turns import GuardedTurn
-    from langchain_vlmguard.rewriting.subjects import Scope
     from langchain_vlmguard.verdict.draft import Draft
     from langchain_vlmguard.verdict.policy import GuardPolicy
 
@@ -74,7 +74,7 @@ def first_try(guarded: GuardedTurn, draft: Draft, model: Runnable[Any, Any]) -> 
         if "screened" in options and not cleared:
             said = replace(said, steering=None)  # the probe only looked on, and has nothing to say about the turn
         if policy.rewriting.judge_answers == "always" if cleared else policy.rewriting.when == "answer_first":
-            tried = yield from judge_answer(guarded, draft, said, messages, call.config)
+            tried = yield from judge_answer(guarded, draft, said, messages, call.config, Scope(by_rewriter=False))
         elif cleared:
             clear = draft.copy_with(steering=said.steering, model=said.model)
             tried = Answered(clear.skip("answer", "the gate had cleared the turn (judge_answers='uncleared')"), said)

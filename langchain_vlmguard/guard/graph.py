@@ -43,7 +43,7 @@ def create_vlm_guard(
         judge: Judges the words in pictures; the model if it can (a steered VLM).
         answer_judge: Judges the model's answers and tool calls before they leave. `"auto"` is the model itself, and the model
             that the rewriter runs on if that is another one, as far as they can (a steered VLM whose probe was fitted on
-            answers); otherwise the rewriter is asked about the answer. `None` is nobody.
+            answers); a rewriter whose model cannot is asked about the answer itself. `None` is nobody.
         second_reader: Another model that says what it would answer to a turn with pictures; if that is harmful in words
             alone, the policy's `on_second_reading` decides. `"auto"` is the model that the rewriter runs on, if it is not
             the one that answers and its answers can be judged; `None` is nobody.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from langchain_core.runnables import Runnable
@@ -46,6 +46,8 @@ class GuardParts:
     rewriter: Runnable[Any, Rewrite] | None = None
     """Judges turns, tool calls and tool results, and rewrites prompts."""
 
+    _: KW_ONLY
+
     policy: GuardPolicy = field(default_factory=GuardPolicy)
     """Thresholds and actions, as a `GuardPolicy` or a dict of its fields; `context={"policy": ...}` replaces it for one run."""
 
@@ -57,7 +59,7 @@ class GuardParts:
 
     answer_judge: TextJudge | Literal["auto"] | None = "auto"
     """Judges answers and tool calls before they leave. `"auto"`: the answering model and the rewriter's model, as far as they
-    can (a steered VLM whose probe was fitted on answers), otherwise the rewriter itself. `None`: nobody."""
+    can (a steered VLM whose probe was fitted on answers), and the rewriter itself if its model cannot. `None`: nobody."""
 
     second_reader: SecondReader | Literal["auto"] | None = "auto"
     """Another model that says what it would answer to a turn with pictures. `"auto"`: the rewriter's model, if it is not the
@@ -122,7 +124,8 @@ class GuardParts:
         pictures = None
         if self.evidence is not None:
             pictures = PictureWords(self.evidence, self.judge or text_judge_in(model))
-        found = Judges(answers, screen_in(model), second, pictures)
+        speaks = getattr(getattr(self.rewriter, "model", None), "answer_judge", None) is not None
+        found = Judges(answers, not speaks, screen_in(model), second, pictures)
         if required:
             self._check_judges(model, found)
         return found
@@ -166,6 +169,9 @@ class Judges:
 
     answers: TextJudge | None = None
     """Judges what the model is about to say, in words alone."""
+
+    rewriter: bool = True
+    """Whether the rewriter judges it, too; not if its own model is among the judges of texts."""
 
     screen: Screen | None = None
     """Clears turns on the answer's own prefill."""

@@ -90,6 +90,9 @@ class Scope:
     calls: bool = True
     """Whether its calls are judged."""
 
+    by_rewriter: bool = True
+    """Whether the rewriter may be asked about them."""
+
 
 def subjects_of(message: AIMessage, scope: Scope | None = None) -> list[Subject]:
     """Return what of an answer has to be judged: its words, and each tool call by itself."""

@@ -11,6 +11,7 @@ from langchain_vlmguard.verdict.limits import ImageLimits
 from tests.chat_models import ScriptedModel
 from tests.hostile_messages import gif, made_png
 from tests.pictures import b64, png
+from tests.rewrites import Judge
 
 PICTURES = {
     "plain": png(size=(30, 20)),
@@ -48,7 +49,7 @@ def test_a_picture_that_takes_too_long_is_given_up():
 
 def test_through_the_guard():
     model = ScriptedModel()
-    graph = create_vlm_guard(model, policy=GuardPolicy(isolate_decoding=True)).compile()
+    graph = create_vlm_guard(model, policy=GuardPolicy(isolate_decoding=True), answer_judge=Judge(0.0)).compile()
     block = {"type": "image", "base64": b64(png((3, 2, 1), size=(21, 9))), "mime_type": "image/png"}
     assert graph.invoke({"messages": [HumanMessage([block])]})["verdict"]["action"] == "allow"
     assert model.seen[0][0].content == [block]

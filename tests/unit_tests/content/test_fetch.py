@@ -12,6 +12,7 @@ from langchain_vlmguard.verdict.limits import ReadLimits
 from tests.chat_models import ScriptedModel
 from tests.picture_server import PICTURE, picture_server, trusting
 from tests.pictures import b64
+from tests.rewrites import Judge
 
 OURS, INTERNAL, STRANGER = "pictures.test", "internal.test", "stranger.test"
 
@@ -224,7 +225,9 @@ def test_listed_addresses_are_taken(url, host, port):
 def guard(server, model, path, **options):
     host = f"{OURS}:{server.server_port}"
     fetcher = fetcher_to(Names(pictures=["127.0.0.1"]))
-    graph = create_vlm_guard(model, policy=GuardPolicy(image_hosts={host}), fetcher=fetcher).compile(**options)
+    graph = create_vlm_guard(
+        model, policy=GuardPolicy(image_hosts={host}), fetcher=fetcher, answer_judge=Judge(0.0)
+    ).compile(**options)
     return graph, {"type": "image_url", "image_url": {"url": f"https://{host}/{path}"}}
 
 

@@ -244,7 +244,9 @@ def test_the_first_answer_of_a_steered_vlm_is_the_plain_models(testbed):
     model = ChatSteeredVLM.from_loaded(testbed, max_tokens=30)
     plain = ChatSteeredVLM.from_loaded(testbed, max_tokens=30, steering=None)
     scripted = ScriptedModel(answers=[GOOD])
-    graph = create_vlm_guard(model, ReasoningRewriter.from_model(scripted), policy=FIRST).compile()
+    graph = create_vlm_guard(
+        model, ReasoningRewriter.from_model(scripted), policy=FIRST, answer_judge=model.answer_judge
+    ).compile()
     for request in harmless:
         before, state = len(scripted.seen), graph.invoke({"messages": [request.message()]})
         if len(scripted.seen) == before:

@@ -1,0 +1,53 @@
+"""`Guard`: one value behind every face; what it is given is checked at once."""
+
+import pytest
+from langchain.agents import create_agent
+from langchain_core.messages import HumanMessage
+from langgraph.graph import END, START, MessagesState, StateGraph
+
+from langchain_vlmguard import Guard, GuardPolicy, VLMGuardMiddleware, create_vlm_guard, route_on_verdict
+from tests.agent_models import AgentModel, WordJudge
+
+ASKED = {"messages": [HumanMessage("a bomb")]}
+
+
+class State(MessagesState):
+    verdict: dict
+
+
+def test_one_value_makes_every_face():
+    guard = Guard(WordJudge(), policy={"refusal": "No{about}.{safe_way}", "safe_way": ""})
+    model = AgentModel(answers=["fine"])
+    own = StateGraph(State)
+    node = guard.node()
+    own.add_node("guard", node)
+    own.add_node("answer", lambda state: {"messages": [model.invoke(node.for_model(state))]})
+    own.add_node("judge", node.judge_answer)
+    own.add_edge(START, "guard")
+    own.add_conditional_edges("guard", route_on_verdict, {"allow": "answer", "rewrite": "answer", "refuse": END})
+    own.add_edge("answer", "judge")
+    said = {
+        create_agent(model, [], middleware=[guard.middleware()]).invoke(ASKED)["messages"][-1].text,
+        guard.graph(model).compile().invoke(ASKED)["messages"][-1].text,
+        own.compile().invoke(ASKED)["messages"][-1].text,
+        guard.wrap(model).invoke(ASKED["messages"]).text,
+    }
+    assert said == {"No (indiscriminate weapons)."}
+    assert model.seen == []
+
+
+def test_a_policy_is_a_dict_or_an_object_everywhere():
+    for policy in ({"rewrite": "never"}, GuardPolicy(rewrite="never")):
+        assert Guard(WordJudge(), policy=policy).policy == GuardPolicy(rewrite="never")
+        graph = create_vlm_guard(AgentModel(answers=["fine"]), WordJudge(), policy=policy).compile()
+        assert graph.invoke(ASKED)["verdict"]["answer"] == "released"
+
+
+def test_what_cannot_be_is_an_error_that_says_so():
+    guard = Guard(WordJudge())
+    with pytest.raises(TypeError, match=r"brings its own policy: give them to Guard"):
+        VLMGuardMiddleware(guard, policy=GuardPolicy(rewrite="never"))
+    with pytest.raises(TypeError, match=r"write tools=\['order'\]"):
+        VLMGuardMiddleware(WordJudge(), tools="order")
+    with pytest.raises(ValueError, match=r"polcy|extra"):
+        Guard(WordJudge(), policy={"polcy": 1})
