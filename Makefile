@@ -8,7 +8,7 @@ OLDEST := .venv-oldest
 OLDEST_READY := $(OLDEST)/.ready
 OLDEST_VERSIONS := langchain==1.4.0 langchain-core==1.7.0 transformers==5.23.0 torchao==0.18.0
 # Beside them torchao, whose import prints warnings that nobody who runs the demo should see.
-OLDEST_TESTS := tests/unit_tests/agents tests/unit_tests/guard tests/unit_tests/rewriting tests/unit_tests/verdict \
+OLDEST_TESTS := tests/unit_tests/agents tests/unit_tests/faces tests/unit_tests/guard tests/unit_tests/rewriting tests/unit_tests/verdict \
   tests/unit_tests/test_imports.py tests/unit_tests/models/test_quantized.py tests/unit_tests/models/test_standard.py \
   tests/unit_tests/models/test_scheduler.py tests/unit_tests/models/test_steered_vlm.py \
   tests/integration_tests/test_standard_chat.py tests/integration_tests/test_examples.py \

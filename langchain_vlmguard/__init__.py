@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from langchain_vlmguard.errors import UnreadableContentError as UnreadableContentError
     from langchain_vlmguard.errors import UnsupportedArchitectureError as UnsupportedArchitectureError
     from langchain_vlmguard.errors import VLMGuardError as VLMGuardError
-    from langchain_vlmguard.guard.chat_model import GuardedChatModel as GuardedChatModel
-    from langchain_vlmguard.guard.graph import create_vlm_guard as create_vlm_guard
-    from langchain_vlmguard.guard.node import VLMGuardNode as VLMGuardNode
-    from langchain_vlmguard.guard.node import route_on_verdict as route_on_verdict
+    from langchain_vlmguard.faces.chat_model import GuardedChatModel as GuardedChatModel
+    from langchain_vlmguard.faces.graph import create_vlm_guard as create_vlm_guard
+    from langchain_vlmguard.faces.node import VLMGuardNode as VLMGuardNode
+    from langchain_vlmguard.faces.node import route_on_verdict as route_on_verdict
     from langchain_vlmguard.guard.state import GuardContext as GuardContext
     from langchain_vlmguard.guard.state import VLMGuardState as VLMGuardState
     from langchain_vlmguard.guard.state import current_verdict as current_verdict
@@ -61,9 +61,9 @@ _NAMES = {
         "UnsupportedArchitectureError",
         "VLMGuardError",
     ),
-    "guard.chat_model": ("GuardedChatModel",),
-    "guard.graph": ("create_vlm_guard",),
-    "guard.node": ("VLMGuardNode", "route_on_verdict"),
+    "faces.chat_model": ("GuardedChatModel",),
+    "faces.graph": ("create_vlm_guard",),
+    "faces.node": ("VLMGuardNode", "route_on_verdict"),
     "guard.state": ("GuardContext", "VLMGuardState", "current_verdict"),
     "models.loading": ("load_testbed",),
     "models.steered_vlm": ("ChatSteeredVLM",),

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from langchain_vlmguard.agents.middleware import VLMGuardMiddleware
-from langchain_vlmguard.guard.chat_model import GuardedChatModel
-from langchain_vlmguard.guard.graph import guard_graph
-from langchain_vlmguard.guard.node import VLMGuardNode
+from langchain_vlmguard.faces.chat_model import GuardedChatModel
+from langchain_vlmguard.faces.graph import guard_graph
+from langchain_vlmguard.faces.node import VLMGuardNode
 from langchain_vlmguard.guard.parts import GuardParts
 
 if TYPE_CHECKING:
     from langchain_core.language_models.chat_models import BaseChatModel
     from langchain_core.runnables import Runnable
 
-    from langchain_vlmguard.guard.steps import GuardGraph
+    from langchain_vlmguard.faces.steps import GuardGraph
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from langchain_vlmguard.agents.events import publish
 from langchain_vlmguard.errors import GuardViolationError
 from langchain_vlmguard.guard.reviews import can_wait
+from langchain_vlmguard.guard.state import check_record
 from langchain_vlmguard.verdict.refusals import NO_CHECKPOINTER, refusal_text
 
 if TYPE_CHECKING:
@@ -79,8 +80,7 @@ class AgentGuard:
 
     def record(self, stage: Stage, draft: Draft, *, tool: str | None = None, call: str | None = None) -> CheckRecord:
         """Return the record of a check."""
-        verdict = self.verdict(draft).to_state()
-        return {"stage": stage, "guard": self.name, "tool": tool, "call_id": call, "verdict": verdict}
+        return check_record(stage, self.name, self.verdict(draft), {"name": tool, "id": call})
 
     def report(self, writer: Callable[[Any], None], records: Sequence[CheckRecord]) -> None:
         """Publish checks on the custom stream, and to telemetry if there is some."""

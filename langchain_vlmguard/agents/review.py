@@ -10,7 +10,7 @@ from langchain_core.messages.tool import tool_call
 from langchain_vlmguard.agents.held import call_note, restored, unpacked, with_calls
 from langchain_vlmguard.agents.log import CheckLog
 from langchain_vlmguard.agents.prints import fingerprint
-from langchain_vlmguard.guard.reviews import Waiting, ask_person, decide_turn
+from langchain_vlmguard.guard.reviews import Waiting, ask_person
 from langchain_vlmguard.verdict.draft import Draft
 from langchain_vlmguard.verdict.refusals import refusal_message, with_verdict
 
@@ -92,7 +92,8 @@ def _review_turn(agent: AgentGuard, held: dict[str, Any], message: AIMessage, lo
     shown = {"prompt": draft.rewritten_prompt or held.get("text", "")} if agent.guard.show_held else {}
     about = {"guard": agent.name, **proposed}
     waiting = Waiting("input", "answer_request", shown, agent.verdict(draft), "prompt", about)
-    draft = decide_turn(draft, ask_person(waiting))
+    decision = ask_person(waiting)
+    draft = draft.decide(decision.kind, decision.text)
     log.add("input", draft)
     if draft.action == "refuse":
         return _refused(agent, draft, "input", message)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from langchain_vlmguard.verdict.judges import identity_of
+from langchain_vlmguard.verdict.judges import StrictestJudge, identity_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from langchain_vlmguard.verdict.judges import TextJudge
 
 
@@ -23,22 +20,6 @@ class Screen(Protocol):
     @property
     def probe(self) -> object | None:
         """The probe, if there is one beside the gate."""
-
-
-@dataclass(frozen=True)
-class StrictestJudge:
-    """Combines judges of texts and reports the highest risk of each text."""
-
-    judges: tuple[TextJudge, ...]
-
-    @property
-    def identity(self) -> str:
-        """What a verdict calls them."""
-        return "+".join(map(identity_of, self.judges))
-
-    def judge_texts(self, texts: Sequence[str]) -> list[float]:
-        """Return the highest risk of each text, in [0, 1]."""
-        return [max(risks) for risks in zip(*(judge.judge_texts(texts) for judge in self.judges), strict=True)]
 
 
 def answer_judge_in(model: Any, rewriter: Any) -> TextJudge | None:

@@ -96,6 +96,14 @@ class GuardParts:
         """The words for answers and calls that the rewriter judges."""
         return self.phrase or getattr(self.rewriter, "phrase", None) or describe
 
+    @property
+    def identity(self) -> dict[str, str | None]:
+        """What a cache of answers has to know of this guard."""
+        judges = (self.rewriter, self.evidence, self.judge, self.answer_judge, self.second_reader)
+        rewriter, evidence, judge, answers, second = (_named(one) for one in judges)
+        found = {"rewriter": rewriter, "evidence": evidence, "judge": judge, "answer_judge": answers, "second": second}
+        return {**found, "policy": self.policy.hash}
+
     def for_run(self) -> Self:
         """Return the guard under the policy of the graph run around this call."""
         policy = policy_of_run(self.policy)
@@ -179,3 +187,9 @@ class Judges:
     second: SecondReader | None = None
     pictures: PictureWords | None = None
     """Reads and judges the words in pictures."""
+
+
+def _named(part: object) -> str | None:
+    if part is None or isinstance(part, str):
+        return part
+    return str(getattr(part, "identity", None) or getattr(part, "_identifying_params", None) or type(part).__name__)

@@ -31,6 +31,20 @@ class CheckRecord(TypedDict):
     verdict: dict[str, Any]
 
 
+def check_record(
+    stage: Stage, guard: str, verdict: SafetyVerdict, call: Mapping[str, Any] | None = None
+) -> CheckRecord:
+    """Return the record of a check; `call` is the tool call that was checked, if it was one."""
+    named = call or {"name": None, "id": None}
+    return {
+        "stage": stage,
+        "guard": guard,
+        "tool": named["name"],
+        "call_id": named["id"],
+        "verdict": verdict.to_state(),
+    }
+
+
 class GuardInput(TypedDict):
     """What a caller may pass in: messages. A verdict that is passed in is ignored."""
 

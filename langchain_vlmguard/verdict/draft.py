@@ -115,6 +115,19 @@ class Draft(Record):
         timings = {**self.timings, stage: round(self.timings.get(stage, 0.0) + seconds, 4)}
         return self.copy_with(timings=timings, usage=_sum(self.usage, usage))
 
+    def decide(self, kind: Literal["approve", "edit", "reject"], prompt: str | None) -> Self:
+        """Return the draft of a turn that a person decided about.
+
+        Approving a turn whose rewriting the policy wanted reviewed approves the rewritten prompt. Approving an answer lets it
+        out.
+        """
+        draft = self.copy_with(reviewed=kind, answer_approved=self.answer == "withheld" and kind == "approve")
+        if kind == "reject":
+            return draft.stop("refuse", "A person rejected this turn.")
+        if kind == "edit":
+            return draft.copy_with(rewritten_prompt=prompt).stop("rewrite", "A person edited the prompt.")
+        return draft.stop("rewrite" if draft.rewritten_prompt else "allow", "A person approved this turn.")
+
     def settle(self, *, asks_people: bool) -> Self:
         """Return the draft in which review is refusal if nobody can be asked."""
         return self if asks_people or self.action != "review" else self.copy_with(action="refuse")

@@ -47,7 +47,7 @@ def test_the_guard_itself_needs_no_torch(module):
 
 def test_the_core_does_not_import_its_users():
     script = (
-        "import sys, langchain_vlmguard.guard.graph, langchain_vlmguard.models.steered_vlm;"
+        "import sys, langchain_vlmguard.faces.graph, langchain_vlmguard.models.steered_vlm;"
         "import langchain_vlmguard.steering.selection;"
         "sys.exit(any(name.startswith('vlmguard_lab') for name in sys.modules))"
     )

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from langchain_vlmguard.guard.graph import create_vlm_guard
+from langchain_vlmguard.faces.graph import create_vlm_guard
 from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
 from langchain_vlmguard.rewriting.rewriter import ReasoningRewriter
 from langchain_vlmguard.steering.gates import AlwaysOpen

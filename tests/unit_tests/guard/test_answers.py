@@ -18,8 +18,8 @@ from langchain_vlmguard import (
     create_vlm_guard,
 )
 from langchain_vlmguard.errors import NoJudgeError
-from langchain_vlmguard.guard.judges import StrictestJudge, answer_judge_in
-from langchain_vlmguard.verdict.judges import identity_of
+from langchain_vlmguard.guard.judges import answer_judge_in
+from langchain_vlmguard.verdict.judges import StrictestJudge, identity_of
 from tests.agent_models import AgentModel
 from tests.chat_models import ScriptedModel
 from tests.rewrites import ALLOW, GOOD, Judge

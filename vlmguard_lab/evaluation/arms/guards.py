@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
 from langchain_vlmguard.errors import EvaluationError, NoThresholdError
-from langchain_vlmguard.guard.graph import create_vlm_guard
+from langchain_vlmguard.faces.graph import create_vlm_guard
 from langchain_vlmguard.models.loading import PROBE_FILE
 from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
 from langchain_vlmguard.rewriting.gate_judge import withholding_risk

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from langchain_core.callbacks import AsyncCallbackManager, CallbackManager
@@ -19,6 +20,7 @@ from langchain_vlmguard.errors import GuardViolationError
 from langchain_vlmguard.guard.effects import arun, run
 from langchain_vlmguard.guard.flow import guarded_answer
 from langchain_vlmguard.guard.parts import GuardParts
+from langchain_vlmguard.guard.state import check_record
 from langchain_vlmguard.guard.streams import muted_config
 from langchain_vlmguard.rewriting.subjects import Scope
 from langchain_vlmguard.verdict.policy import GuardPolicy
@@ -34,22 +36,24 @@ if TYPE_CHECKING:
         CallbackManagerForLLMRun,
     )
     from langchain_core.language_models import LangSmithParams, LanguageModelInput
-    from langchain_core.messages import BaseMessage
+    from langchain_core.messages import BaseMessage, ToolCall
     from langchain_core.tools import BaseTool
     from pydantic import BaseModel
 
     from langchain_vlmguard.content.evidence import EvidenceReader
+    from langchain_vlmguard.content.fetch import PictureFetcher
     from langchain_vlmguard.guard.effects import Flow
     from langchain_vlmguard.guard.parts import Telemetry
     from langchain_vlmguard.guard.second_reader import SecondReader
-    from langchain_vlmguard.guard.state import CheckRecord, Stage
+    from langchain_vlmguard.guard.state import Stage
     from langchain_vlmguard.guard.turns import Answered
     from langchain_vlmguard.rewriting.subjects import Phrase
     from langchain_vlmguard.verdict.draft import Draft
     from langchain_vlmguard.verdict.judges import TextJudge
 else:  # types for people and type checkers: pydantic need not look inside
-    EvidenceReader = Phrase = SecondReader = Telemetry = TextJudge = Any
+    EvidenceReader = Phrase = PictureFetcher = SecondReader = Telemetry = TextJudge = Any
 
+_PARTS = tuple(part.name for part in fields(GuardParts) if part.name != "show_held")
 _INNER_SETTINGS = ("temperature", "max_tokens", "timeout", "stop", "max_retries", "top_p", "seed")
 
 
@@ -93,6 +97,9 @@ class GuardedChatModel(BaseChatModel):
     second_reader: SkipValidation[SecondReader | Literal["auto"] | None] = "auto"
     """See `create_vlm_guard`."""
 
+    fetcher: SkipValidation[PictureFetcher | None] = None
+    """How pictures are fetched by address, if the policy lists `image_hosts`."""
+
     phrase: SkipValidation[Phrase | None] = None
     """How answers and calls are worded for the rewriter: a function of a `Subject`."""
 
@@ -114,15 +121,13 @@ class GuardedChatModel(BaseChatModel):
     def model_post_init(self, context: Any, /) -> None:
         """Set the guard up."""
         super().model_post_init(context)
-        names = ("rewriter", "policy", "evidence", "judge", "answer_judge", "second_reader", "phrase", "telemetry")
-        self._guard = GuardParts(**{name: getattr(self, name) for name in names})
+        self._guard = GuardParts(**{name: getattr(self, name) for name in _PARTS})
         self._guard.check_model(self.model)
 
     @classmethod
     def of(cls, model: BaseChatModel, guard: GuardParts, **options: Any) -> Self:
         """Return a model behind a whole guard."""
-        names = ("rewriter", "policy", "evidence", "judge", "answer_judge", "second_reader", "phrase", "telemetry")
-        return cls(model=model, **{name: getattr(guard, name) for name in names}, **options)
+        return cls(model=model, **{name: getattr(guard, name) for name in _PARTS}, **options)
 
     @property
     def _llm_type(self) -> str:
@@ -131,12 +136,7 @@ class GuardedChatModel(BaseChatModel):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         inner = self.model._identifying_params  # noqa: SLF001
-        rewriter = getattr(self.rewriter, "identity", None) or type(self.rewriter).__name__
-        evidence = getattr(self.evidence, "identity", None)
-        judged = {"evidence": evidence, "judge": repr(getattr(self.judge, "_identifying_params", self.judge))}
-        read = {} if self.evidence is None else judged
-        guard = {"policy": self.policy.hash, "rewriter": rewriter, "check_output": self.check_output, **read}
-        return {**inner, "guard": guard}
+        return {**inner, "guard": {**self._guard.identity, "check_output": self.check_output}}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         return self.model._get_ls_params(stop=stop, **kwargs)  # noqa: SLF001
@@ -235,12 +235,11 @@ class GuardedChatModel(BaseChatModel):
         """Report the checks of this call to telemetry."""
         if guard.telemetry is None:
             return
-        records = [_record("input", answered.draft if answered.answer is not None else draft, guard)]
-        for part in answered.parts:
-            call = part.subject.call or {"name": None, "id": None}
-            stage: Stage = "output" if part.subject.kind == "answer" else "tool_args"
-            records.append(_record(stage, part.draft, guard, tool=call["name"], call=call["id"]))
-        guard.telemetry.record(records)
+        asked = draft if answered.answer is None else answered.draft
+        checks: list[tuple[Stage, Draft, ToolCall | None]] = [("input", asked, None)]
+        checks += [("tool_args" if p.subject.call else "output", p.draft, p.subject.call) for p in answered.parts]
+        name = type(self).__name__
+        guard.telemetry.record([check_record(s, name, d.to_verdict(guard.policy), call) for s, d, call in checks])
 
 
 def whole_chunk(message: AIMessage) -> AIMessageChunk:
@@ -275,10 +274,3 @@ def _settings(stop: list[str] | None, kwargs: dict[str, Any]) -> dict[str, Any]:
 
 def _result(message: AIMessage) -> ChatResult:
     return ChatResult(generations=[ChatGeneration(message=message)])
-
-
-def _record(
-    stage: Stage, draft: Draft, guard: GuardParts, tool: str | None = None, call: str | None = None
-) -> CheckRecord:
-    verdict = draft.to_verdict(guard.policy).to_state()
-    return {"stage": stage, "guard": "GuardedChatModel", "tool": tool, "call_id": call, "verdict": verdict}

@@ -17,7 +17,7 @@ from langgraph.graph import StateGraph
 from langchain_vlmguard.content.recent import Recent
 from langchain_vlmguard.guard import answers, flow, requests
 from langchain_vlmguard.guard.effects import arun, run
-from langchain_vlmguard.guard.reviews import Waiting, ask_person, can_wait, decide_turn
+from langchain_vlmguard.guard.reviews import Waiting, ask_person, can_wait
 from langchain_vlmguard.guard.state import (
     GuardContext,
     GuardInput,
@@ -149,10 +149,8 @@ class GuardSteps:
         guarded, draft = yield from self.resume(state)
         if not can_wait():
             return {"draft": draft.stop("refuse", f"{draft.reason} {NO_CHECKPOINTER}".strip()).to_state()}
-        proposed = {"proposed_prompt": draft.rewritten_prompt} if draft.rewritten_prompt else {}
-        shown = {"prompt": draft.rewritten_prompt or guarded.turn.text} if self.guard.show_held else {}
-        waiting = Waiting("input", "answer_request", shown, draft.to_verdict(guarded.policy), "prompt", proposed)
-        return {"draft": decide_turn(draft, ask_person(waiting)).to_state()}
+        decision = ask_person(self._waiting(state, guarded, draft))
+        return {"draft": draft.decide(decision.kind, decision.text).to_state()}
 
     def let_pass(self, state: VLMGuardState) -> Flow[Update]:
         """Write the verdict of a turn that another node answers."""
@@ -174,6 +172,11 @@ class GuardSteps:
         if guarded is None:
             guarded = yield from requests.read(self.guard.for_run(), messages, self.model, verdict.withheld)
         return guarded
+
+    def _waiting(self, state: VLMGuardState, guarded: GuardedTurn, draft: Draft) -> Waiting:  # noqa: ARG002
+        proposed = {"proposed_prompt": draft.rewritten_prompt} if draft.rewritten_prompt else {}
+        shown = {"prompt": draft.rewritten_prompt or guarded.turn.text} if self.guard.show_held else {}
+        return Waiting("input", "answer_request", shown, draft.to_verdict(guarded.policy), "prompt", proposed)
 
     def _leave(self, guarded: GuardedTurn, answered: Answered) -> Update:
         draft = answered.joined()
@@ -203,15 +206,14 @@ class AnswerSteps(GuardSteps):
     def let_pass(self, state: VLMGuardState) -> Flow[Update]:
         """Leave the answer where it is, with the verdict; a person's version takes its place."""
         guarded, draft = yield from self.resume(state)
-        message, edited = state["messages"][-1], draft.rewritten_prompt if draft.reviewed == "edit" else None
-        if edited is not None:
+        message: Any = state["messages"][-1]
+        if draft.reviewed == "edit" and draft.rewritten_prompt is not None:
+            message = AIMessage(draft.rewritten_prompt, id=message.id)
             draft = draft.copy_with(action="allow", answer="replaced", rewritten_prompt=None)
-            message = AIMessage(edited, id=message.id)
         else:
             draft = draft.copy_with(answer="released")
         verdict = draft.to_verdict(guarded.policy)
-        shown = with_verdict(message, verdict) if isinstance(message, AIMessage) else message
-        return {"messages": [shown], "verdict": verdict.to_state(), "draft": {}}
+        return {"messages": [with_verdict(message, verdict)], "verdict": verdict.to_state(), "draft": {}}
 
     def refuse(self, state: VLMGuardState) -> Flow[Update]:
         """Put a refusal in the answer's place."""
@@ -219,14 +221,9 @@ class AnswerSteps(GuardSteps):
         refusal, last = update["messages"][0], state["messages"][-1]
         return {**update, "messages": [refusal.model_copy(update={"id": last.id})]}
 
-    def review(self, state: VLMGuardState) -> Flow[Update]:
-        """Stop and ask a person about the answer."""
-        guarded, draft = yield from self.resume(state)
-        if not can_wait():
-            return {"draft": draft.stop("refuse", f"{draft.reason} {NO_CHECKPOINTER}".strip()).to_state()}
+    def _waiting(self, state: VLMGuardState, guarded: GuardedTurn, draft: Draft) -> Waiting:
         shown = {"text": state["messages"][-1].text} if self.guard.show_held else {}
-        waiting = Waiting("output", "release_answer", shown, draft.to_verdict(guarded.policy), "text", {})
-        return {"draft": decide_turn(draft, ask_person(waiting)).to_state()}
+        return Waiting("output", "release_answer", shown, draft.to_verdict(guarded.policy), "text")
 
 
 def checked_verdict(guard: GuardParts, state: Any) -> SafetyVerdict:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from langchain_core.runnables import Runnable
 from langgraph.graph import END, START
 
+from langchain_vlmguard.faces.steps import GuardGraph, GuardSteps, new_graph
 from langchain_vlmguard.guard.parts import GuardParts, parts_of
 from langchain_vlmguard.guard.state import VLMGuardState  # noqa: TC001 - the graph reads the annotations
-from langchain_vlmguard.guard.steps import GuardGraph, GuardSteps, new_graph
 
 if TYPE_CHECKING:
     from langchain_vlmguard.content.evidence import EvidenceReader

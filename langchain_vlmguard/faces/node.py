@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from langchain_core.runnables import Runnable
 from langgraph.graph import END, START
 
+from langchain_vlmguard.faces.steps import AnswerSteps, GuardGraph, GuardSteps, RecentTurns, checked_verdict, new_graph
 from langchain_vlmguard.guard.effects import run
 from langchain_vlmguard.guard.parts import GuardParts, parts_of
 from langchain_vlmguard.guard.state import GuardOutput, VLMGuardState, current_verdict
-from langchain_vlmguard.guard.steps import AnswerSteps, GuardGraph, GuardSteps, RecentTurns, checked_verdict, new_graph
 from langchain_vlmguard.verdict.draft import Draft
 
 if TYPE_CHECKING:
