@@ -10,7 +10,7 @@ from typing import Any, Literal
 from langchain_core.messages import BaseMessage, HumanMessage
 from pydantic import ConfigDict, SkipValidation
 
-from langchain_vlmguard.content.messages import blocks_of
+from langchain_vlmguard.content.turn import blocks_of
 from langchain_vlmguard.models.answers import PROVIDER
 from langchain_vlmguard.rewriting.gate_judge import gate_risks
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from langchain_vlmguard.verdict.policy import GuardPolicy
     from langchain_vlmguard.verdict.records import SafetyVerdict
 
-Check = Literal["input", "tool_args", "tool_results", "output"]
 ExitBehavior = Literal["end", "replace", "error"]
 OnReview = Literal["interrupt", "refuse"]
 Mode = Literal["enforce", "monitor"]

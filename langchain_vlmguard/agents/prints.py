@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import HumanMessage, SystemMessage
 
-from langchain_vlmguard.content.messages import blocks_of, turn_start
+from langchain_vlmguard.content.turn import blocks_of, turn_start
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

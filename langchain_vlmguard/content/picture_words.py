@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from langchain_vlmguard.content.evidence import EvidenceReader, PictureEvidence
-    from langchain_vlmguard.content.messages import Turn, TurnPicture
+    from langchain_vlmguard.content.turn import Turn, TurnPicture
     from langchain_vlmguard.verdict.judges import TextJudge
     from langchain_vlmguard.verdict.records import Channel
 

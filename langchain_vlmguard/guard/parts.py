@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
     from langchain_vlmguard.content.evidence import EvidenceReader
-    from langchain_vlmguard.content.messages import Turn
+    from langchain_vlmguard.content.turn import Turn
     from langchain_vlmguard.guard.judges import Screen
     from langchain_vlmguard.guard.second_reader import SecondReader
     from langchain_vlmguard.guard.state import CheckRecord

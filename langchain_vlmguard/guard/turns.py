@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from langchain_vlmguard.content.messages import Turn, blocks_of
+from langchain_vlmguard.content.turn import Turn, blocks_of
 from langchain_vlmguard.rewriting.turns import with_prompt
 from langchain_vlmguard.verdict.refusals import in_plain_words
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Required, TypedDict
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
 from langchain_vlmguard.content.checking import open_picture
-from langchain_vlmguard.content.messages import blocks_of, read_for_model
+from langchain_vlmguard.content.messages import read_for_model
+from langchain_vlmguard.content.turn import blocks_of
 from langchain_vlmguard.errors import UnreadableContentError
 
 if TYPE_CHECKING:

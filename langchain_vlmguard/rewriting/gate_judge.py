@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.runnables import Runnable
 
-from langchain_vlmguard.content.messages import readable, turn_start
+from langchain_vlmguard.content.messages import readable
+from langchain_vlmguard.content.turn import turn_start
 from langchain_vlmguard.errors import NoThresholdError
 from langchain_vlmguard.rewriting.rewriter import Rewrite, Threat
 from langchain_vlmguard.verdict.policy import GuardPolicy

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage
 
-from langchain_vlmguard.content.messages import EVIDENCE, calls_of, turn_start, words_of
+from langchain_vlmguard.content.messages import EVIDENCE, calls_of, words_of
+from langchain_vlmguard.content.turn import turn_start
 from langchain_vlmguard.verdict.hazards import HAZARDS
 
 if TYPE_CHECKING:

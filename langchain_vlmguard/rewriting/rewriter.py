@@ -14,7 +14,8 @@ from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.runnables.config import merge_configs
 from pydantic import ValidationError
 
-from langchain_vlmguard.content.messages import EVIDENCE, readable, turn_start
+from langchain_vlmguard.content.messages import EVIDENCE, readable
+from langchain_vlmguard.content.turn import turn_start
 from langchain_vlmguard.errors import RewriteError
 from langchain_vlmguard.rewriting.forms import DelimitedForm, Form, form_of, parse_delimited
 from langchain_vlmguard.rewriting.prompts import rewriter_messages

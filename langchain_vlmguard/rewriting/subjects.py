@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_core.messages import AIMessage, HumanMessage
 
-from langchain_vlmguard.content.messages import blocks_of, is_call, words_of
+from langchain_vlmguard.content.messages import is_call, words_of
+from langchain_vlmguard.content.turn import blocks_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import BaseMessage, HumanMessage
 
-from langchain_vlmguard.content.messages import blocks_of
+from langchain_vlmguard.content.turn import blocks_of
 from langchain_vlmguard.errors import RewriteError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 
 from langchain_vlmguard import ChatSteeredVLM, EvidenceReader, GuardPolicy, PictureFetcher, VLMGuardMiddleware
-from langchain_vlmguard.content.messages import LEFT_OUT
+from langchain_vlmguard.content.turn import LEFT_OUT
 from tests.agent_models import BOTH, AgentModel, WordJudge, agent, asked, both, call, calling
 from tests.picture_server import picture_server, trusting
 from tests.pictures import READABLE, UNREADABLE

@@ -3,7 +3,8 @@ from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, System
 from PIL import Image
 
 from langchain_vlmguard.content.checking import open_picture
-from langchain_vlmguard.content.messages import LEFT_OUT, is_read, read_for_model, read_turn
+from langchain_vlmguard.content.messages import is_read, read_for_model, read_turn
+from langchain_vlmguard.content.turn import LEFT_OUT
 from langchain_vlmguard.errors import UnreadableContentError
 from langchain_vlmguard.verdict.limits import ImageLimits, ReadLimits
 from tests.pictures import READABLE, UNREADABLE, b64, data_uri, png
@@ -60,7 +61,7 @@ def test_a_turn_reaches_back_to_the_last_answer_and_over_tool_calls():
         ToolMessage([READABLE["v1 image"]], tool_call_id="1"),
     ]
     turn = read_turn(messages)
-    assert (turn.start, turn.text, turn.tool_results) == (2, "second", [""])
+    assert (turn.start, turn.text, turn.current[-1].text) == (2, "second", "")
     assert len(turn.pictures) == 1
 
 
@@ -171,9 +172,11 @@ def test_the_turn_knows_which_picture_belongs_to_which_message():
         ToolMessage([READABLE["Anthropic tool result"]], tool_call_id="1"),
     ]
     turn = read_turn(loop)
-    assert [p.where for p in turn.pictures_of(0)] == ["messages[0].content[0]", "messages[0].content[2]"]
-    assert [p.where for p in turn.pictures_of(2)] == ["messages[2].content[0].content[0]"]
-    assert turn.pictures_of(1) == ()
+    assert [(p.message, p.where) for p in turn.pictures] == [
+        (0, "messages[0].content[0]"),
+        (0, "messages[0].content[2]"),
+        (2, "messages[2].content[0].content[0]"),
+    ]
 
 
 def test_frames_stand_one_after_the_other_where_the_policy_wants_all():

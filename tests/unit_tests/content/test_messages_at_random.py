@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
 from langchain_vlmguard import create_vlm_guard
-from langchain_vlmguard.content.messages import LEFT_OUT, read_turn
+from langchain_vlmguard.content.messages import read_turn
+from langchain_vlmguard.content.turn import LEFT_OUT
 from tests.chat_models import ScriptedModel
 from tests.pictures import READABLE, UNREADABLE, b64, data_uri
 from tests.reading import FILES, conversation_is_read, file_is_checked_or_refused

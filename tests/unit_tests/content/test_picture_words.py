@@ -20,8 +20,9 @@ from langchain_vlmguard import (
     create_vlm_guard,
     route_on_verdict,
 )
-from langchain_vlmguard.content.messages import EVIDENCE, LEFT_OUT, read_turn
+from langchain_vlmguard.content.messages import EVIDENCE, read_turn
 from langchain_vlmguard.content.ocr import Line
+from langchain_vlmguard.content.turn import LEFT_OUT
 from langchain_vlmguard.guard.judges import text_judge_in
 from langchain_vlmguard.verdict.records import SafetyVerdict
 from tests.chat_models import ScriptedModel
