@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.exceptions import ModelInvalidRequestError, ModelRateLimitError, ModelTimeoutError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class VLMGuardError(Exception):
     """Base of every error of this package."""
+
+
+class MissingExtraError(VLMGuardError, ImportError):
+    """A package is not installed that one of the extras brings."""
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Say which extra to install if an import inside the block finds a package missing.
+
+    Raises:
+        MissingExtraError: A package is missing.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0].startswith(("langchain_vlmguard", "vlmguard_lab")):
+            raise
+        msg = f"this needs {error.name}, which is not installed: pip install 'langchain-vlmguard[{name}]'"
+        raise MissingExtraError(msg, name=error.name) from error
 
 
 class UnreadableContentError(VLMGuardError, ValueError):

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from langchain_vlmguard.errors import extra
 from langchain_vlmguard.models.adapters import load_adapter
 from langchain_vlmguard.models.checkpoints import checkpoint_path
 from langchain_vlmguard.models.engine import Engine
@@ -92,12 +93,13 @@ def load_vlm(
 
     Raises:
         OSError: There is no such checkpoint.
-        ImportError: The backend of a quantization, or `peft` for an adapter, is not installed.
+        ImportError: The extra `local`, the backend of a quantization, or `peft` for an adapter, is not installed.
     """
-    import torch
-    from transformers import AutoModelForImageTextToText
+    with extra("local"):
+        import torch
+        from transformers import AutoModelForImageTextToText
 
-    from langchain_vlmguard.models.processors import load_processor
+        from langchain_vlmguard.models.processors import load_processor
 
     path = checkpoint_path(model)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from langchain_vlmguard.content.messages import EVIDENCE, readable
 from langchain_vlmguard.content.turn import turn_start
-from langchain_vlmguard.errors import RewriteError
+from langchain_vlmguard.errors import RewriteError, extra
 from langchain_vlmguard.rewriting.forms import DelimitedForm, Form, form_of, parse_delimited
 from langchain_vlmguard.rewriting.prompts import rewriter_messages
 from langchain_vlmguard.rewriting.report import Rewrite, RiskReport, Threat
@@ -135,7 +135,8 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
             guard = create_vlm_guard(model, rewriter).compile()
             ```
         """
-        from langchain_vlmguard.rewriting.adapter import RewriterAdapter
+        with extra("local"):
+            from langchain_vlmguard.rewriting.adapter import RewriterAdapter
 
         loaded = RewriterAdapter.load(adapter)
         loaded.check(steered_vlm.loaded.model, weights=check_weights)

@@ -41,6 +41,16 @@ _SHORT: dict[str, tuple[str, ...]] = {
 """Short names that a policy also takes, and where they belong."""
 
 
+def _group_of(fields: dict[str, Any], short: str) -> tuple[dict[str, Any], str]:
+    """Return the group in which a short name belongs, as a plain dict that is part of the fields, and its name there."""
+    *groups, field = _SHORT[short]
+    for group in groups:
+        given = fields.get(group, {})
+        fields[group] = given.model_dump(exclude_unset=True) if isinstance(given, BaseModel) else dict(given)
+        fields = fields[group]
+    return fields, field
+
+
 class GatePolicy(BaseModel):
     """What an open steering gate does to the answer that was given under it."""
 
@@ -114,17 +124,22 @@ class GuardPolicy(BaseModel):
             return given
         fields = {key: value for key, value in given.items() if key not in _SHORT}
         for name in given.keys() & _SHORT.keys():
-            *groups, field = _SHORT[name]
-            into = fields
-            for group in groups:
-                plain = into.get(group, {})
-                into[group] = plain.model_dump(exclude_unset=True) if isinstance(plain, BaseModel) else dict(plain)
-                into = into[group]
-            if field in into and into[field] != given[name]:
+            into, field = _group_of(fields, name)
+            if into.get(field, given[name]) != given[name]:
                 msg = f"{name} is short for {'.'.join(_SHORT[name])}, and both were given with different values"
                 raise ValueError(msg)
             into[field] = given[name]
         return fields
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return the policy with other values in some fields, by their own names or short ones; they are checked."""
+        if not update:
+            return super().model_copy(deep=deep)
+        fields = self.model_dump(exclude_unset=True)
+        for name, value in update.items():
+            into, field = _group_of(fields, name) if name in _SHORT else (fields, name)
+            into[field] = value
+        return type(self).model_validate(fields)
 
     controversial_at: Risk = 0.3
     """Risk from which a turn is `controversial`."""

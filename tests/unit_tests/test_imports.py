@@ -32,7 +32,11 @@ def test_importing_the_package_is_quick_and_imports_neither_torch_nor_transforme
 @pytest.mark.parametrize(
     "module",
     [
-        "guard.graph",
+        "faces.graph",
+        "faces.node",
+        "faces.chat_model",
+        "agents.middleware",
+        "agents.guard",
         "verdict.records",
         "verdict.policy",
         "content.messages",

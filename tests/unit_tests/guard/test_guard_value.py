@@ -6,6 +6,8 @@ from langchain_core.messages import HumanMessage
 from langgraph.graph import END, START, MessagesState, StateGraph
 
 from langchain_vlmguard import Guard, GuardPolicy, VLMGuardMiddleware, create_vlm_guard, route_on_verdict
+from langchain_vlmguard.verdict.limits import ReadLimits
+from langchain_vlmguard.verdict.policy import GatePolicy
 from tests.agent_models import AgentModel, WordJudge
 
 ASKED = {"messages": [HumanMessage("a bomb")]}
@@ -51,3 +53,26 @@ def test_what_cannot_be_is_an_error_that_says_so():
         VLMGuardMiddleware(WordJudge(), tools="order")
     with pytest.raises(ValueError, match=r"polcy|extra"):
         Guard(WordJudge(), policy={"polcy": 1})
+
+
+def test_short_names_and_groups_say_the_same_and_contradictions_are_errors():
+    short = GuardPolicy(rewrite="adaptive", on_gate_open="refuse", max_images=2, max_pixels=9, image_hosts=["a.test"])
+    grouped = GuardPolicy(
+        rewriting={"when": "adaptive"},
+        gate=GatePolicy(on_open="refuse"),
+        reading=ReadLimits(max_images=2, hosts={"a.test"}, image={"max_pixels": 9}),
+    )
+    assert (short, short.hash) == (grouped, grouped.hash)
+    assert GuardPolicy(reading={"max_images": 2}, max_pixels=9) == GuardPolicy(max_images=2, max_pixels=9)
+    with pytest.raises(ValueError, match=r"rewrite is short for rewriting\.when"):
+        GuardPolicy(rewrite="never", rewriting={"when": "always"})
+
+
+def test_a_copy_of_a_policy_takes_short_names_and_checks_them():
+    policy = GuardPolicy(max_images=2, rewrite="never")
+    copied = policy.model_copy(update={"rewrite": "adaptive", "unsafe_at": 0.8, "max_pixels": 9})
+    assert copied == GuardPolicy(max_images=2, rewrite="adaptive", unsafe_at=0.8, max_pixels=9)
+    assert policy.model_copy() == policy
+    for wrong in ({"polcy": 1}, {"rewrite": "sometimes"}):
+        with pytest.raises(ValueError, match=r"polcy|when"):
+            policy.model_copy(update=wrong)
