@@ -43,6 +43,7 @@ def guard_model_call(agent: AgentGuard, request: ModelRequest[Any], model: Asked
     The turn is read and judged, unless it was judged in an earlier round of the agent's loop; results of tools that no check has
     seen are judged; then the model is asked, and its answer and each of its calls are judged before any of it leaves.
     """
+    agent.check_tools({_name(tool) for tool in request.tools})
     guarded, draft = yield from requests.inspect(agent.guard, request.messages, request.model)
     given = _with_fetched(request.messages, guarded)
     call = _ModelCall(agent, request, model, given, CheckLog(agent), turn_fingerprint(given, agent.policy.hash))

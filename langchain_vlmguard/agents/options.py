@@ -12,7 +12,7 @@ from langchain_vlmguard.guard.state import check_record
 from langchain_vlmguard.verdict.refusals import NO_CHECKPOINTER, refusal_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from langchain_vlmguard.guard.parts import GuardParts
     from langchain_vlmguard.guard.state import CheckRecord, Stage
@@ -64,6 +64,17 @@ class AgentGuard:
         return not self.monitors and (
             watches or self.policy.withholds or self.policy.rewriting.when in ("adaptive", "answer_first")
         )
+
+    def check_tools(self, known: Collection[str]) -> None:
+        """Check the names in `tools` against the tools that the agent has.
+
+        Raises:
+            ValueError: One is unknown: that tool would go unchecked.
+        """
+        if unknown := sorted((self.tools or frozenset()) - frozenset(known)):
+            has = ", ".join(sorted(known)) or "none"
+            msg = f"the guard is to check tools that this agent does not have: {', '.join(unknown)} (it has {has})"
+            raise ValueError(msg)
 
     def covers(self, tool: str | None) -> bool:
         """Whether a tool is among those to be checked."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypedDict
 
 from langchain_core.messages import AnyMessage
+from langgraph.config import get_config
 from langgraph.graph.message import add_messages
 from langgraph.runtime import get_runtime
 from pydantic import ValidationError
@@ -79,12 +80,30 @@ def policy_of_run(default: GuardPolicy) -> GuardPolicy:
     Raises:
         ValidationError: The context's policy is not a policy.
     """
-    try:
-        context: Any = getattr(get_runtime(GuardContext), "context", None)
-    except RuntimeError:
-        return default
+    context = _context()
     given = context.get("policy") if isinstance(context, Mapping) else getattr(context, "policy", None)
     return default if given is None else GuardPolicy.model_validate(given)
+
+
+def check_context() -> None:
+    """Check the names in the context of a guard graph's own run; as a part of another graph it gets that graph's context.
+
+    Raises:
+        ValueError: The context holds an unknown name: nothing would come of it.
+    """
+    context = _context()
+    if not isinstance(context, Mapping) or "|" in get_config()["configurable"].get("checkpoint_ns", ""):
+        return
+    if unknown := sorted(map(str, context.keys() - GuardContext.__annotations__.keys())):
+        msg = f"the context of a guard holds `policy` alone, not {', '.join(unknown)}"
+        raise ValueError(msg)
+
+
+def _context() -> Any:
+    try:
+        return getattr(get_runtime(GuardContext), "context", None)
+    except RuntimeError:
+        return None
 
 
 def current_verdict(state: Any) -> SafetyVerdict | None:

@@ -8,7 +8,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langchain_vlmguard import Guard, GuardPolicy, VLMGuardMiddleware, create_vlm_guard, route_on_verdict
 from langchain_vlmguard.verdict.limits import ReadLimits
 from langchain_vlmguard.verdict.policy import GatePolicy
-from tests.agent_models import AgentModel, WordJudge
+from tests.agent_models import AgentModel, WordJudge, new_shop
 
 ASKED = {"messages": [HumanMessage("a bomb")]}
 
@@ -53,6 +53,11 @@ def test_what_cannot_be_is_an_error_that_says_so():
         VLMGuardMiddleware(WordJudge(), tools="order")
     with pytest.raises(ValueError, match=r"polcy|extra"):
         Guard(WordJudge(), policy={"polcy": 1})
+    misspelt = create_agent(AgentModel(), [new_shop()[0]], middleware=[guard.middleware(tools=["ordr"])])
+    with pytest.raises(ValueError, match=r"does not have: ordr \(it has order\)"):
+        misspelt.invoke(ASKED)
+    with pytest.raises(ValueError, match="`policy` alone, not polcy"):
+        guard.graph(AgentModel()).compile().invoke(ASKED, context={"polcy": GuardPolicy()})
 
 
 def test_short_names_and_groups_say_the_same_and_contradictions_are_errors():
