@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from langgraph.stream._types import ProtocolEvent
 
     from langchain_vlmguard.guard.state import CheckRecord
+    from langchain_vlmguard.verdict.records import Json
 
 EVENT = "vlmguard.verdict"
 """`type` of the custom event that carries a check."""
@@ -31,9 +32,9 @@ class VerdictTransformer(StreamTransformer):
     def __init__(self, scope: tuple[str, ...] = ()) -> None:
         """Listen to one namespace."""
         super().__init__(scope)
-        self._channel: StreamChannel[dict[str, Any]] = StreamChannel()
+        self._channel: StreamChannel[Json] = StreamChannel()
 
-    def init(self) -> dict[str, Any]:
+    def init(self) -> Json:
         """Name the projection."""
         return {"verdicts": self._channel}
 

@@ -13,9 +13,9 @@ from langchain_vlmguard.guard.parts import GuardParts
 
 if TYPE_CHECKING:
     from langchain_core.language_models.chat_models import BaseChatModel
-    from langchain_core.runnables import Runnable
 
     from langchain_vlmguard.faces.steps import GuardGraph
+    from langchain_vlmguard.rewriting.report import Model
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class Guard(GuardParts):
         """Return the guard for `create_agent`; options say what this agent checks, e.g. `tools=[...]`, `mode="monitor"`."""
         return VLMGuardMiddleware(self, **options)
 
-    def graph(self, model: Runnable[Any, Any]) -> GuardGraph:
+    def graph(self, model: Model) -> GuardGraph:
         """Return the guard as a graph around a model, not compiled."""
         return guard_graph(self, model)
 
-    def node(self, *, model: Runnable[Any, Any] | None = None) -> VLMGuardNode:
+    def node(self, *, model: Model | None = None) -> VLMGuardNode:
         """Return the guard as a node of your own graph; `model` is the one that your own node asks, if it can judge."""
         return VLMGuardNode(self, model=model)
 

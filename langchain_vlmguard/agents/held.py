@@ -13,16 +13,17 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage, ToolCall
 
     from langchain_vlmguard.verdict.draft import Draft
+    from langchain_vlmguard.verdict.records import Json
 
 WAITS = "This waits for a person's review."
 
 
-def packed(message: BaseMessage) -> dict[str, Any]:
+def packed(message: BaseMessage) -> Json:
     """Return a message as plain values."""
     return message_to_dict(message)
 
 
-def unpacked(message: dict[str, Any]) -> Any:
+def unpacked(message: Json) -> Any:
     """Return the message of plain values."""
     return messages_from_dict([message])[0]
 
@@ -32,7 +33,7 @@ def new_id() -> str:
     return f"vlmguard-{uuid4()}"
 
 
-def call_note(call: ToolCall, draft: Draft) -> dict[str, Any]:
+def call_note(call: ToolCall, draft: Draft) -> Json:
     """Return what the guard notes about a judged tool call."""
     return {"action": draft.action, "print": call_fingerprint(call), "draft": draft.to_state()}
 
@@ -50,7 +51,7 @@ def with_calls(message: AIMessage, calls: list[ToolCall], emptied: set[str]) -> 
     return message.model_copy(update={"content": content, "tool_calls": calls, "additional_kwargs": beside})
 
 
-def _emptied(block: dict[str, Any]) -> dict[str, Any]:
+def _emptied(block: Json) -> Json:
     return {
         key: ({} if key in ("input", "args") else "{}" if key == "arguments" else value) for key, value in block.items()
     }

@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
     from langchain_vlmguard.agents.options import AgentGuard
-    from langchain_vlmguard.guard.state import CheckRecord, Stage
+    from langchain_vlmguard.guard.state import CheckRecord, Stage, Update
     from langchain_vlmguard.verdict.draft import Draft
+    from langchain_vlmguard.verdict.records import Json
 
 
 class CheckLog:
@@ -21,7 +22,7 @@ class CheckLog:
         """Start empty."""
         self._agent = agent
         self.records: list[CheckRecord] = []
-        self.notes: dict[str, Any] = {}
+        self.notes: Json = {}
         self.messages: dict[int, BaseMessage] = {}
         """Changed messages by their place in the conversation."""
 
@@ -41,6 +42,6 @@ class CheckLog:
         """Report the checks on streams and to telemetry."""
         self._agent.report(writer, self.records)
 
-    def update(self) -> dict[str, Any]:
+    def update(self) -> Update:
         """Return what the agent's state hears."""
         return {"verdicts": self.records, "vlmguard": self.notes}

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from langchain.agents.middleware.types import ExtendedModelResponse, ModelRequest, ModelResponse, ToolCallRequest
     from langchain_core.messages import ToolMessage
-    from langchain_core.runnables import Runnable
     from langgraph.runtime import Runtime
     from langgraph.types import Command
 
@@ -32,10 +31,12 @@ if TYPE_CHECKING:
     from langchain_vlmguard.guard.effects import Flow
     from langchain_vlmguard.guard.parts import GuardParts, Telemetry
     from langchain_vlmguard.guard.second_reader import SecondReader
-    from langchain_vlmguard.rewriting.rewriter import Rewrite
+    from langchain_vlmguard.guard.state import Update
+    from langchain_vlmguard.rewriting.report import Rewriter
     from langchain_vlmguard.rewriting.subjects import Phrase
     from langchain_vlmguard.verdict.judges import TextJudge
     from langchain_vlmguard.verdict.policy import GuardPolicy
+    from langchain_vlmguard.verdict.records import Json
 
 _CHOICES = {
     "exit_behavior": ("end", "replace", "error"),
@@ -63,9 +64,9 @@ class VLMGuardMiddleware(AgentMiddleware[VLMGuardAgentState, Any, Any]):
 
     def __init__(
         self,
-        rewriter: Runnable[Any, Rewrite] | GuardParts | None = None,
+        rewriter: Rewriter | GuardParts | None = None,
         *,
-        policy: GuardPolicy | dict[str, Any] | None = None,
+        policy: GuardPolicy | Json | None = None,
         check_input: bool = True,
         check_tool_args: bool = True,
         check_tool_results: bool = True,
@@ -153,26 +154,26 @@ class VLMGuardMiddleware(AgentMiddleware[VLMGuardAgentState, Any, Any]):
         return self._name
 
     @hook_config(can_jump_to=["model", "end"])
-    def before_model(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any] | None:
+    def before_model(self, state: Any, runtime: Runtime[Any]) -> Update | None:
         """Ask a person about tool results that are held."""
         return self._publish(review_results(self._agent, state), runtime)
 
     @hook_config(can_jump_to=["model", "end"])
-    async def abefore_model(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any] | None:
+    async def abefore_model(self, state: Any, runtime: Runtime[Any]) -> Update | None:
         """Ask a person about tool results that are held."""
         return self.before_model(state, runtime)
 
     @hook_config(can_jump_to=["model", "end"])
-    def after_model(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any] | None:
+    def after_model(self, state: Any, runtime: Runtime[Any]) -> Update | None:
         """Ask a person about the turn, the answer or the calls that are held."""
         return self._publish(review_answer(self._agent, state), runtime)
 
     @hook_config(can_jump_to=["model", "end"])
-    async def aafter_model(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any] | None:
+    async def aafter_model(self, state: Any, runtime: Runtime[Any]) -> Update | None:
         """Ask a person about the turn, the answer or the calls that are held."""
         return self.after_model(state, runtime)
 
-    def _publish(self, update: dict[str, Any] | None, runtime: Runtime[Any]) -> dict[str, Any] | None:
+    def _publish(self, update: Update | None, runtime: Runtime[Any]) -> Update | None:
         """Publish what a person decided, like any other check."""
         if update is not None:
             self._agent.report(runtime.stream_writer, update["verdicts"])

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from langchain_vlmguard.agents.asked_model import AskedModel
     from langchain_vlmguard.agents.options import AgentGuard
     from langchain_vlmguard.guard.effects import Flow, Started
-    from langchain_vlmguard.guard.state import Stage
+    from langchain_vlmguard.guard.state import Stage, Update
+    from langchain_vlmguard.verdict.records import Json
 
 Response = ExtendedModelResponse[Any]
 Said = tuple[AIMessage | None, Call]
@@ -111,7 +112,7 @@ class _ModelCall:
         return draft
 
     @property
-    def _notes(self) -> dict[str, Any]:
+    def _notes(self) -> Json:
         return cast("Any", self.request.state).get("vlmguard") or {}
 
     def stop(self, guarded: GuardedTurn, draft: Draft) -> Response:
@@ -235,7 +236,7 @@ class _ModelCall:
     def respond(self, result: list[BaseMessage], draft: Draft) -> Response:
         """Return what the agent goes on with, and what its state hears of this call."""
         self.log.publish(self.request.runtime.stream_writer)
-        update: dict[str, Any] = {"verdict": self.agent.verdict(draft).to_state(), **self.log.update()}
+        update: Update = {"verdict": self.agent.verdict(draft).to_state(), **self.log.update()}
         if not self.agent.monitors and (kept := self._changed()):
             update["messages"] = kept
         parsed = self.model.structured_response if draft.answer == "released" else None

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from langchain_core.messages import BaseMessage, ToolCall
 
+    from langchain_vlmguard.content.turn import Block
+
 _IDENTITY = frozenset({"id", "index"})
 """Keys of content blocks that change from one reading to the next."""
 
@@ -40,7 +42,7 @@ def call_fingerprint(call: ToolCall) -> str:
     return hashlib.sha256(_json([call["name"], call["args"]]).encode()).hexdigest()[:32]
 
 
-def _stable(block: dict[str, Any]) -> dict[str, Any]:
+def _stable(block: Block) -> Block:
     return {key: value for key, value in block.items() if key not in _IDENTITY}
 
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from langchain_vlmguard.agents.options import AgentGuard
     from langchain_vlmguard.guard.reviews import Decision
-    from langchain_vlmguard.guard.state import Stage
-    from langchain_vlmguard.verdict.records import Action
+    from langchain_vlmguard.guard.state import Stage, Update
+    from langchain_vlmguard.verdict.records import Action, Json
 
 _BY_PERSON = {
     "approve": "A person approved this.",
@@ -29,7 +29,7 @@ _BY_PERSON = {
 }
 
 
-def review_results(agent: AgentGuard, state: Any) -> dict[str, Any] | None:
+def review_results(agent: AgentGuard, state: Any) -> Update | None:
     """Ask about tool results that are held, oldest first; return the update, `None` if there are none."""
     notes, messages = state.get("vlmguard") or {}, []
     waiting = [
@@ -57,7 +57,7 @@ def review_results(agent: AgentGuard, state: Any) -> dict[str, Any] | None:
     return {"messages": messages, **log.update()}
 
 
-def review_answer(agent: AgentGuard, state: Any) -> dict[str, Any] | None:
+def review_answer(agent: AgentGuard, state: Any) -> Update | None:
     """Ask about the turn, the answer or the calls that the last message waits for; return the update."""
     message = state["messages"][-1] if state["messages"] else None
     if not isinstance(message, AIMessage):
@@ -74,7 +74,7 @@ def review_answer(agent: AgentGuard, state: Any) -> dict[str, Any] | None:
 
 
 def _decide(
-    agent: AgentGuard, held: dict[str, Any], stage: Stage, name: str, shown: dict[str, Any], **about: Any
+    agent: AgentGuard, held: Json, stage: Stage, name: str, shown: Json, **about: Any
 ) -> tuple[Decision, Draft]:
     """Ask; return what was decided, and the draft with it."""
     draft = Draft.from_state(held)
@@ -85,7 +85,7 @@ def _decide(
     return decision, draft.copy_with(reviewed=decision.kind).stop(action, _BY_PERSON[decision.kind])
 
 
-def _review_turn(agent: AgentGuard, held: dict[str, Any], message: AIMessage, log: CheckLog) -> dict[str, Any]:
+def _review_turn(agent: AgentGuard, held: Json, message: AIMessage, log: CheckLog) -> Update:
     """Let the model answer a turn that a person approved or put in other words."""
     draft = Draft.from_state(held["draft"])
     proposed = {"proposed_prompt": draft.rewritten_prompt} if draft.rewritten_prompt else {}
@@ -101,7 +101,7 @@ def _review_turn(agent: AgentGuard, held: dict[str, Any], message: AIMessage, lo
     return {"messages": [RemoveMessage(str(message.id))], "jump_to": "model"}
 
 
-def _review_output(agent: AgentGuard, held: dict[str, Any], message: AIMessage, log: CheckLog) -> dict[str, Any]:
+def _review_output(agent: AgentGuard, held: Json, message: AIMessage, log: CheckLog) -> Update:
     """Release a withheld answer, or a person's version of it."""
     answer: AIMessage = unpacked(held["message"])
     shown = {"text": str(answer.text)} if agent.guard.show_held else {}
@@ -118,7 +118,7 @@ def _review_output(agent: AgentGuard, held: dict[str, Any], message: AIMessage, 
     return {"messages": [with_verdict(released, verdict)], "verdict": verdict.to_state()}
 
 
-def _review_calls(agent: AgentGuard, held: dict[str, Any], message: AIMessage, log: CheckLog) -> dict[str, Any]:
+def _review_calls(agent: AgentGuard, held: Json, message: AIMessage, log: CheckLog) -> Update:
     """Give approved calls their arguments back, edited ones a person's."""
     raw = {str(call["id"]): call for call in unpacked(held["message"]).tool_calls}
     calls: list[ToolCall] = [*message.tool_calls]
@@ -136,7 +136,7 @@ def _review_calls(agent: AgentGuard, held: dict[str, Any], message: AIMessage, l
     return {"messages": [with_calls(message, calls, set())]}
 
 
-def _refused(agent: AgentGuard, draft: Draft, stage: Stage, message: BaseMessage) -> dict[str, Any]:
+def _refused(agent: AgentGuard, draft: Draft, stage: Stage, message: BaseMessage) -> Update:
     verdict = agent.verdict(draft)
     notice = with_verdict(refusal_message(agent.notice(draft, stage), verdict, id=message.id), verdict)
     return {"messages": [notice], "verdict": verdict.to_state()}

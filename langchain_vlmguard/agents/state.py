@@ -7,6 +7,7 @@ from typing import Annotated, Any, NotRequired
 from langchain.agents.middleware.types import AgentState, OmitFromInput, PrivateStateAttr
 
 from langchain_vlmguard.guard.state import CheckRecord  # noqa: TC001 - the graph reads the annotations
+from langchain_vlmguard.verdict.records import Json  # noqa: TC001
 
 MOST_RECORDS = 64
 MOST_NOTES = 512
@@ -25,7 +26,7 @@ def last_records(old: list[CheckRecord] | None, new: list[CheckRecord]) -> list[
     return [*(old or []), *new][-MOST_RECORDS:]
 
 
-def merge_notes(old: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
+def merge_notes(old: Json | None, new: Json) -> Json:
     """Merge by key, newest last; a note of `None` removes one. The newest `MOST_NOTES` stay.
 
     A note that is gone makes the guard check again, never skip a check.
@@ -38,11 +39,11 @@ def merge_notes(old: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, An
 class VLMGuardAgentState(AgentState[Any]):
     """Keys that `VLMGuardMiddleware` adds to an agent's state; callers cannot pass them in."""
 
-    verdict: NotRequired[Annotated[dict[str, Any], OmitFromInput, newest]]
+    verdict: NotRequired[Annotated[Json, OmitFromInput, newest]]
     """Verdict of the last model call's turn, as a plain dict."""
 
     verdicts: NotRequired[Annotated[list[CheckRecord], OmitFromInput, last_records]]
     """The newest checks, oldest first."""
 
-    vlmguard: NotRequired[Annotated[dict[str, Any], PrivateStateAttr, merge_notes]]
+    vlmguard: NotRequired[Annotated[Json, PrivateStateAttr, merge_notes]]
     """The guard's own notes: what was judged, and what is held for review."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from langchain_vlmguard.agents.options import AgentGuard
     from langchain_vlmguard.guard.effects import Flow
     from langchain_vlmguard.guard.state import Stage
+    from langchain_vlmguard.verdict.records import Json
 
 _LONGEST_ERROR = 4000
 
@@ -75,7 +76,7 @@ class _ToolCall:
         return self.request.tool_call["name"]
 
     @property
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Json:
         return self.request.state if isinstance(self.request.state, dict) else {}
 
     @property

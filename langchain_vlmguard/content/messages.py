@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from langchain_core.messages import BaseMessage
 
+    from langchain_vlmguard.content.turn import Block
+
 EVIDENCE = "vlmguard_evidence"
 """Name of the message that carries quotes from pictures; a message that comes with it loses it."""
 
@@ -95,7 +97,7 @@ def read_for_model(
     return [_only_text_and_pictures(message) for message in safe]
 
 
-def words_of(block: str | dict[str, Any]) -> str:
+def words_of(block: str | Block) -> str:
     """Return everything a model can read in a block that was read, pictures apart."""
     if isinstance(block, str):
         return block
@@ -104,7 +106,7 @@ def words_of(block: str | dict[str, Any]) -> str:
     return _as_json({key: value for key, value in block.items() if key not in _OPAQUE})
 
 
-def is_call(block: dict[str, Any]) -> bool:
+def is_call(block: Block) -> bool:
     """Say whether a block of an AI message is a tool call, or thinking that nobody can read."""
     return "call" in str(block.get("type")) or block.get("type") in ("tool_use", "redacted_thinking")
 
@@ -171,7 +173,7 @@ class _Reader:
         self.pictures: list[TurnPicture] = []
         self.earlier: list[TurnPicture] = []
         self.unjudged: list[Unjudged] = []
-        self.fetched: dict[tuple[int, ...], list[dict[str, Any]]] = {}
+        self.fetched: dict[tuple[int, ...], list[Block]] = {}
         self._by_url: dict[str, bytes] = {}
         self._letters = 0
         self._blocks = 0
@@ -196,9 +198,9 @@ class _Reader:
         if place.current:
             self.unjudged.append(Unjudged(where=where, kind=kind, reason=reason))
 
-    def _beside(self, place: _Place, message: BaseMessage) -> dict[str, Any]:
+    def _beside(self, place: _Place, message: BaseMessage) -> Block:
         """Return what replaces the fields beside the content, accounting for what cannot be read in them."""
-        left_out: dict[str, Any] = {}
+        left_out: Block = {}
         if isinstance(message, ToolMessage):
             left_out["artifact"] = None
             self._artifact(replace(place, beside="artifact"), message.artifact)
@@ -259,7 +261,7 @@ class _Reader:
         read = [part for at, block in enumerate(blocks) for part in self._block(place.inside(at), block, message)]
         return [{"type": "text", "text": part} if isinstance(part, str) else part for part in read]
 
-    def _text_block(self, block: dict[str, Any]) -> dict[str, Any]:
+    def _text_block(self, block: Block) -> Block:
         if holds_picture({key: value for key, value in block.items() if key not in ("type", "text")}):
             msg = "a picture stands beside its text: send it as a block of its own"
             raise UnreadableContentError(msg)

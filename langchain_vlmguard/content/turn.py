@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from langchain_vlmguard.content.images import CheckedPicture
     from langchain_vlmguard.verdict.records import Unjudged
 
+Block = dict[str, Any]
+"""A content block of a message, in any provider's form."""
+
 LEFT_OUT = "[a part of this message could not be read and was left out]"
 """What stands in for unread parts of earlier turns."""
 
@@ -94,7 +97,7 @@ def turn_start(messages: Sequence[BaseMessage]) -> int:
     return max(answers, default=-1) + 1
 
 
-def blocks_of(message: BaseMessage) -> list[dict[str, Any]]:
+def blocks_of(message: BaseMessage) -> list[Block]:
     """Return a message's content as blocks, plain text as text blocks."""
     parts = message.content if isinstance(message.content, list) else [message.content]
     return [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]

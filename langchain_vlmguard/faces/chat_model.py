@@ -22,6 +22,7 @@ from langchain_vlmguard.guard.flow import guarded_answer
 from langchain_vlmguard.guard.parts import GuardParts
 from langchain_vlmguard.guard.state import check_record
 from langchain_vlmguard.guard.streams import muted_config
+from langchain_vlmguard.rewriting.report import Rewriter  # noqa: TC001 - pydantic reads the annotations
 from langchain_vlmguard.rewriting.subjects import Scope
 from langchain_vlmguard.verdict.policy import GuardPolicy
 from langchain_vlmguard.verdict.refusals import refusal_message, refusal_text, with_verdict
@@ -75,7 +76,7 @@ class GuardedChatModel(BaseChatModel):
     model: BaseChatModel
     """The model that answers. Settings such as `temperature` that are given to this class go to a copy of it."""
 
-    rewriter: SkipValidation[Runnable[Any, Any] | None] = None
+    rewriter: SkipValidation[Rewriter | None] = None
     """A `Runnable` from messages to `Rewrite`."""
 
     policy: GuardPolicy = Field(default_factory=GuardPolicy)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from langchain_core.runnables import Runnable
 from langgraph.graph import END, START
@@ -15,16 +15,17 @@ if TYPE_CHECKING:
     from langchain_vlmguard.content.evidence import EvidenceReader
     from langchain_vlmguard.content.fetch import PictureFetcher
     from langchain_vlmguard.guard.second_reader import SecondReader
-    from langchain_vlmguard.rewriting.rewriter import Rewrite
+    from langchain_vlmguard.rewriting.report import Model, Rewriter
     from langchain_vlmguard.verdict.judges import TextJudge
     from langchain_vlmguard.verdict.policy import GuardPolicy
+    from langchain_vlmguard.verdict.records import Json
 
 
 def create_vlm_guard(
-    model: Runnable[Any, Any],
-    rewriter: Runnable[Any, Rewrite] | GuardParts | None = None,
+    model: Model,
+    rewriter: Rewriter | GuardParts | None = None,
     *,
-    policy: GuardPolicy | dict[str, Any] | None = None,
+    policy: GuardPolicy | Json | None = None,
     fetcher: PictureFetcher | None = None,
     evidence: EvidenceReader | None = None,
     judge: TextJudge | None = None,
@@ -68,7 +69,7 @@ def create_vlm_guard(
     return guard_graph(guard, model)
 
 
-def guard_graph(guard: GuardParts, model: Runnable[Any, Any]) -> GuardGraph:
+def guard_graph(guard: GuardParts, model: Model) -> GuardGraph:
     """Build the graph of a guard around a chat model.
 
     Raises:

@@ -20,14 +20,16 @@ if TYPE_CHECKING:
     from langchain_vlmguard.content.evidence import EvidenceReader
     from langchain_vlmguard.content.fetch import PictureFetcher
     from langchain_vlmguard.guard.second_reader import SecondReader
-    from langchain_vlmguard.rewriting.rewriter import Rewrite
+    from langchain_vlmguard.guard.state import Update
+    from langchain_vlmguard.rewriting.report import Model, Rewriter
     from langchain_vlmguard.verdict.judges import TextJudge
     from langchain_vlmguard.verdict.policy import GuardPolicy
+    from langchain_vlmguard.verdict.records import Json
 
 Route = Literal["allow", "rewrite", "refuse"]
 
 
-class VLMGuardNode(Runnable[Any, dict[str, Any]]):
+class VLMGuardNode(Runnable[Any, "Update"]):
     """Judges the turn, asks a person if the policy wants one, and writes the verdict and a refusal into the state.
 
     The node that answers stays your own: give it `node.for_model(state)`, which holds the rewritten prompt if there is one. Add
@@ -51,15 +53,15 @@ class VLMGuardNode(Runnable[Any, dict[str, Any]]):
 
     def __init__(
         self,
-        rewriter: Runnable[Any, Rewrite] | GuardParts | None = None,
+        rewriter: Rewriter | GuardParts | None = None,
         *,
-        policy: GuardPolicy | dict[str, Any] | None = None,
+        policy: GuardPolicy | Json | None = None,
         fetcher: PictureFetcher | None = None,
         evidence: EvidenceReader | None = None,
         judge: TextJudge | None = None,
         answer_judge: TextJudge | Literal["auto"] | None = "auto",
         second_reader: SecondReader | Literal["auto"] | None = "auto",
-        model: Runnable[Any, Any] | None = None,
+        model: Model | None = None,
     ) -> None:
         """Set the node up.
 
@@ -84,14 +86,14 @@ class VLMGuardNode(Runnable[Any, dict[str, Any]]):
         self._steps = GuardSteps(self._guard, model, turns, asks=False)
         self.graph = _judging_graph(self._steps).compile(name="VLMGuardNode")
         answers = AnswerSteps(self._guard, model, turns)
-        self.judge_answer: Runnable[Any, Any] = _answer_graph(answers).compile(name="judge_answer")
+        self.judge_answer: Model = _answer_graph(answers).compile(name="judge_answer")
         """Judges the answer that your own node made, as a node: a harmful one is replaced by a refusal under its id."""
 
-    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> dict[str, Any]:  # noqa: A002
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Update:  # noqa: A002
         """Judge the turn of a state; returns the update."""
         return dict(self.graph.invoke({"messages": _messages(input)}, config, **kwargs))
 
-    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> dict[str, Any]:  # noqa: A002
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Update:  # noqa: A002
         """Judge the turn of a state; returns the update."""
         return dict(await self.graph.ainvoke({"messages": _messages(input)}, config, **kwargs))
 

@@ -41,13 +41,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from langchain_core.messages import BaseMessage
-    from langchain_core.runnables import Runnable
 
     from langchain_vlmguard.guard.effects import Flow
     from langchain_vlmguard.guard.parts import GuardParts
+    from langchain_vlmguard.guard.state import Update
+    from langchain_vlmguard.rewriting.report import Model
     from langchain_vlmguard.verdict.records import SafetyVerdict
 
-Update = dict[str, Any]
 GuardGraph = StateGraph[VLMGuardState, GuardContext, GuardInput, GuardOutput]
 
 _KEPT_BYTES = 128_000_000
@@ -63,7 +63,7 @@ def new_graph(steps: Any, *names: str, input_schema: type[Any] = GuardInput) -> 
     return graph
 
 
-def as_node(step: Callable[[VLMGuardState], Flow[Update]]) -> Runnable[Any, Any]:
+def as_node(step: Callable[[VLMGuardState], Flow[Update]]) -> Model:
     """Return a step as a node of a graph, sync and async."""
 
     async def on_the_loop(state: VLMGuardState) -> Update:
@@ -105,7 +105,7 @@ class GuardSteps:
     """The steps of the guard: inspect, rewrite, answer, refuse, review."""
 
     guard: GuardParts
-    model: Runnable[Any, Any] | None = None
+    model: Model | None = None
     """The model that answers."""
 
     turns: RecentTurns = field(default_factory=RecentTurns)

@@ -27,7 +27,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
-    from langchain_core.runnables import Runnable, RunnableConfig
+    from langchain_core.runnables import RunnableConfig
+
+    from langchain_vlmguard.rewriting.report import Model
 
 T = TypeVar("T")
 
@@ -78,7 +80,7 @@ async def arun(flow: Flow[T]) -> T:
 
 
 def ask(
-    runnable: Runnable[Any, Any],
+    runnable: Model,
     messages: Sequence[BaseMessage],
     config: RunnableConfig,
     options: Mapping[str, Any] | None = None,

@@ -7,7 +7,7 @@ A face only drives these flows (see `guard.effects`): a step of a graph one of t
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from langchain_vlmguard.guard.answers import hear, judge_answer
 from langchain_vlmguard.guard.calls import Answer, Call
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from langchain_core.messages import BaseMessage
-    from langchain_core.runnables import Runnable
 
     from langchain_vlmguard.guard.effects import Flow
     from langchain_vlmguard.guard.parts import GuardParts
     from langchain_vlmguard.guard.turns import GuardedTurn
+    from langchain_vlmguard.rewriting.report import Model
     from langchain_vlmguard.verdict.draft import Draft
     from langchain_vlmguard.verdict.policy import GuardPolicy
 
 
 def guarded_answer(
-    guard: GuardParts, messages: Sequence[BaseMessage], model: Runnable[Any, Any], scope: Scope | None = None
+    guard: GuardParts, messages: Sequence[BaseMessage], model: Model, scope: Scope | None = None
 ) -> Flow[Answered]:
     """Guard one turn from reading to the judged answer. The model's own errors are raised.
 
@@ -53,7 +53,7 @@ def guarded_answer(
     return (yield from answer(guarded, draft, model, scope, raises=True))
 
 
-def first_try(guarded: GuardedTurn, draft: Draft, model: Runnable[Any, Any]) -> Flow[Answered | Draft]:
+def first_try(guarded: GuardedTurn, draft: Draft, model: Model) -> Flow[Answered | Draft]:
     """Answer before the rewriter is asked, if the policy allows it and what gate and judges find lets the answer out.
 
     With `rewrite="adaptive"` the model's gate is read on the answer's own prefill: a turn that it clears goes on from there, any
@@ -86,7 +86,7 @@ def first_try(guarded: GuardedTurn, draft: Draft, model: Runnable[Any, Any]) -> 
 def answer(
     guarded: GuardedTurn,
     draft: Draft,
-    model: Runnable[Any, Any],
+    model: Model,
     scope: Scope | None = None,
     *,
     raises: bool = False,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from langchain_vlmguard.guard.judges import Screen
     from langchain_vlmguard.guard.second_reader import SecondReader
     from langchain_vlmguard.guard.state import CheckRecord
-    from langchain_vlmguard.rewriting.rewriter import Rewrite
+    from langchain_vlmguard.rewriting.report import Rewriter
     from langchain_vlmguard.rewriting.subjects import Phrase
     from langchain_vlmguard.verdict.judges import TextJudge
 
@@ -43,7 +43,7 @@ class Telemetry(Protocol):
 class GuardParts:
     """What a guard is made of. Every face takes the same parts and does the same with them."""
 
-    rewriter: Runnable[Any, Rewrite] | None = None
+    rewriter: Rewriter | None = None
     """Judges turns, tool calls and tool results, and rewrites prompts."""
 
     _: KW_ONLY
@@ -156,7 +156,7 @@ class GuardParts:
         raise NoJudgeError
 
 
-def parts_of(rewriter: Runnable[Any, Rewrite] | GuardParts | None, **options: Any) -> GuardParts:
+def parts_of(rewriter: Rewriter | GuardParts | None, **options: Any) -> GuardParts:
     """Return the parts that a face was given, one by one or as a whole guard.
 
     Raises:

@@ -19,7 +19,7 @@ from pydantic import PlainValidator, WithJsonSchema
 
 if TYPE_CHECKING:
     from langchain_vlmguard.guard.state import Stage
-    from langchain_vlmguard.verdict.records import SafetyVerdict
+    from langchain_vlmguard.verdict.records import Json, SafetyVerdict
 
 Edits = Literal["prompt", "text", "args"]
 """What an edit replaces: the prompt of a turn, the text of an answer or a result, the arguments of a call."""
@@ -42,7 +42,7 @@ class Decision:
     text: str | None = None
     """The edited prompt or text."""
 
-    args: dict[str, Any] | None = None
+    args: Json | None = None
     """The edited arguments of a call."""
 
 
@@ -54,15 +54,15 @@ class Waiting:
     name: str
     """Name of the action that the person decides about: a tool's name, or what would happen otherwise."""
 
-    args: dict[str, Any]
+    args: Json
     """What the person sees: the prompt, the text, or the call's arguments; empty if it may not be shown."""
 
     verdict: SafetyVerdict
     edits: Edits
-    about: dict[str, Any] = field(default_factory=dict)
+    about: Json = field(default_factory=dict)
     """More for the person's screen, e.g. which guard asks."""
 
-    def to_request(self) -> dict[str, Any]:
+    def to_request(self) -> Json:
         """Return a `HITLRequest`, with stage, verdict and what is known besides."""
         why = self.verdict.reason or f"The guard wants a person to decide ({self.verdict.severity or 'unjudged'})."
         return {

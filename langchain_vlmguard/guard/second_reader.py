@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from langchain_core.messages import BaseMessage
-    from langchain_core.runnables import Runnable, RunnableConfig
+    from langchain_core.runnables import RunnableConfig
 
     from langchain_vlmguard.guard.effects import Flow
+    from langchain_vlmguard.rewriting.report import Model
     from langchain_vlmguard.verdict.judges import TextJudge
 
 
@@ -29,7 +30,7 @@ class SecondReader:
     answer only leaves if a model that reads the picture for itself says nothing harmful either.
     """
 
-    model: Runnable[Any, Any]
+    model: Model
     """Answers without any guard or steering: what it says is judged, and never shown."""
 
     judge: TextJudge

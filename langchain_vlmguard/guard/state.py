@@ -12,7 +12,10 @@ from langgraph.runtime import get_runtime
 from pydantic import ValidationError
 
 from langchain_vlmguard.verdict.policy import GuardPolicy
-from langchain_vlmguard.verdict.records import SafetyVerdict
+from langchain_vlmguard.verdict.records import Json, SafetyVerdict
+
+Update = dict[str, Any]
+"""What a node or a hook writes into the graph's state."""
 
 Messages = Annotated[list[AnyMessage], add_messages]
 
@@ -29,7 +32,7 @@ class CheckRecord(TypedDict):
 
     tool: str | None
     call_id: str | None
-    verdict: dict[str, Any]
+    verdict: Json
 
 
 def check_record(
@@ -56,14 +59,14 @@ class GuardOutput(TypedDict):
     """What comes out."""
 
     messages: Messages
-    verdict: dict[str, Any]
+    verdict: Json
     """The verdict of the last turn as a plain dict; empty while that turn is under way or under review."""
 
 
 class VLMGuardState(GuardOutput):
     """State of the guard graph."""
 
-    draft: dict[str, Any]
+    draft: Json
     """The verdict in the making; private to the graph."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from langchain_vlmguard.content.turn import Turn, blocks_of
 from langchain_vlmguard.rewriting.turns import with_prompt
@@ -13,11 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from langchain_core.messages import BaseMessage
-    from langchain_core.runnables import Runnable
 
     from langchain_vlmguard.guard.calls import Answer
     from langchain_vlmguard.guard.parts import GuardParts, Judges
-    from langchain_vlmguard.rewriting.rewriter import Rewrite
+    from langchain_vlmguard.rewriting.report import Rewriter
     from langchain_vlmguard.rewriting.subjects import Subject
     from langchain_vlmguard.verdict.draft import Draft
     from langchain_vlmguard.verdict.policy import GuardPolicy
@@ -44,7 +43,7 @@ class GuardedTurn:
         return self.guard.policy
 
     @property
-    def rewriter(self) -> Runnable[Any, Rewrite] | None:
+    def rewriter(self) -> Rewriter | None:
         """The rewriter, if the policy lets anybody ask it."""
         return None if self.policy.rewriting.when == "never" else self.guard.rewriter
 

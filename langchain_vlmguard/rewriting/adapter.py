@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from safetensors.torch import load_file
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from langchain_vlmguard.steering.attachment import Hook
+    from langchain_vlmguard.verdict.records import Json
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -219,7 +220,7 @@ def _layer(model: PreTrainedModel, name: str) -> nn.Module:
         raise AdapterError(msg) from error
 
 
-def _scale(config: dict[str, Any]) -> float:
+def _scale(config: Json) -> float:
     """Return alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA (arXiv 2312.03732).
 
     Raises:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
     from langchain_core.runnables import RunnableConfig
 
+    from langchain_vlmguard.content.turn import Block
     from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
     from langchain_vlmguard.rewriting.subjects import Subject
     from langchain_vlmguard.verdict.records import Channel
@@ -154,7 +155,7 @@ class GateJudge(Runnable["list[BaseMessage]", Rewrite]):
 
     def _seen(self, messages: Sequence[BaseMessage]) -> list[tuple[Channel, str]]:
         """Put each picture in words, with what was written beside it."""
-        found: list[tuple[Channel, dict[str, Any], str]] = [
+        found: list[tuple[Channel, Block, str]] = [
             ("tool_result" if isinstance(message, ToolMessage) else "visual", block, str(message.text))
             for message in messages
             if isinstance(message.content, list) and not isinstance(message, AIMessage)

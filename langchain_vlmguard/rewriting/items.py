@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from langchain_vlmguard.verdict.records import Json
+
 
 class Item(BaseModel):
     """One prompt `x_T` with its picture `x_I` and, where the source has them, the answers `y_safe` and `y_unsafe`."""
@@ -128,7 +130,7 @@ READERS: dict[str, Callable[[Path], Iterator[Item]]] = {
 }
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def _rows(path: Path) -> list[Json]:
     text = path.read_text(encoding="utf-8")
     try:
         rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(x) for x in text.splitlines() if x]
@@ -138,7 +140,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return list(rows)
 
 
-def _field(row: dict[str, Any], name: str, path: Path) -> Any:
+def _field(row: Json, name: str, path: Path) -> Any:
     if name not in row:
         msg = f"{path} has an entry without {name!r} (it has {', '.join(map(str, row))}): is this the right reader?"
         raise ValueError(msg)

@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from langchain_core.runnables import Runnable
 
     from langchain_vlmguard.rewriting.synthesis import Example
+    from langchain_vlmguard.verdict.records import Json
 
 CHANNELS = ("textual", "visual", "cross_modal")
 
 
 def measure_rewriter(
     rewriter: Runnable[list[BaseMessage], Rewrite], examples: Sequence[Example], *, concurrency: int = 64
-) -> dict[str, Any]:
+) -> Json:
     """Compare a rewriter with the examples' own reports.
 
     Returns:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from langchain_core.messages import BaseMessage, ToolCall, ToolMessage
 
+    from langchain_vlmguard.content.turn import Block
+
 _WORDS = frozenset({"text", "reasoning", "reasoning_content", "thinking", "refusal", "output_text"})
 """Types of blocks that hold words."""
 
@@ -35,7 +37,7 @@ class Subject:
     tool: str = ""
     description: str = ""
     args: dict[str, Any] = field(default_factory=dict)
-    pictures: tuple[dict[str, Any], ...] = ()
+    pictures: tuple[Block, ...] = ()
     """Blocks of an answer that hold no words: pictures, and whatever the guard does not know."""
 
     call: ToolCall | None = None
@@ -124,7 +126,7 @@ def describe(subject: Subject) -> str:
 
 def as_turn(subject: Subject, phrase: Phrase) -> list[BaseMessage]:
     """Return a subject as a turn of its own, in the rewriter's words."""
-    content: list[str | dict[str, Any]] = [*subject.pictures, {"type": "text", "text": phrase(subject)}]
+    content: list[str | Block] = [*subject.pictures, {"type": "text", "text": phrase(subject)}]
     return [HumanMessage(content if subject.pictures else phrase(subject), id="subject")]
 
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from langchain_core.runnables import Runnable
 
     from langchain_vlmguard.rewriting.stages import Answer
+    from langchain_vlmguard.verdict.records import Json
 
 Part = Literal["hindsight", "textual", "visual", "cross_modal", "intent"]
 """What an ablation may leave out."""
@@ -88,7 +89,7 @@ class Synthesis:
         concurrency: int = 8,
         progress: Callable[[int, int], None] = lambda _done, _all: None,
         **about: Any,
-    ) -> dict[str, Any]:
+    ) -> Json:
         """Make the data, or go on where an earlier run was stopped; no finished call of a model is repeated.
 
         Every answer of a model is written to `calls.jsonl` as soon as it is there; `data.jsonl` and `manifest.json` are
@@ -170,7 +171,7 @@ class _ItemRun:
 
     def _report(self) -> CausalReport:
         setting = self.setting
-        given: dict[str, Any] = {}
+        given: Json = {}
         if "hindsight" not in setting.without and self.item.harmful is not False:
             answers = {"unsafe answer": self.item.unsafe or self._original()}
             safe = self.item.safe
@@ -227,7 +228,7 @@ class Journal:
         self.remembered, self.written = len(known), 0
 
     @classmethod
-    def open(cls, folder: Path, settings: dict[str, Any]) -> Self:
+    def open(cls, folder: Path, settings: Json) -> Self:
         """Open a folder's journal; a line that was torn by a kill is cut off.
 
         Raises:

@@ -15,6 +15,7 @@ from langchain_vlmguard.verdict.records import (
     EvidenceNote,
     GuardFailure,
     Hazard,
+    Json,
     Provenance,
     Record,
     Risk,
@@ -186,7 +187,7 @@ class Draft(Record):
             timings=self.timings,
         )
 
-    def to_state(self) -> dict[str, Any]:
+    def to_state(self) -> Json:
         """Return the draft as a plain JSON-safe dict, as graph state keeps it."""
         return self.model_dump(mode="json")
 
@@ -210,7 +211,7 @@ class Draft(Record):
         )
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> Self:
+    def from_state(cls, state: Json) -> Self:
         """Return the draft of a dict from graph state."""
         return cls.model_validate(state)
 

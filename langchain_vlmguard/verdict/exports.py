@@ -9,14 +9,14 @@ import hashlib
 import json
 import re
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from langchain_vlmguard.verdict.records import SafetyVerdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from langchain_vlmguard.verdict.records import Hazard
+    from langchain_vlmguard.verdict.records import Hazard, Json
 
 TARGET = "$target"
 """Root of paths that both ACS and agent-hooks accept; ACS before 0.4 called it `$policy_target`."""
@@ -50,11 +50,11 @@ _OGR_SEVERITY = MappingProxyType({None: "low", "safe": "low", "controversial": "
 
 
 def to_acs(
-    verdict: SafetyVerdict | dict[str, Any],
+    verdict: SafetyVerdict | Json,
     *,
     contract: Literal["acs", "agent_hooks"] = "acs",
     path: str = TARGET,
-) -> dict[str, Any]:
+) -> Json:
     """Return a verdict in Microsoft's Agent Control Specification, or in the agent-hooks contract below it.
 
     Allow is `allow`; a rewriting is `transform`; a refusal is `deny`; a review is `escalate` in ACS and a `deny` that an approval
@@ -69,7 +69,7 @@ def to_acs(
         ValidationError: The dict is no verdict.
     """
     checked = _checked(verdict)
-    exported: dict[str, Any] = {"reason": _reason(checked), "message": checked.reason or None}
+    exported: Json = {"reason": _reason(checked), "message": checked.reason or None}
     if checked.action == "rewrite":
         exported |= {"decision": "transform", "transform": {"path": path, "value": checked.rewritten_prompt}}
     elif checked.action == "review":
@@ -87,12 +87,12 @@ def to_acs(
 
 
 def to_ogr(
-    verdict: SafetyVerdict | dict[str, Any],
+    verdict: SafetyVerdict | Json,
     *,
     event_id: str,
     provider: str = "langchain-vlmguard",
     prompt: tuple[str, int] | None = None,
-) -> dict[str, Any]:
+) -> Json:
     """Return a verdict in OpenGuardrails' contract.
 
     OGR knows `allow` and `block`. A rewriting is an `allow` that replaces the prompt, given where the prompt stands; without that
@@ -113,7 +113,7 @@ def to_ogr(
         raise ValueError(msg)
     checked = _checked(verdict)
     replaced = checked.action == "rewrite" and prompt is not None
-    exported: dict[str, Any] = {
+    exported: Json = {
         "event_id": event_id,
         "provider": provider,
         "decision": "allow" if checked.action == "allow" or replaced else "block",
@@ -138,7 +138,7 @@ def fingerprint(verdict: SafetyVerdict) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def _checked(verdict: SafetyVerdict | dict[str, Any]) -> SafetyVerdict:
+def _checked(verdict: SafetyVerdict | Json) -> SafetyVerdict:
     return verdict if isinstance(verdict, SafetyVerdict) else SafetyVerdict.from_state(verdict)
 
 
@@ -150,9 +150,9 @@ def _reason(verdict: SafetyVerdict) -> str:
     return f"vlmguard:{verdict.action}"
 
 
-def _finding(verdict: SafetyVerdict, hazard: Hazard) -> dict[str, Any]:
+def _finding(verdict: SafetyVerdict, hazard: Hazard) -> Json:
     own = re.sub(r"[^a-z0-9_.]", "_", hazard.id.lower().replace(":", "."))
-    finding: dict[str, Any] = {
+    finding: Json = {
         "category": OGR_CATEGORIES.get(hazard.id, f"x.{own}"),
         "severity": _OGR_SEVERITY[verdict.severity],
         "score": (verdict.risk or 0.0) if hazard.score is None else hazard.score,

@@ -9,6 +9,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from langchain_vlmguard._version import __version__
 from langchain_vlmguard.verdict.hazards import known
 
+Json = dict[str, Any]
+"""A JSON object."""
+
 Action = Literal["allow", "rewrite", "refuse", "review"]
 """What the guard decided about the turn."""
 
@@ -43,7 +46,7 @@ class Hazard(Record):
 
     score: Risk | None = None
     alias: str | None = None
-    native: str | dict[str, Any] | None = None
+    native: str | Json | None = None
     """The source's own label, untouched."""
 
 
@@ -228,12 +231,12 @@ class SafetyVerdict(Record):
             raise ValueError(msg)
         return self
 
-    def to_state(self) -> dict[str, Any]:
+    def to_state(self) -> Json:
         """Return the verdict as a plain JSON-safe dict, as graph state keeps it."""
         return self.model_dump(mode="json")
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> Self:
+    def from_state(cls, state: Json) -> Self:
         """Check a dict from graph state and return the verdict.
 
         Raises:
@@ -242,6 +245,6 @@ class SafetyVerdict(Record):
         return cls.model_validate(state)
 
 
-def verdict_schema() -> dict[str, Any]:
+def verdict_schema() -> Json:
     """Return the JSON Schema of a verdict."""
     return SafetyVerdict.model_json_schema(mode="serialization")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
     from langchain_vlmguard.verdict.policy import GuardPolicy
-    from langchain_vlmguard.verdict.records import SafetyVerdict
+    from langchain_vlmguard.verdict.records import Json, SafetyVerdict
 
 KNOWN = hasattr(messages, "RefusalContentBlock")
 """Whether this core knows refusal blocks: its structured-output parsers then raise `ModelRefusalError` on one, and LangChain's
@@ -49,7 +49,7 @@ def in_plain_words(message: BaseMessage) -> BaseMessage:
     return message if len(kept) == len(message.content) else message.model_copy(update={"content": kept})
 
 
-def _is_refusal(block: Any) -> TypeGuard[dict[str, Any]]:
+def _is_refusal(block: Any) -> TypeGuard[Json]:
     return isinstance(block, dict) and block.get("type") == "refusal" and "refusal" in block
 
 
@@ -73,6 +73,6 @@ def with_verdict(message: AIMessage, verdict: SafetyVerdict) -> AIMessage:
     return message.model_copy(update={"response_metadata": {**message.response_metadata, **verdict_metadata(verdict)}})
 
 
-def verdict_metadata(verdict: SafetyVerdict) -> dict[str, Any]:
+def verdict_metadata(verdict: SafetyVerdict) -> Json:
     """Return a verdict as response metadata."""
     return {"verdict": verdict.to_state()}
