@@ -107,7 +107,7 @@ class VLMGuardMiddleware(AgentMiddleware[VLMGuardAgentState, Any, Any]):
                 thrown away (under `ainvoke` the call is cancelled).
             show_held: Show a reviewer what waits. It is then in the interrupt, which every stream shows.
             phrase: How answers and calls are worded for the rewriter; a rewriter may bring its own as attribute `phrase`.
-            fetcher: How pictures are fetched by address, where the policy lists `image_hosts`.
+            fetcher: How pictures are fetched by address, if the policy lists `image_hosts`.
             evidence: Reads what pictures say, in the turn and in tool results (extra `evidence`).
             judge: Judges the words in pictures as if typed, e.g. a `ChatSteeredVLM`; the agent's model if it can.
             answer_judge: Judges answers and tool calls before they leave. `"auto"`: the agent's model and the rewriter's, as

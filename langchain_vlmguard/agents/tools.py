@@ -111,5 +111,5 @@ class _VerdictTool(BaseTool):
 
 
 def _with_config(run: Callable[..., Any], args: Mapping[str, Any], config: RunnableConfig) -> dict[str, Any]:
-    """Add the config where a tool's own method takes it."""
+    """Add the config if the tool's own method takes it."""
     return {**args, "config": config} if "config" in signature(run).parameters else dict(args)

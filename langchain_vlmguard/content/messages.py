@@ -64,7 +64,7 @@ def read_turn(
     stands in for them, so that one bad picture does not end a conversation. Of earlier turns' pictures the newest
     `max_images` stay. Artifacts of tools are for the program, not for the model: their pictures are read as the turn's and
     the artifact is left out. Blocks inside tool results stand in their message one after the other. Addresses are fetched
-    where the limits list their host, in the current turn's content alone; keep what was fetched (`Turn.fetched`), since the
+    if the limits list their host, in the current turn's content alone; keep what was fetched (`Turn.fetched`), since the
     address may lead to something else the next time.
 
     Args:
@@ -107,7 +107,7 @@ def words_of(block: str | Block) -> str:
 
 
 def is_call(block: Block) -> bool:
-    """Say whether a block of an AI message is a tool call, or thinking that nobody can read."""
+    """Whether a block of an AI message is a tool call, or thinking that nobody can read."""
     return "call" in str(block.get("type")) or block.get("type") in ("tool_use", "redacted_thinking")
 
 
@@ -133,7 +133,7 @@ def readable(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
 
 
 def is_read(message: BaseMessage) -> bool:
-    """Say whether this module handed a message on: its form is right, and its pictures were checked by this process lately."""
+    """Whether this module handed a message on: its form is right, and its pictures were checked by this process lately."""
     return all(_is_handed_on(block) or _is_authored(block, message) for block in blocks_of(message))
 
 

@@ -1,4 +1,4 @@
-"""What synthesis starts from: prompts with pictures and, where there are some, a safe and an unsafe answer."""
+"""What synthesis starts from: prompts with pictures and, if the source has them, a safe and an unsafe answer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Item(BaseModel):
-    """One prompt `x_T` with its picture `x_I` and, where the source has them, the answers `y_safe` and `y_unsafe`."""
+    """One prompt `x_T` with its picture `x_I` and, if the source has them, the answers `y_safe` and `y_unsafe`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,7 +31,7 @@ class Item(BaseModel):
     safe: str | None = None
     unsafe: str | None = None
     harmful: bool | None = None
-    """Whether the source calls the prompt (with its picture) harmful; `None` where it does not say."""
+    """Whether the source calls the prompt (with its picture) harmful; `None` if it does not say."""
 
     source: str = "jsonl"
     note: str = ""

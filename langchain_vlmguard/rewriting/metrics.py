@@ -28,7 +28,7 @@ def measure_rewriter(
 
     Returns:
         `parse_rate` of all items; with unreadable answers and prompts too long to read counted as wrong, `action_accuracy`,
-        `hazard_f1` by channel (a hit is the right hazard id in the right channel; `None` where a channel has no hazard), and
+        `hazard_f1` by channel (a hit is the right hazard id in the right channel; `None` for a channel without hazards), and
         `benign_faithfulness`, the share of harmless prompts that go on unchanged.
     """
     asked: list[Any] = [example.item.messages() for example in examples]

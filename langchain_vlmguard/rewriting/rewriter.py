@@ -91,7 +91,7 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
     ) -> Self:
         """Make a rewriter from any LangChain chat model.
 
-        Structured output is used where the model has it; otherwise delimited text and a strict parser.
+        Structured output is used if the model has it; otherwise delimited text and a strict parser.
 
         Args:
             model: The chat model; it should read pictures if the agent does.
@@ -300,7 +300,7 @@ async def _areport_stages(rewrite: Rewrite, config: RunnableConfig) -> None:
 
 
 def repeats_prompt(rewrite: Rewrite, messages: Sequence[BaseMessage]) -> bool:
-    """Say whether the rewritten prompt is what the people of the last turn wrote, but for case and spaces."""
+    """Whether the rewritten prompt is what the people of the last turn wrote, but for case and spaces."""
     wrote = [
         str(m.text) for m in messages[turn_start(messages) :] if isinstance(m, HumanMessage) and m.name != EVIDENCE
     ]

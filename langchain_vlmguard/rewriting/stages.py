@@ -118,7 +118,7 @@ AS_JSON = "Answer with one JSON object of this schema and nothing else: {schema}
 def stage(model: BaseChatModel, told: str, schema: type[Answer]) -> Runnable[Any, Answer]:
     """Return a Runnable from an item's materials to a checked answer.
 
-    Structured output is used where the model has it; otherwise JSON is asked for in words and parsed strictly.
+    Structured output is used if the model has it; otherwise JSON is asked for in words and parsed strictly.
 
     Args:
         model: The analyst.

@@ -134,7 +134,7 @@ class EncodedExamples(Dataset[dict[str, Any]]):
         return len(self.examples)
 
     def pictured(self, index: int) -> bool:
-        """Say whether a row shows a picture."""
+        """Whether a row shows a picture."""
         return self.examples[index].item.image is not None
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:

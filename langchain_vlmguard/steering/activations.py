@@ -137,7 +137,7 @@ def _by_picture(prompts: Sequence[Prompt]) -> tuple[list[int], list[int]]:
 
 
 def padded_positions(encoded: dict[str, Tensor], model: PreTrainedModel) -> dict[str, Tensor]:
-    """Give left-padded rows their positions, except where the family computes its own (multimodal rotary)."""
+    """Give left-padded rows their positions, unless the family computes its own (multimodal rotary)."""
     text_config = model.config.get_text_config()
     rope = getattr(text_config, "rope_parameters", None) or getattr(text_config, "rope_scaling", None) or {}
     if "mrope_section" in rope:

@@ -92,7 +92,7 @@ def replace_layer_output(output: object, hidden: Tensor) -> Tensor | tuple[objec
 
 
 def image_token_id(model: PreTrainedModel) -> int | None:
-    """Return the id of the token that stands for a picture in the prompt, `None` where the config names none."""
+    """Return the id of the token that stands for a picture in the prompt, `None` if the config names no such token."""
     for name in ("image_token_id", "image_token_index"):
         if (found := getattr(model.config, name, None)) is not None:
             return int(found)

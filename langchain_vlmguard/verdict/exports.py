@@ -95,8 +95,8 @@ def to_ogr(
 ) -> Json:
     """Return a verdict in OpenGuardrails' contract.
 
-    OGR knows `allow` and `block`. A rewriting is an `allow` that replaces the prompt, given where the prompt stands; without that
-    it is a `block`, for the prompt as it stands must not go on. So is a review.
+    OGR knows `allow` and `block`. A rewriting is an `allow` that replaces the prompt if the caller says where it stands;
+    otherwise it is a `block`, for the prompt as it stands must not go on. So is a review.
 
     Args:
         verdict: The verdict, or its dict from graph state.

@@ -228,7 +228,7 @@ class GuardPolicy(BaseModel):
         return "controversial" if risk >= self.controversial_at else "safe"
 
     def counts(self, hazard: str) -> bool:
-        """Say whether a hazard may decide anything."""
+        """Whether a hazard may decide anything."""
         return self.enabled_hazards is None or hazard in self.enabled_hazards
 
     def decide(self, proposed: Action, risk: float, hazards: Iterable[str]) -> Action:

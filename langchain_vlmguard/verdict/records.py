@@ -136,7 +136,7 @@ class Provenance(Record):
     package_version: str = __version__
     model: str | None = None
     rewriter: str | None = None
-    """Identity of the judge that was asked; `None` where nobody was."""
+    """Identity of the rewriter that was asked, or `None`."""
 
     steering: str | None = None
     """Identity of directions, layers, gate and intervention."""
@@ -144,7 +144,7 @@ class Provenance(Record):
     directions: str | None = None
     anchors: str | None = None
     probe: str | None = None
-    """Hash of the probe that read the whole turn, where one did."""
+    """Hash of the probe that read the whole turn, if one did."""
 
     evidence: str | None = None
     """Readers of the evidence, with versions."""
@@ -153,7 +153,7 @@ class Provenance(Record):
     """Identity of what judged the answer, where something did."""
 
     second_reader: str | None = None
-    """Identity of the other model that was asked what it would answer, where one was."""
+    """Identity of the other model that was asked what it would answer, if there was one."""
 
     policy: str
     """Hash of the policy."""
@@ -198,10 +198,10 @@ class SafetyVerdict(Record):
     steering: SteeringTrace | None = None
     answer: AnswerFate = "none"
     reviewed: Literal["approve", "edit", "reject"] | None = None
-    """What a person decided, where one was asked."""
+    """What a person decided, if one was asked."""
 
     enforced: bool = True
-    """Off where a guard only monitors: the verdict then says what would have been done."""
+    """`False` in monitor mode; the action is then what *would* have happened."""
 
     failure: GuardFailure | None = None
     reason: str = ""

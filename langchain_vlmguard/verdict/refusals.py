@@ -64,7 +64,7 @@ def refusal_text(verdict: SafetyVerdict, policy: GuardPolicy) -> str:
 
 
 def _named(hazard: str, policy: GuardPolicy) -> bool:
-    """Say whether a refusal names a hazard: one that counts and is a category, not a signal of our own."""
+    """Whether a refusal names a hazard: it counts, and it is a category rather than a signal of our own."""
     return policy.counts(hazard) and not hazard.startswith("vlmguard:")
 
 
