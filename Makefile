@@ -8,7 +8,7 @@ OLDEST := .venv-oldest
 OLDEST_READY := $(OLDEST)/.ready
 OLDEST_VERSIONS := langchain==1.4.0 langchain-core==1.7.0 transformers==5.23.0 torchao==0.18.0
 # Beside them torchao, whose import prints warnings that nobody who runs the demo should see.
-OLDEST_TESTS := tests/unit_tests/agents tests/unit_tests/guard tests/unit_tests/rewriting tests/unit_tests/verdict \
+OLDEST_TESTS := tests/unit_tests/agents tests/unit_tests/faces tests/unit_tests/guard tests/unit_tests/rewriting tests/unit_tests/verdict \
   tests/unit_tests/test_imports.py tests/unit_tests/models/test_quantized.py tests/unit_tests/models/test_standard.py \
   tests/unit_tests/models/test_scheduler.py tests/unit_tests/models/test_steered_vlm.py \
   tests/integration_tests/test_standard_chat.py tests/integration_tests/test_examples.py \
@@ -50,14 +50,14 @@ format: $(READY)
 
 bench: $(READY)  ## Measure again what the README says, and write it there.
 	$(BIN)/vlmguard demo --full --json docs/results/demo.json
-	$(BIN)/python vlmguard_lab/bench/publish_demo.py
-	$(BIN)/python vlmguard_lab/bench/architectures.py
-	$(BIN)/python vlmguard_lab/bench/screening.py
-	$(BIN)/python vlmguard_lab/bench/serving.py
-	if command -v valgrind gcc > /dev/null; then $(BIN)/python vlmguard_lab/bench/instructions.py; fi
+	$(BIN)/vlmguard-bench publish-demo
+	$(BIN)/vlmguard-bench architectures
+	$(BIN)/vlmguard-bench screening
+	$(BIN)/vlmguard-bench serving
+	if command -v valgrind gcc > /dev/null; then $(BIN)/vlmguard-bench instructions; fi
 
 evaluate: $(READY)  ## Measure every arm and attack again, and write docs/evaluation.md (goes on after a stop).
-	$(BIN)/python vlmguard_lab/bench/evaluate.py --narrow 5 --attacked 24 $(TARGETS)
+	$(BIN)/vlmguard-bench evaluate --narrow 5 --attacked 24 $(TARGETS)
 
 TARGETS = --target testbed=testbed \
   $(foreach name,$(notdir $(patsubst %/,%,$(wildcard vlmguard_lab/targets/*/))),--target $(name)=vlmguard_lab/targets/$(name))
@@ -70,8 +70,7 @@ build/ablations/%/adapter_config.json: | $(READY)
 	$(BIN)/vlmguard rewriter train build/ablations/$*-data build/ablations/$* --epochs 2
 
 transfer: $(READY) $(ABLATIONS:%=build/ablations/%/adapter_config.json)  ## The rewriter before every target, and its ablations.
-	$(BIN)/python vlmguard_lab/bench/rewriter_transfer.py --json docs/results/rewriter_transfer.json --docs docs/rewriting.md \
-	  --work build/transfer $(TARGETS) $(foreach name,$(ABLATIONS),--ablation $(name)=build/ablations/$(name))
+	$(BIN)/vlmguard-bench rewriter-transfer --work build/transfer $(TARGETS) $(foreach name,$(ABLATIONS),--ablation $(name)=build/ablations/$(name))
 
 fuzz: $(READY)  ## A million hostile messages and picture files (half an hour; goes on after a stop).
 	$(BIN)/python -m tests.fuzz --json docs/results/fuzz.json

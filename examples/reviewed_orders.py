@@ -18,7 +18,7 @@ from langchain_core.tools import tool
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.types import Command
 
-from langchain_vlmguard import ChatSteeredVLM, GuardPolicy, Rewrite, VLMGuardMiddleware
+from langchain_vlmguard import ChatSteeredVLM, Rewrite, VLMGuardMiddleware
 
 THREAD: Any = {"configurable": {"thread_id": "orders"}}
 
@@ -45,7 +45,7 @@ def order(item: str) -> str:
 def build(checkpointer: Any) -> Any:
     """Return the agent: the testbed VLM writes the tool calls."""
     vlm = ChatSteeredVLM(model="testbed")
-    guard = VLMGuardMiddleware(RunnableLambda(needs_a_person), policy=GuardPolicy(), show_held=True)
+    guard = VLMGuardMiddleware(RunnableLambda(needs_a_person))
     return create_agent(vlm, [order], middleware=[guard], checkpointer=checkpointer)
 
 
@@ -60,7 +60,8 @@ def main() -> None:
     """Run one step and say what happened."""
     state = run(sys.argv[1] if len(sys.argv) > 1 else "orders.sqlite", sys.argv[2] if len(sys.argv) > 2 else None)  # noqa: PLR2004
     for stop in state.get("__interrupt__", ()):
-        print("waits for a person:", stop.value["tool"], stop.value.get("args"), stop.value["options"])
+        for action in stop.value["action_requests"]:
+            print("waits for a person:", action["name"], action["args"], action["description"])
     for message in state["messages"]:
         if isinstance(message, AIMessage | ToolMessage):
             print(f"{message.type}: {message.text} {getattr(message, 'tool_calls', '') or ''}")

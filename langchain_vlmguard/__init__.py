@@ -9,6 +9,7 @@ from langchain_vlmguard._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from langchain_vlmguard.agents.decisions import VLMGuardDecisionModel as VLMGuardDecisionModel
+    from langchain_vlmguard.agents.guard import Guard as Guard
     from langchain_vlmguard.agents.middleware import VLMGuardMiddleware as VLMGuardMiddleware
     from langchain_vlmguard.agents.tools import requires_verdict as requires_verdict
     from langchain_vlmguard.content.evidence import EvidenceReader as EvidenceReader
@@ -16,21 +17,22 @@ if TYPE_CHECKING:
     from langchain_vlmguard.errors import AdapterError as AdapterError
     from langchain_vlmguard.errors import DirectionsMismatchError as DirectionsMismatchError
     from langchain_vlmguard.errors import GuardViolationError as GuardViolationError
+    from langchain_vlmguard.errors import NoJudgeError as NoJudgeError
     from langchain_vlmguard.errors import RewriteError as RewriteError
     from langchain_vlmguard.errors import UnreadableContentError as UnreadableContentError
     from langchain_vlmguard.errors import UnsupportedArchitectureError as UnsupportedArchitectureError
     from langchain_vlmguard.errors import VLMGuardError as VLMGuardError
-    from langchain_vlmguard.guard.chat_model import GuardedChatModel as GuardedChatModel
-    from langchain_vlmguard.guard.gate_judge import GateJudge as GateJudge
-    from langchain_vlmguard.guard.gate_judge import Wording as Wording
-    from langchain_vlmguard.guard.graph import create_vlm_guard as create_vlm_guard
-    from langchain_vlmguard.guard.node import VLMGuardNode as VLMGuardNode
-    from langchain_vlmguard.guard.node import route_on_verdict as route_on_verdict
+    from langchain_vlmguard.faces.chat_model import GuardedChatModel as GuardedChatModel
+    from langchain_vlmguard.faces.graph import create_vlm_guard as create_vlm_guard
+    from langchain_vlmguard.faces.node import VLMGuardNode as VLMGuardNode
+    from langchain_vlmguard.faces.node import route_on_verdict as route_on_verdict
     from langchain_vlmguard.guard.state import GuardContext as GuardContext
     from langchain_vlmguard.guard.state import VLMGuardState as VLMGuardState
     from langchain_vlmguard.guard.state import current_verdict as current_verdict
     from langchain_vlmguard.models.loading import load_testbed as load_testbed
     from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM as ChatSteeredVLM
+    from langchain_vlmguard.rewriting.gate_judge import GateJudge as GateJudge
+    from langchain_vlmguard.rewriting.gate_judge import Wording as Wording
     from langchain_vlmguard.rewriting.rewriter import ReasoningRewriter as ReasoningRewriter
     from langchain_vlmguard.rewriting.rewriter import Rewrite as Rewrite
     from langchain_vlmguard.steering.directions import SafetyDirections as SafetyDirections
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "agents.decisions": ("VLMGuardDecisionModel",),
+    "agents.guard": ("Guard",),
     "agents.middleware": ("VLMGuardMiddleware",),
     "agents.tools": ("requires_verdict",),
     "content.evidence": ("EvidenceReader",),
@@ -52,18 +55,19 @@ _NAMES = {
         "AdapterError",
         "DirectionsMismatchError",
         "GuardViolationError",
+        "NoJudgeError",
         "RewriteError",
         "UnreadableContentError",
         "UnsupportedArchitectureError",
         "VLMGuardError",
     ),
-    "guard.chat_model": ("GuardedChatModel",),
-    "guard.gate_judge": ("GateJudge", "Wording"),
-    "guard.graph": ("create_vlm_guard",),
-    "guard.node": ("VLMGuardNode", "route_on_verdict"),
+    "faces.chat_model": ("GuardedChatModel",),
+    "faces.graph": ("create_vlm_guard",),
+    "faces.node": ("VLMGuardNode", "route_on_verdict"),
     "guard.state": ("GuardContext", "VLMGuardState", "current_verdict"),
     "models.loading": ("load_testbed",),
     "models.steered_vlm": ("ChatSteeredVLM",),
+    "rewriting.gate_judge": ("GateJudge", "Wording"),
     "rewriting.rewriter": ("ReasoningRewriter", "Rewrite"),
     "steering.directions": ("SafetyDirections",),
     "steering.selection": ("select_layers",),
@@ -82,7 +86,10 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    from langchain_vlmguard.errors import extra
+
+    with extra("local"):
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

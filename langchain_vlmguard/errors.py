@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.exceptions import ModelInvalidRequestError, ModelRateLimitError, ModelTimeoutError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class VLMGuardError(Exception):
     """Base of every error of this package."""
+
+
+class MissingExtraError(VLMGuardError, ImportError):
+    """A package is not installed that one of the extras brings."""
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Say which extra to install if an import inside the block finds a package missing.
+
+    Raises:
+        MissingExtraError: A package is missing.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0].startswith(("langchain_vlmguard", "vlmguard_lab")):
+            raise
+        msg = f"this needs {error.name}, which is not installed: pip install 'langchain-vlmguard[{name}]'"
+        raise MissingExtraError(msg, name=error.name) from error
 
 
 class UnreadableContentError(VLMGuardError, ValueError):
@@ -33,6 +57,20 @@ class AdapterError(VLMGuardError, ValueError):
 
 class RewriteError(VLMGuardError, RuntimeError):
     """The rewriter gave no usable answer; the original prompt was not passed on."""
+
+
+class NoJudgeError(VLMGuardError):
+    """A guard has nobody who judges: it would let everything through and call it safe."""
+
+    def __init__(self) -> None:
+        """Name the ways to get a judge."""
+        super().__init__(
+            "this guard has nobody who judges, so it would let everything through. Give it one of these: "
+            "(1) a rewriter, e.g. ReasoningRewriter.from_model(chat_model), from any chat model; "
+            "(2) a local model with safety directions, ChatSteeredVLM.from_pretrained(model, directions=...), whose gate and "
+            "probe judge; (3) answer_judge=..., anything with judge_texts(texts) -> risks. To read turns and judge nothing on "
+            'purpose, give a rewriter and GuardPolicy(rewrite="never").'
+        )
 
 
 class SuiteError(VLMGuardError, ValueError):

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: text, JSON, and what is fitted, as one safetensors file of tensors and their origin."""
+"""Files that appear whole or not at all: written beside their place, then renamed."""
 
 from __future__ import annotations
 
@@ -32,24 +32,34 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a file."""
+    with written_whole(path) as beside:
+        beside.write_bytes(data)
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write a text in UTF-8."""
     with written_whole(path) as beside:
         beside.write_text(text, encoding="utf-8")
 
 
-def write_json(path: str | Path, value: Any, *, indent: int | None = 1) -> None:
-    """Write a value as JSON, with a newline at the end."""
-    write_text(path, json.dumps(value, indent=indent) + "\n")
-
-
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file."""
+    """Return what a JSON file holds."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
+def write_json(path: str | Path, value: object, *, indent: int | None = 1) -> None:
+    """Write a value as indented JSON with a newline at its end.
+
+    Raises:
+        TypeError: It holds something that JSON has no form for; the old file stays.
+    """
+    write_text(path, json.dumps(value, indent=indent) + "\n")
+
+
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write tensors and metadata."""
+    """Write tensors and what says where they come from as one safetensors file."""
     from safetensors.torch import save_file
 
     with written_whole(path) as beside:
@@ -61,7 +71,7 @@ def read_tensors(path: str | Path, marks: dict[str, str], what: str) -> tuple[di
 
     Args:
         path: A file of `write_tensors`.
-        marks: What its metadata must say; looked at before any tensor is read.
+        marks: What its metadata must say; checked before any tensor is read.
         what: What the file should be and what writes it, for the error.
 
     Raises:

@@ -13,7 +13,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field
 
 from langchain_vlmguard import Rewrite
-from langchain_vlmguard.content.messages import turn_start
+from langchain_vlmguard.content.turn import turn_start
 
 BOTH = pytest.mark.parametrize("use_async", [False, True], ids=["sync", "async"])
 THREAD = {"configurable": {"thread_id": "1"}}

@@ -5,12 +5,13 @@ from langchain_core.messages import HumanMessage
 from PIL import Image
 
 from langchain_vlmguard import ChatSteeredVLM, SafetyDirections, Steering
-from langchain_vlmguard.content.images import ImageLimits, picture_bytes
+from langchain_vlmguard.content.images import picture_bytes
 from langchain_vlmguard.models.loading import LoadedVLM
 from langchain_vlmguard.steering.anchors import AnchorPair, AnchorSet
 from langchain_vlmguard.steering.architectures import locate_decoder
 from langchain_vlmguard.steering.gates import AlwaysOpen
 from langchain_vlmguard.steering.interventions import INTERVENTIONS
+from langchain_vlmguard.verdict.limits import ImageLimits
 from tests.tiny_models import SIDE, random_directions
 
 TOKENS = 5

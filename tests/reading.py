@@ -6,8 +6,9 @@ from io import BytesIO
 from PIL import Image
 
 from langchain_vlmguard import UnreadableContentError
-from langchain_vlmguard.content.images import ImageLimits, check_frames
+from langchain_vlmguard.content.checking import check_frames
 from langchain_vlmguard.content.messages import is_read, read_turn
+from langchain_vlmguard.verdict.limits import ImageLimits
 from tests.pictures import png
 
 EVERYTHING = ImageLimits(max_bytes=100_000, max_pixels=100_000, frames="all", heif=True)

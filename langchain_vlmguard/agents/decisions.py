@@ -10,9 +10,9 @@ from typing import Any, Literal
 from langchain_core.messages import BaseMessage, HumanMessage
 from pydantic import ConfigDict, SkipValidation
 
-from langchain_vlmguard.content.messages import blocks_of
-from langchain_vlmguard.guard.gate_judge import gate_risks
+from langchain_vlmguard.content.turn import blocks_of
 from langchain_vlmguard.models.answers import PROVIDER
+from langchain_vlmguard.rewriting.gate_judge import gate_risks
 
 try:
     from langchain_core.decisions import BaseDecisionModel, Choice, ClassifierResponse, Noul, Score
@@ -102,7 +102,7 @@ class VLMGuardDecisionModel(BaseDecisionModel):
             if steering
             else nullcontext()
         )
-        with loaded.lock, torch.inference_mode(), attached:
+        with loaded.engine.lock, torch.inference_mode(), attached:
             logits = loaded.model(**inputs, use_cache=False).logits[0, -1].float()
         everything = torch.softmax(logits, 0)
         mass = torch.stack([everything[tokens].sum() for tokens in _first_tokens(loaded.processor.tokenizer, labels)])

@@ -1,57 +1,27 @@
-"""Streams: what must not be seen is muted, what everybody may see is published."""
+"""Checks as events: on the custom stream, and as a projection of v3 event streams."""
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from langchain_core.runnables.config import ensure_config, set_config_context
 from langgraph.stream import StreamChannel, StreamTransformer
 
-from langchain_vlmguard.guard.calls import without_streams
-
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable, Sequence
 
-    from langchain_core.runnables import RunnableConfig
     from langgraph.stream._types import ProtocolEvent
 
-    from langchain_vlmguard.agents.state import CheckRecord
-
-T = TypeVar("T")
+    from langchain_vlmguard.guard.state import CheckRecord
+    from langchain_vlmguard.verdict.records import Json
 
 EVENT = "vlmguard.verdict"
 """`type` of the custom event that carries a check."""
 
 
-def publish(writer: Callable[[Any], None], records: list[CheckRecord]) -> None:
+def publish(writer: Callable[[Any], None], records: Sequence[CheckRecord]) -> None:
     """Send each check as a custom event (`stream_mode="custom"`)."""
     for record in records:
         writer({"type": EVENT, **record})
-
-
-def muted(call: Callable[[], T], callbacks: Any = None) -> T:
-    """Run a call whose tokens reach no stream; tracers and other callbacks stay."""
-    with set_config_context(muted_config(callbacks)) as context:
-        return context.run(call)
-
-
-async def amuted(call: Callable[[], Awaitable[T]], callbacks: Any = None) -> T:
-    """Run an awaitable call whose tokens reach no stream."""
-
-    async def run() -> T:
-        return await call()
-
-    with set_config_context(muted_config(callbacks)) as context:
-        return await asyncio.create_task(run(), context=context)
-
-
-def muted_config(callbacks: Any = None) -> RunnableConfig:
-    """Return the config around this call, with other callbacks if some are given, without what feeds streams."""
-    around = ensure_config()
-    tags = [*(around.get("tags") or []), "nostream"]
-    chosen = around.get("callbacks") if callbacks is None else callbacks
-    return {**around, "callbacks": without_streams(chosen), "tags": tags}
 
 
 class VerdictTransformer(StreamTransformer):
@@ -62,9 +32,9 @@ class VerdictTransformer(StreamTransformer):
     def __init__(self, scope: tuple[str, ...] = ()) -> None:
         """Listen to one namespace."""
         super().__init__(scope)
-        self._channel: StreamChannel[dict[str, Any]] = StreamChannel()
+        self._channel: StreamChannel[Json] = StreamChannel()
 
-    def init(self) -> dict[str, Any]:
+    def init(self) -> Json:
         """Name the projection."""
         return {"verdicts": self._channel}
 

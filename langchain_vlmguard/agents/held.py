@@ -1,51 +1,41 @@
-"""Review: parts that wait for a person lie in the guard's private state, and what is decided about them."""
+"""What waits for a person, and what was decided about tool calls: notes in the guard's private state."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from langchain_core.messages import AIMessage, ToolMessage, message_to_dict, messages_from_dict
-from langgraph.types import interrupt
+
+from langchain_vlmguard.agents.prints import call_fingerprint
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage, ToolCall
 
-    from langchain_vlmguard.agents.options import AgentGuard
+    from langchain_vlmguard.verdict.draft import Draft
+    from langchain_vlmguard.verdict.records import Json
 
 WAITS = "This waits for a person's review."
 
-OPTIONS = ("approve", "edit", "reject")
 
-
-def packed(message: BaseMessage) -> dict[str, Any]:
+def packed(message: BaseMessage) -> Json:
     """Return a message as plain values."""
     return message_to_dict(message)
 
 
-def unpacked(message: dict[str, Any]) -> Any:
+def unpacked(message: Json) -> Any:
     """Return the message of plain values."""
     return messages_from_dict([message])[0]
 
 
-def ask(guard: AgentGuard, held: dict[str, Any], **about: Any) -> tuple[str, str | None, dict[str, Any] | None]:
-    """Stop the run until a person decides about what is held.
+def new_id() -> str:
+    """Return an id for a message of the guard's own."""
+    return f"vlmguard-{uuid4()}"
 
-    Returns:
-        What they said (anything that is no option is a rejection), the text of an edit, and the arguments of an edited call.
-    """
-    asked = {"stage": held["stage"], "guard": guard.name, "options": list(OPTIONS), **about}
-    answered = interrupt(asked)
-    said = answered.get("decision") if isinstance(answered, dict) else answered
-    if said not in OPTIONS:
-        return "reject", None, None
-    given = answered if isinstance(answered, dict) else {}
-    text = next(
-        (given[key] for key in ("text", "prompt") if isinstance(given.get(key), str) and given[key].strip()), None
-    )
-    args = given.get("args") if isinstance(given.get("args"), dict) else None
-    if said == "edit" and text is None and args is None:
-        return "reject", None, None
-    return said, text, args
+
+def call_note(call: ToolCall, draft: Draft) -> Json:
+    """Return what the guard notes about a judged tool call."""
+    return {"action": draft.action, "print": call_fingerprint(call), "draft": draft.to_state()}
 
 
 def with_calls(message: AIMessage, calls: list[ToolCall], emptied: set[str]) -> AIMessage:
@@ -61,13 +51,12 @@ def with_calls(message: AIMessage, calls: list[ToolCall], emptied: set[str]) -> 
     return message.model_copy(update={"content": content, "tool_calls": calls, "additional_kwargs": beside})
 
 
-def _emptied(block: dict[str, Any]) -> dict[str, Any]:
+def _emptied(block: Json) -> Json:
     return {
         key: ({} if key in ("input", "args") else "{}" if key == "arguments" else value) for key, value in block.items()
     }
 
 
-def restored(result: dict[str, Any], text: str | None) -> ToolMessage:
+def restored(message: ToolMessage, text: str | None) -> ToolMessage:
     """Return a held tool result, or a person's version of it."""
-    message: ToolMessage = unpacked(result)
     return message if text is None else message.model_copy(update={"content": text, "artifact": None})

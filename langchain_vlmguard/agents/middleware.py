@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from langchain.agents.middleware import TracePolicy, hook_config, omit_payload
 from langchain.agents.middleware.types import AgentMiddleware
-from langchain_core.runnables import Runnable
-from langgraph.errors import GraphBubbleUp
 
-from langchain_vlmguard.agents.events import VerdictTransformer, amuted, muted
-from langchain_vlmguard.agents.model_call import ModelCall
-from langchain_vlmguard.agents.options import NO_MODEL, AgentGuard
+from langchain_vlmguard.agents.asked_model import AskedModel
+from langchain_vlmguard.agents.events import VerdictTransformer
+from langchain_vlmguard.agents.model_call import guard_model_call
+from langchain_vlmguard.agents.options import AgentGuard
 from langchain_vlmguard.agents.review import review_answer, review_results
 from langchain_vlmguard.agents.state import VLMGuardAgentState
-from langchain_vlmguard.agents.tool_call import ToolCheck
-from langchain_vlmguard.content.fetch import PictureFetcher
-from langchain_vlmguard.guard.nodes import GuardNodes
-from langchain_vlmguard.guard.pictures import HiddenRequests
-from langchain_vlmguard.guard.subjects import describe
-from langchain_vlmguard.verdict.policy import GuardPolicy
+from langchain_vlmguard.agents.tool_call import guard_tool_call
+from langchain_vlmguard.guard.effects import arun, run
+from langchain_vlmguard.guard.parts import parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -33,11 +26,17 @@ if TYPE_CHECKING:
     from langgraph.types import Command
 
     from langchain_vlmguard.agents.options import ExitBehavior, Mode, OnReview
-    from langchain_vlmguard.agents.telemetry import GuardTelemetry
     from langchain_vlmguard.content.evidence import EvidenceReader
-    from langchain_vlmguard.guard.pictures import TextJudge
-    from langchain_vlmguard.guard.subjects import Phrase
-    from langchain_vlmguard.rewriting.rewriter import Rewrite
+    from langchain_vlmguard.content.fetch import PictureFetcher
+    from langchain_vlmguard.guard.effects import Flow
+    from langchain_vlmguard.guard.parts import GuardParts, Telemetry
+    from langchain_vlmguard.guard.second_reader import SecondReader
+    from langchain_vlmguard.guard.state import Update
+    from langchain_vlmguard.rewriting.report import Rewriter
+    from langchain_vlmguard.rewriting.subjects import Phrase
+    from langchain_vlmguard.verdict.judges import TextJudge
+    from langchain_vlmguard.verdict.policy import GuardPolicy
+    from langchain_vlmguard.verdict.records import Json
 
 _CHOICES = {
     "exit_behavior": ("end", "replace", "error"),
@@ -65,9 +64,9 @@ class VLMGuardMiddleware(AgentMiddleware[VLMGuardAgentState, Any, Any]):
 
     def __init__(
         self,
-        rewriter: Runnable[Any, Rewrite] | None = None,
+        rewriter: Rewriter | GuardParts | None = None,
         *,
-        policy: GuardPolicy | None = None,
+        policy: GuardPolicy | Json | None = None,
         check_input: bool = True,
         check_tool_args: bool = True,
         check_tool_results: bool = True,
@@ -78,19 +77,21 @@ class VLMGuardMiddleware(AgentMiddleware[VLMGuardAgentState, Any, Any]):
         violation_message: str | None = None,
         mode: Mode = "enforce",
         parallel: bool = False,
-        show_held: bool = False,
+        show_held: bool = True,
         phrase: Phrase | None = None,
         fetcher: PictureFetcher | None = None,
         evidence: EvidenceReader | None = None,
         judge: TextJudge | None = None,
-        telemetry: GuardTelemetry | None = None,
+        answer_judge: TextJudge | Literal["auto"] | None = "auto",
+        second_reader: SecondReader | Literal["auto"] | None = "auto",
+        telemetry: Telemetry | None = None,
         name: str | None = None,
     ) -> None:
         """Set the guard up.
 
         Args:
-            rewriter: Judges turns, answers, tool calls and tool results, and rewrites prompts. Without one, everything is
-                read (what cannot be read is refused) and a steered model's own gate decides.
+            rewriter: Judges turns, tool calls and tool results, and rewrites prompts; or a whole `Guard`, and then only how
+                this agent is checked may be given beside it.
             policy: Thresholds and actions; `context={"policy": ...}` replaces it for one run.
             check_input: Judge what people send. What cannot be read is refused either way.
             check_tool_args: Judge tool calls before they run.
@@ -104,12 +105,14 @@ class VLMGuardMiddleware(AgentMiddleware[VLMGuardAgentState, Any, Any]):
             mode: `"monitor"` judges and records, and changes nothing.
             parallel: Start the model while its input is judged; nothing is released before, and a blocked call's answer is
                 thrown away (under `ainvoke` the call is cancelled).
-            show_held: Put the content that waits for review into the interrupt, which every stream shows.
+            show_held: Show a reviewer what waits. It is then in the interrupt, which every stream shows.
             phrase: How answers and calls are worded for the rewriter; a rewriter may bring its own as attribute `phrase`.
-            fetcher: How pictures are fetched by address, where the policy lists `image_hosts`.
+            fetcher: How pictures are fetched by address, if the policy lists `image_hosts`.
             evidence: Reads what pictures say, in the turn and in tool results (extra `evidence`).
-            judge: What judges the words in pictures as if typed, e.g. a `ChatSteeredVLM`; without one the rewriter alone gets
-                them, as quotes.
+            judge: Judges the words in pictures as if typed, e.g. a `ChatSteeredVLM`; the agent's model if it can.
+            answer_judge: Judges answers and tool calls before they leave. `"auto"`: the agent's model and the rewriter's, as
+                far as they can, and the rewriter itself if its model cannot. `None`: nobody.
+            second_reader: See `create_vlm_guard`.
             telemetry: Reports every check to OpenTelemetry (extra `otel`).
             name: Of this instance; two differently configured ones in one agent need two names.
 
@@ -118,26 +121,20 @@ class VLMGuardMiddleware(AgentMiddleware[VLMGuardAgentState, Any, Any]):
             ValueError: An option has another value than it may have.
         """
         super().__init__()
-        given: object = rewriter
-        if given is not None and not isinstance(given, Runnable):
-            msg = f"the rewriter must be a LangChain Runnable such as ReasoningRewriter, not {type(given).__name__}"
-            raise TypeError(msg)
         for option, chosen in (("exit_behavior", exit_behavior), ("on_review", on_review), ("mode", mode)):
             if chosen not in _CHOICES[option]:
                 msg = f"{option} must be one of {', '.join(_CHOICES[option])}, not {chosen!r}"
                 raise ValueError(msg)
         _check_template(violation_message)
+        if isinstance(tools, str):
+            msg = f"tools must be a list of names: write tools=[{tools!r}]"
+            raise TypeError(msg)
         self._name = name or type(self).__name__
-        self._guard = AgentGuard(
-            nodes=GuardNodes(
-                NO_MODEL,
-                rewriter,
-                policy or GuardPolicy(),
-                fetcher or PictureFetcher(),
-                None if evidence is None else HiddenRequests(evidence, judge),
-            ),
+        given = {"policy": policy, "phrase": phrase, "fetcher": fetcher, "evidence": evidence, "judge": judge}
+        judging = {"answer_judge": answer_judge, "second_reader": second_reader, "telemetry": telemetry}
+        self._agent = AgentGuard(
+            guard=parts_of(rewriter, **given, **judging, **({} if show_held else {"show_held": False})),
             name=self._name,
-            phrase=phrase or getattr(rewriter, "phrase", None) or describe,
             check_input=check_input,
             check_tool_args=check_tool_args,
             check_tool_results=check_tool_results,
@@ -148,9 +145,8 @@ class VLMGuardMiddleware(AgentMiddleware[VLMGuardAgentState, Any, Any]):
             violation_message=violation_message,
             mode=mode,
             parallel=parallel,
-            show_held=show_held,
-            telemetry=telemetry,
         )
+        self._model: Any = None
 
     @property
     def name(self) -> str:
@@ -158,128 +154,62 @@ class VLMGuardMiddleware(AgentMiddleware[VLMGuardAgentState, Any, Any]):
         return self._name
 
     @hook_config(can_jump_to=["model", "end"])
-    def before_model(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any] | None:
+    def before_model(self, state: Any, runtime: Runtime[Any]) -> Update | None:
         """Ask a person about tool results that are held."""
-        return self._decided(review_results(self._guard, state), runtime)
+        return self._publish(review_results(self._agent, state), runtime)
 
     @hook_config(can_jump_to=["model", "end"])
-    async def abefore_model(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any] | None:
+    async def abefore_model(self, state: Any, runtime: Runtime[Any]) -> Update | None:
         """Ask a person about tool results that are held."""
         return self.before_model(state, runtime)
 
     @hook_config(can_jump_to=["model", "end"])
-    def after_model(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any] | None:
+    def after_model(self, state: Any, runtime: Runtime[Any]) -> Update | None:
         """Ask a person about the turn, the answer or the calls that are held."""
-        return self._decided(review_answer(self._guard, state), runtime)
+        return self._publish(review_answer(self._agent, state), runtime)
 
     @hook_config(can_jump_to=["model", "end"])
-    async def aafter_model(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any] | None:
+    async def aafter_model(self, state: Any, runtime: Runtime[Any]) -> Update | None:
         """Ask a person about the turn, the answer or the calls that are held."""
         return self.after_model(state, runtime)
 
-    def _decided(self, update: dict[str, Any] | None, runtime: Runtime[Any]) -> dict[str, Any] | None:
+    def _publish(self, update: Update | None, runtime: Runtime[Any]) -> Update | None:
         """Publish what a person decided, like any other check."""
         if update is not None:
-            self._guard.report(runtime.stream_writer, update["verdicts"])
+            self._agent.report(runtime.stream_writer, update["verdicts"])
         return update
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> ExtendedModelResponse[Any]:
         """Check what goes into the model and what comes out."""
-        call = ModelCall(self._guard, request)
-        with _Ahead(self._ask, handler, call) as ahead:
-            if call.undecided:
-                call.judged(call.guard.nodes.judge(call.state))
-            call.met(call.guard.judge(call.strangers()))
-            stopped = call.stopped()
-            if stopped is not None:
-                return stopped
-            response = ahead.response() or self._ask(handler, call.prepared())
-        return call.finished(call.guard.judge(call.heard(response)))
+        return run(self._model_call(request, handler))
 
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
     ) -> ExtendedModelResponse[Any]:
-        """Check what goes into the model and what comes out, without blocking the event loop."""
-        call = await asyncio.to_thread(ModelCall, self._guard, request)
-        early = call.starts_early
-        task = asyncio.create_task(self._aask(handler, call.prepared())) if early else None
-        try:
-            if call.undecided:
-                call.judged(await call.guard.nodes.ajudge(call.state))
-            call.met(await call.guard.ajudge(call.strangers()))
-            stopped = call.stopped()
-            if stopped is not None:
-                return stopped
-            usable = task is not None and call.is_unchanged
-            response = await cast("asyncio.Task[Any]", task) if usable else await self._aask(handler, call.prepared())
-        finally:
-            if task is not None and not task.done():
-                task.cancel()
-        return call.finished(await call.guard.ajudge(call.heard(response)))
+        """Check what goes into the model and what comes out."""
+        return await arun(self._model_call(request, handler))
 
-    def _ask(self, handler: Callable[[ModelRequest[Any]], ModelResponse[Any]], request: ModelRequest[Any]) -> Any:
-        return muted(lambda: handler(request)) if self._guard.mutes else handler(request)
-
-    async def _aask(
-        self, handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]], request: ModelRequest[Any]
-    ) -> Any:
-        return await amuted(lambda: handler(request)) if self._guard.mutes else await handler(request)
+    def _model_call(self, request: ModelRequest[Any], handler: Callable[..., Any]) -> Flow[ExtendedModelResponse[Any]]:
+        self._model = request.model
+        agent = self._agent.for_run()
+        return guard_model_call(agent, request, AskedModel(request, handler, mutes=agent.mutes))
 
     def wrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], ToolMessage | Command[Any]]
     ) -> ToolMessage | Command[Any]:
         """Check a tool's arguments before it runs and its results before the model sees them."""
-        check = ToolCheck(self._guard, request)
-        denied = check.denied(self._guard.judge(check.arguments()))
-        if denied is not None:
-            return denied
-        try:
-            result = handler(check.prepared())
-        except GraphBubbleUp:
-            raise
-        except Exception as error:  # noqa: BLE001 - judged, then raised again
-            return check.after_failure(self._guard.judge(check.failed(error)))
-        return cast("ToolMessage | Command[Any]", check.finished(self._guard.judge(check.returned(result))))
+        return cast("ToolMessage | Command[Any]", run(self._tool_call(request, handler)))
 
     async def awrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[ToolMessage | Command[Any]]]
     ) -> ToolMessage | Command[Any]:
-        """Check a tool's arguments and results without blocking the event loop."""
-        check = ToolCheck(self._guard, request)
-        denied = check.denied(await self._guard.ajudge(check.arguments()))
-        if denied is not None:
-            return denied
-        try:
-            result = await handler(check.prepared())
-        except GraphBubbleUp:
-            raise
-        except Exception as error:  # noqa: BLE001 - judged, then raised again
-            return check.after_failure(await self._guard.ajudge(check.failed(error)))
-        return cast("ToolMessage | Command[Any]", check.finished(await self._guard.ajudge(check.returned(result))))
+        """Check a tool's arguments before it runs and its results before the model sees them."""
+        return cast("ToolMessage | Command[Any]", await arun(self._tool_call(request, handler)))
 
-
-class _Ahead:
-    """A model call that runs in a thread while its input is judged, where that is asked for."""
-
-    def __init__(self, ask: Callable[..., Any], handler: Callable[..., Any], call: ModelCall) -> None:
-        self._call = call
-        self._pool = ThreadPoolExecutor(1) if call.starts_early else None
-        if self._pool is not None:
-            self._future = self._pool.submit(copy_context().run, ask, handler, call.prepared())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Leave a call that nobody waits for to itself: a thread cannot be stopped."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-
-    def response(self) -> Any:
-        """Return the early answer, `None` where there is none or its input was changed by the check."""
-        return self._future.result() if self._pool is not None and self._call.is_unchanged else None
+    def _tool_call(self, request: ToolCallRequest, handler: Callable[..., Any]) -> Flow[Any]:
+        return guard_tool_call(self._agent.for_run(), request, handler, self._model)
 
 
 def _check_template(template: str | None) -> None:

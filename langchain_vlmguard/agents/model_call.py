@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
-from uuid import uuid4
 
 from langchain.agents.middleware.types import ExtendedModelResponse, ModelResponse
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langgraph.types import Command
 
-from langchain_vlmguard.agents.held import WAITS, packed, with_calls
-from langchain_vlmguard.agents.options import joined, withheld
-from langchain_vlmguard.content.messages import turn_start
-from langchain_vlmguard.guard.calls import Answer
-from langchain_vlmguard.guard.refusals import refusal_message, with_verdict
-from langchain_vlmguard.guard.subjects import Subject, call_fingerprint, fingerprint, result_as_turn, turn_fingerprint
-from langchain_vlmguard.verdict.records import GuardFailure
+from langchain_vlmguard.agents.held import WAITS, call_note, new_id, packed, with_calls
+from langchain_vlmguard.agents.log import CheckLog
+from langchain_vlmguard.agents.prints import fingerprint, turn_fingerprint
+from langchain_vlmguard.guard import answers, requests
+from langchain_vlmguard.guard.calls import Call
+from langchain_vlmguard.guard.effects import ask, start, together, wait
+from langchain_vlmguard.guard.flow import first_try
+from langchain_vlmguard.guard.turns import Answered, GuardedTurn
+from langchain_vlmguard.rewriting.subjects import Scope, result_as_turn
+from langchain_vlmguard.verdict.draft import Draft
+from langchain_vlmguard.verdict.refusals import refusal_message, with_verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,282 +27,249 @@ if TYPE_CHECKING:
     from langchain.agents.middleware.types import ModelRequest
     from langchain_core.messages import BaseMessage, ToolCall
 
+    from langchain_vlmguard.agents.asked_model import AskedModel
     from langchain_vlmguard.agents.options import AgentGuard
-    from langchain_vlmguard.agents.state import CheckRecord
-    from langchain_vlmguard.guard.state import VLMGuardState
+    from langchain_vlmguard.guard.effects import Flow, Started
+    from langchain_vlmguard.guard.state import Stage, Update
+    from langchain_vlmguard.verdict.records import Json
+
+Response = ExtendedModelResponse[Any]
+Said = tuple[AIMessage | None, Call]
+"""What the model said, and the step that counts what it cost."""
 
 
-class ModelCall:
-    """The checks around one call of the model, in the order of the methods."""
+def guard_model_call(agent: AgentGuard, request: ModelRequest[Any], model: AskedModel) -> Flow[Response]:
+    """Guard one call of the model.
 
-    def __init__(self, guard: AgentGuard, request: ModelRequest[Any]) -> None:
-        """Read the request: every part is read or accounted for."""
-        self.guard = guard.with_model(request.model)
-        self.request = request
-        self._notes: dict[str, Any] = {}
-        self._records: list[CheckRecord] = []
-        self._replaced: dict[int, BaseMessage] = {}
-        self._old_notes: dict[str, Any] = cast("Any", request.state).get("vlmguard") or {}
-        self.state = self.guard.nodes.read(request.messages)
-        self._key = turn_fingerprint(self.state["messages"], self.guard.nodes.policy.hash)
-        self.state["draft"]["enforced"] = not guard.monitors
-        self._judged = self._remember()
+    The turn is read and judged, unless it was judged in an earlier round of the agent's loop; results of tools that no check has
+    seen are judged; then the model is asked, and its answer and each of its calls are judged before any of it leaves.
+    """
+    agent.check_tools({_name(tool) for tool in request.tools})
+    guarded, draft = yield from requests.inspect(agent.guard, request.messages, request.model)
+    given = _with_fetched(request.messages, guarded)
+    call = _ModelCall(agent, request, model, given, CheckLog(agent), turn_fingerprint(given, agent.policy.hash))
+    early: Started[Said] | None = None
+    try:
+        known, draft = call.recall(draft.copy_with(enforced=not agent.monitors))
+        if known or not agent.check_input:
+            tried: Answered | Draft = draft if known else draft.skip("request", "check_input=False")
+        elif agent.parallel and agent.policy.rewriting.when == "always" and draft.is_open and not agent.monitors:
+            early, tried = (yield from start(call.ask(guarded, draft))), draft
+        else:
+            tried = yield from first_try(guarded, draft, model)
+        if isinstance(tried, Draft) and agent.check_input and not known:
+            tried = yield from requests.ask_rewriter(guarded, tried)
+        draft = call.enter(guarded, tried, known=known)
+        guarded = yield from call.judge_strangers(guarded, draft)
+        if not (draft.lets_answer or agent.monitors):
+            if draft.action == "review" or agent.exit_behavior != "replace":
+                return call.stop(guarded, draft)
+            guarded = call.replace_turn(guarded, draft)
+        if isinstance(tried, Answered) and not call.log.messages:
+            return call.finish(tried)
+        if early is not None and draft.is_open and not call.log.messages:
+            said = yield from wait(early)
+        else:
+            call = replace(call, model=model.again())
+            said = yield from call.ask(guarded, draft)
+        return call.finish((yield from call.hear(guarded, draft, *said)))
+    finally:
+        if early is not None:
+            early.cancel()
 
-    def _remember(self) -> bool:
-        """Take over what was decided about this turn before, in an earlier round of the agent's loop or by a person."""
-        known = self._old_notes.get(self.guard.note("turn"), {})
-        if known.get("key") != self._key:
-            return False
-        if self.draft["action"] == "allow" or known["draft"].get("reviewed"):
-            self.state["draft"] = dict(known["draft"])
-        return True
+
+@dataclass(frozen=True)
+class _ModelCall:
+    """One call of the model, and what the agent's state will hear of it."""
+
+    agent: AgentGuard
+    request: ModelRequest[Any]
+    model: AskedModel
+    given: list[BaseMessage]
+    """The conversation as it lies in the state, with fetched pictures in place of their addresses."""
+
+    log: CheckLog
+    key: str
+    """Fingerprint of the turn."""
+
+    def recall(self, draft: Draft) -> tuple[bool, Draft]:
+        """Return whether this turn was decided before, in an earlier round of the loop or by a person, and what then holds."""
+        known = self._notes.get(self.agent.note("turn"), {})
+        if known.get("key") != self.key:
+            return False, draft
+        before = Draft.from_state(known["draft"])
+        return True, before.copy_with(id=draft.id) if draft.is_open or before.reviewed else draft
+
+    def enter(self, guarded: GuardedTurn, tried: Answered | Draft, *, known: bool) -> Draft:
+        """Enter what was decided about the turn, and return it with its review settled."""
+        draft = tried.draft if isinstance(tried, Answered) else tried
+        if self.agent.check_input and not known:
+            self.log.add("input", requests.account(guarded, draft) if isinstance(tried, Answered) else draft)
+        before = draft.copy_with(steering=None, model={}) if isinstance(tried, Answered) else draft
+        draft = self.agent.settle(draft)
+        if draft.lets_answer or self.agent.monitors:
+            self.log.note("turn", key=self.key, draft=self.agent.settle(before).to_state())
+        return draft
 
     @property
-    def draft(self) -> dict[str, Any]:
-        """The verdict in the making."""
-        return self.state["draft"]
+    def _notes(self) -> Json:
+        return cast("Any", self.request.state).get("vlmguard") or {}
 
-    @property
-    def undecided(self) -> bool:
-        """Whether the turn must still be judged."""
-        return self.draft["action"] == "allow" and not self._judged and self.guard.check_input and self.guard.judges
+    def stop(self, guarded: GuardedTurn, draft: Draft) -> Response:
+        """Return what stands in for the answer to a turn that may not go on."""
+        if draft.action == "review":
+            return self.hold("input", draft, key=self.key, text=guarded.turn.text)
+        self.agent.raise_violation("input", draft)
+        return self.respond([self.notice(draft, "input")], draft)
 
-    @property
-    def starts_early(self) -> bool:
-        """Whether the model may be asked while its input is judged."""
-        return self.guard.parallel and self.undecided and not self.guard.monitors
+    def ask(self, guarded: GuardedTurn, draft: Draft) -> Flow[Said]:
+        """Ask the model; the request goes on as it came if the guard only monitors."""
+        call = Call("answer", raises=True)
+        messages = self.request.messages if self.agent.monitors else guarded.for_model(draft)
+        return (yield from ask(self.model, messages, call.config)), call
 
-    @property
-    def is_unchanged(self) -> bool:
-        """Whether the judged turn goes to the model just as it was read."""
-        return self.draft["action"] == "allow" and not self._replaced
+    def hear(self, guarded: GuardedTurn, draft: Draft, message: AIMessage | None, call: Call) -> Flow[Answered]:
+        """Judge what the model said; a response without an AI message goes on as it came."""
+        draft = call.charge(draft)
+        if message is None:
+            return Answered(draft)
+        tools = {_name(tool): _description(tool) for tool in self.request.tools}
+        covered = frozenset(name for name in tools if self.agent.covers(name))
+        scope = Scope(tools, covered, answer=self.agent.check_output, calls=self.agent.check_tool_args)
+        return (yield from answers.hear(guarded, draft, message, guarded.for_model(draft), scope))
 
-    def judged(self, state: VLMGuardState) -> None:
-        """Take over the judgement of the turn."""
-        self.state = {**state, "draft": {**state["draft"], "enforced": not self.guard.monitors}}
+    def judge_strangers(self, guarded: GuardedTurn, draft: Draft) -> Flow[GuardedTurn]:
+        """Judge results of tools that no check has seen: other middleware may have put them there.
 
-    def strangers(self) -> list[list[BaseMessage]]:
-        """Return results of tools that no check has seen, as turns: other middleware may have put them there."""
-        if not (self.guard.judges and self.guard.check_tool_results) or self.draft["action"] in ("refuse", "review"):
-            return []
-        self._strange = [
-            at for at in range(turn_start(self.state["messages"]), len(self.state["messages"])) if self._is_strange(at)
+        Returns:
+            The turn with a notice in place of results that did not pass; `log.messages` holds them, too.
+        """
+        agent, messages = self.agent, [*guarded.turn.messages]
+        strange = [
+            (at, message)
+            for at, message in enumerate(self.given)
+            if at >= guarded.turn.start and isinstance(message, ToolMessage) and agent.covers(message.name)
+            if agent.note("passed", fingerprint([message])) not in self._notes
         ]
-        return [
-            result_as_turn({"name": message.name or "tool", "args": {}, "id": message.tool_call_id}, message)
-            for message in (self.state["messages"][at] for at in self._strange)
-            if isinstance(message, ToolMessage)
-        ]
+        if not strange or not agent.check_tool_results or guarded.rewriter is None or not draft.lets_answer:
+            return guarded
+        found = yield from together([answers.judge_result(guarded, _as_result(message)) for _, message in strange])
+        for (at, message), (judged, _) in zip(strange, found, strict=True):
+            judged = agent.settle(judged)  # noqa: PLW2901 - the same draft, with its review decided
+            self.log.add("tool_result", judged, tool=message.name, call=message.tool_call_id)
+            kept = message
+            if not judged.is_open and not agent.monitors:
+                agent.raise_violation("tool_result", judged)
+                words = {"content": agent.notice(judged, "tool_result"), "status": "error", "artifact": None}
+                kept = messages[at] = self.log.messages[at] = message.model_copy(update=words)
+            self.log.note("passed", fingerprint([kept]))
+        return guarded.with_messages(messages)
 
-    def _is_strange(self, at: int) -> bool:
-        message = self.state["messages"][at]
-        if not isinstance(message, ToolMessage) or not self.guard.covers(message.name):
-            return False
-        return self.guard.note("passed", fingerprint([message])) not in self._old_notes
-
-    def met(self, states: Sequence[VLMGuardState]) -> None:
-        """Let through the strangers that passed; replace the others."""
-        for at, state in zip(getattr(self, "_strange", ()), states, strict=True):
-            message, draft = self.state["messages"][at], state["draft"]
-            assert isinstance(message, ToolMessage)  # noqa: S101 - only those are strange
-            self._records.append(self.guard.record("tool_result", draft, tool=message.name, call=message.tool_call_id))
-            if draft["action"] != "allow" and not self.guard.monitors:
-                self.guard.raises("tool_result", draft)
-                message = message.model_copy(
-                    update={"content": self.guard.notice(draft, "tool_result"), "status": "error", "artifact": None}
-                )
-                self._put(at, message)
-            self._notes[self.guard.note("passed", fingerprint([message]))] = True
-
-    def _put(self, at: int, message: BaseMessage) -> None:
-        self._replaced[at] = message
-        self.state["messages"][at] = message  # type: ignore[call-overload]
-
-    def stopped(self) -> ExtendedModelResponse[Any] | None:
-        """Return what stands in for the model's answer when the turn may not go on."""
-        if not self._judged and self.guard.check_input:
-            self._records.insert(0, self.guard.record("input", self.draft))
-        self.state["draft"] = draft = self.guard.settled(self.draft)
-        if self.guard.monitors or draft["action"] in ("allow", "rewrite"):
-            self._notes[self.guard.note("turn")] = {"key": self._key, "draft": draft}
-            return None
-        if draft["action"] == "review":
-            return self._held({"stage": "input", "key": self._key, "draft": draft}, _message(WAITS))
-        self.guard.raises("input", draft)
-        if self.guard.exit_behavior == "end":
-            return self._respond([self._notice(draft, "input")], draft)
-        self._replace_turn(draft)
-        return None
-
-    def _replace_turn(self, draft: dict[str, Any]) -> None:
+    def replace_turn(self, guarded: GuardedTurn, draft: Draft) -> GuardedTurn:
         """Put the notice in place of everything that strangers said in the turn."""
-        notice = self.guard.notice(draft, "input")
-        for at in range(turn_start(self.state["messages"]), len(self.state["messages"])):
-            message = self.state["messages"][at]
-            if isinstance(message, HumanMessage | ToolMessage):
-                self._put(at, message.model_copy(update={"content": notice, "additional_kwargs": {}}))
+        notice = {"content": self.agent.notice(draft, "input"), "additional_kwargs": {}}
+        messages = [*guarded.turn.messages]
+        for at in range(guarded.turn.start, len(messages)):
+            if isinstance(messages[at], HumanMessage | ToolMessage):
+                messages[at] = self.log.messages[at] = self.given[at].model_copy(update=notice)
+        return guarded.with_messages(messages)
 
-    def prepared(self) -> ModelRequest[Any]:
-        """Return the request as the model gets it: checked pictures, and the rewritten prompt where there is one."""
-        if self.guard.monitors:
-            return self.request
-        return self.request.override(messages=self._for_model())
+    def finish(self, answered: Answered) -> Response:
+        """Let the answer out, or put what stands in for it in its place."""
+        agent, answer = self.agent, answered.answer
+        if self.model.message is None:
+            return self.respond(self.model.result, answered.draft)
+        said = [part.draft for part in answered.parts if part.subject.kind == "answer"]
+        if answered.draft.answer == "withheld":
+            said.insert(0, answered.draft.copy_with(answer="none", usage={}, timings={}))
+        for draft in said:
+            self.log.add("output", agent.settle(draft))
+        whole = agent.settle(answered.joined(calls=False))
+        stopped = answered.draft.answer == "withheld" or any(not draft.is_open for draft in said)
+        turn_replaced = bool(self.log.messages) and whole.action == "refuse" and agent.exit_behavior == "replace"
+        replaces = turn_replaced and not stopped
+        if answer is not None and (agent.monitors or whole.lets_answer or replaces):
+            return self._let_out(answered, whole.copy_with(answer="replaced" if replaces else "released"))
+        return self._keep_back(whole.copy_with(answer="withheld"))
 
-    def _for_model(self) -> list[Any]:
-        return self.guard.nodes.for_model(self.state)
+    def _keep_back(self, draft: Draft) -> Response:
+        agent, message = self.agent, cast("AIMessage", self.model.message)
+        if agent.monitors:
+            return self.respond(self.model.result, draft)
+        if draft.action == "review":
+            return self.hold("output", draft, message)
+        agent.raise_violation("output", draft)
+        if agent.exit_behavior == "replace":
+            draft = draft.copy_with(answer="replaced")
+        return self.respond([self.notice(draft, "output", message.id)], draft)
 
-    def heard(self, response: ModelResponse[Any]) -> list[list[BaseMessage]]:
-        """Take the model's answer; return what of it must be judged, as turns."""
-        self._response = response
-        self._at = next(
-            (i for i in reversed(range(len(response.result))) if isinstance(response.result[i], AIMessage)), None
-        )
-        self._asked: list[ToolCall | None] = []
-        if self._at is None:
-            return []
-        message = self._message
-        self._hear(message)
-        if self.draft["answer"] == "withheld" and not self.guard.monitors:
-            return []
-        known = {_name(tool): _description(tool) for tool in self.request.tools}
-        answer = Subject.of_answer(message, known)
-        subjects = [answer] if self.guard.check_output and (answer.text.strip() or answer.pictures) else []
-        self._asked = [None] * len(subjects)
-        if self.guard.check_tool_args:
-            covered = [one for one in message.tool_calls if one["name"] in known and self.guard.covers(one["name"])]
-            subjects += [Subject.of_call(one, known[one["name"]]) for one in covered]
-            self._asked += covered
-        context = self._for_model() if self.guard.judges and subjects else []
-        return [self.guard.subject_turn(subject, context) for subject in subjects]
-
-    @property
-    def _message(self) -> AIMessage:
-        message = self._response.result[self._at or 0]
-        assert isinstance(message, AIMessage)  # noqa: S101 - that is how it was found
-        return message
-
-    def _hear(self, message: AIMessage) -> None:
-        """Enter the answer's trace and tokens; broken metadata of a steered model is a failure of the guard."""
-        try:
-            draft = self.guard.nodes.heard(self.draft, Answer.of(message))
-        except (ValueError, TypeError) as error:
-            failure = GuardFailure(stage="answer", error=type(error).__name__, reason="the answer's metadata is broken")
-            reason = f"The guard could not read the answer's metadata ({failure.error})."
-            action = self.guard.nodes.policy.on_error
-            draft = {
-                **self.draft,
-                "action": action,
-                "answer": "withheld",
-                "failure": failure.model_dump(),
-                "reason": reason,
-            }
-        used = Counter(draft.get("usage", {}))
-        used.update({key: value for key, value in (message.usage_metadata or {}).items() if isinstance(value, int)})
-        self.state["draft"] = {**draft, "usage": dict(used)}
-
-    def finished(self, states: Sequence[VLMGuardState]) -> ExtendedModelResponse[Any]:
-        """Let the answer out, or what stands in for it."""
-        if self._at is None:
-            return self._respond(self._response.result, self.draft)
-        drafts = [state["draft"] for state in states]
-        answers = [draft for call, draft in zip(self._asked, drafts, strict=True) if call is None]
-        calls = [(call, draft) for call, draft in zip(self._asked, drafts, strict=True) if call is not None]
-        self._records += [self.guard.record("output", draft) for draft in [*withheld(self.guard, self.draft), *answers]]
-        whole = self.guard.settled(joined(self.draft, answers) if answers else self.draft)
-        replaced = bool(self._replaced) and whole["action"] == "refuse" and self.guard.exit_behavior == "replace"
-        if (
-            self.guard.monitors
-            or whole["action"] in ("allow", "rewrite")
-            or (replaced and not _stops(answers, self.draft))
-        ):
-            return self._let_out(whole, calls, fate="replaced" if replaced else "released")
-        return self._kept_back(whole)
-
-    def _kept_back(self, draft: dict[str, Any]) -> ExtendedModelResponse[Any]:
-        draft = {**draft, "answer": "withheld"}
-        message = self._message
-        if draft["action"] == "review":
-            held = {"stage": "output", "draft": draft, "message": packed(message)}
-            return self._held(held, _message(WAITS, message.id))
-        self.guard.raises("output", draft)
-        if self.guard.exit_behavior == "replace":
-            draft["answer"] = "replaced"
-        return self._respond([self._notice(draft, "output", message.id)], draft)
-
-    def _let_out(
-        self, draft: dict[str, Any], calls: list[tuple[ToolCall, dict[str, Any]]], *, fate: str
-    ) -> ExtendedModelResponse[Any]:
+    def _let_out(self, answered: Answered, draft: Draft) -> Response:
+        agent = self.agent
+        calls = [(p.subject.call, agent.settle(p.draft)) for p in answered.parts if p.subject.call]
         for call, one in calls:
-            self._records.append(self.guard.record("tool_args", one, tool=call["name"], call=call["id"]))
-            self._notes[self.guard.note("call", str(call["id"]))] = call_note(self.guard, call, one)
-        draft = {**draft, "answer": fate}
-        if self.guard.monitors:
-            return self._respond(self._response.result, draft)
-        message = with_verdict(self._message, self.guard.nodes.verdict(draft))
-        message = message if message.id else message.model_copy(update={"id": _new_id()})
-        released = self._with_checked_calls(message, calls)
-        if any(one["action"] == "review" for _, one in calls):
-            asked = {str(call["id"]): one for call, one in calls if one["action"] == "review"}
-            held = {"stage": "tool_args", "message": packed(message), "calls": asked}
-            self._notes[self.guard.note("held", str(message.id))] = held
-        result = [*self._response.result]
-        result[self._at or 0] = released
-        return self._respond(result, draft)
+            self.log.add("tool_args", one, tool=call["name"], call=call["id"])
+            self.log.note("call", call["id"], **call_note(call, one))
+        if agent.monitors:
+            return self.respond(self.model.result, draft)
+        message = with_verdict(cast("AIMessage", self.model.message), agent.verdict(draft))
+        message = message if message.id else message.model_copy(update={"id": new_id()})
+        waiting = {str(call["id"]): one.to_state() for call, one in calls if one.action == "review"}
+        if waiting:
+            self.log.note("held", message.id, stage="tool_args", message=packed(message), calls=waiting)
+        result = [*self.model.result]
+        result[self.model.at] = _without_stopped_calls(message, calls)
+        return self.respond(result, draft)
 
-    def _with_checked_calls(self, message: AIMessage, calls: list[tuple[ToolCall, dict[str, Any]]]) -> AIMessage:
-        """Empty the arguments of calls that may not run."""
-        stopped = {str(call["id"]) for call, one in calls if one["action"] != "allow"}
-        if not stopped:
-            return message
-        left = [{**call, "args": {}} if str(call["id"]) in stopped else call for call in message.tool_calls]
-        return with_calls(message, left, stopped)  # type: ignore[arg-type]
+    def hold(self, stage: Stage, draft: Draft, message: AIMessage | None = None, **more: Any) -> Response:
+        """Put a placeholder in place of what waits for a person; the thing itself lies in the guard's private state."""
+        placeholder = AIMessage(WAITS, id=(message.id if message else None) or new_id())
+        held = {"stage": stage, "draft": draft.to_state(), **more, **({"message": packed(message)} if message else {})}
+        self.log.note("held", placeholder.id, **held)
+        return self.respond([with_verdict(placeholder, self.agent.verdict(draft))], draft)
 
-    def _held(self, held: dict[str, Any], placeholder: AIMessage) -> ExtendedModelResponse[Any]:
-        self._notes[self.guard.note("held", str(placeholder.id))] = held
-        draft = held["draft"]
-        return self._respond([with_verdict(placeholder, self.guard.nodes.verdict(draft))], draft)
-
-    def _notice(self, draft: dict[str, Any], stage: Any, message_id: str | None = None) -> AIMessage:
-        verdict = self.guard.nodes.verdict(draft)
-        message = refusal_message(self.guard.notice(draft, stage), verdict, id=message_id or _new_id())
+    def notice(self, draft: Draft, stage: Stage, message_id: str | None = None) -> AIMessage:
+        """Return the message that stands in for what was stopped."""
+        verdict = self.agent.verdict(draft)
+        message = refusal_message(self.agent.notice(draft, stage), verdict, id=message_id or new_id())
         return with_verdict(message, verdict)
 
-    def _respond(self, result: list[Any], draft: dict[str, Any]) -> ExtendedModelResponse[Any]:
-        self.guard.report(self.request.runtime.stream_writer, self._records)
-        update: dict[str, Any] = {
-            "verdict": self.guard.nodes.verdict(draft).to_state(),
-            "verdicts": self._records,
-            "vlmguard": self._notes,
-        }
-        if not self.guard.monitors and (kept := self._changed()):
+    def respond(self, result: list[BaseMessage], draft: Draft) -> Response:
+        """Return what the agent goes on with, and what its state hears of this call."""
+        self.log.publish(self.request.runtime.stream_writer)
+        update: Update = {"verdict": self.agent.verdict(draft).to_state(), **self.log.update()}
+        if not self.agent.monitors and (kept := self._changed()):
             update["messages"] = kept
-        structured = getattr(getattr(self, "_response", None), "structured_response", None)
-        passes = draft.get("answer") == "released"
-        response = ModelResponse(result=result, structured_response=structured if passes else None)
+        parsed = self.model.structured_response if draft.answer == "released" else None
+        response = ModelResponse(result=result, structured_response=parsed)
         return ExtendedModelResponse(model_response=response, command=Command(update=update))
 
     def _changed(self) -> list[BaseMessage]:
         """Return messages that the state must keep otherwise: replaced ones, and those whose pictures were fetched."""
-        given = {message.id: message for message in self.request.messages}
-        return [one for one in self.state["messages"] if one.id in given and one.content != given[one.id].content]
+        kept = {message.id: message for message in self.request.messages}
+        now = [self.log.messages.get(at, message) for at, message in enumerate(self.given)]
+        return [one for one in now if one.id in kept and one.content != kept[one.id].content]
 
 
-def call_note(guard: AgentGuard, call: ToolCall, draft: dict[str, Any]) -> dict[str, Any]:
-    """Return what the guard notes about a judged tool call."""
-    verdict = guard.nodes.verdict(draft).to_state()
-    return {"action": draft["action"], "print": call_fingerprint(call), "verdict": verdict, "draft": draft}
+def _with_fetched(messages: Sequence[BaseMessage], guarded: GuardedTurn) -> list[BaseMessage]:
+    fetched = guarded.turn.fetched
+    return [
+        message.model_copy(update={"content": fetched[at]}) if at in fetched else message
+        for at, message in enumerate(messages)
+    ]
 
 
-def _stops(answers: list[dict[str, Any]], draft: dict[str, Any]) -> bool:
-    return draft.get("answer") == "withheld" or any(one["action"] != "allow" for one in answers)
+def _as_result(message: ToolMessage) -> list[BaseMessage]:
+    called: ToolCall = {"name": message.name or "tool", "args": {}, "id": message.tool_call_id, "type": "tool_call"}
+    return result_as_turn(called, message)
 
 
-def _message(text: str, message_id: str | None = None) -> AIMessage:
-    return AIMessage(text, id=message_id or _new_id())
-
-
-def _new_id() -> str:
-    return f"vlmguard-{uuid4()}"
+def _without_stopped_calls(message: AIMessage, calls: list[tuple[ToolCall, Draft]]) -> AIMessage:
+    """Empty the arguments of calls that may not run."""
+    stopped = {str(call["id"]) for call, draft in calls if not draft.is_open}
+    if not stopped:
+        return message
+    left: list[Any] = [{**call, "args": {}} if str(call["id"]) in stopped else call for call in message.tool_calls]
+    return with_calls(message, left, stopped)
 
 
 def _name(tool: Any) -> str:

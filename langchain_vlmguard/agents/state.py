@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, NotRequired
 
 from langchain.agents.middleware.types import AgentState, OmitFromInput, PrivateStateAttr
-from typing_extensions import TypedDict
 
-Stage = Literal["input", "output", "tool_args", "tool_result"]
-"""What was checked."""
+from langchain_vlmguard.guard.state import CheckRecord  # noqa: TC001 - the graph reads the annotations
+from langchain_vlmguard.verdict.records import Json  # noqa: TC001
 
 MOST_RECORDS = 64
 MOST_NOTES = 512
 
 GUARD_KEYS = frozenset({"verdict", "verdicts", "vlmguard"})
 """State that the guard alone writes."""
-
-
-class CheckRecord(TypedDict):
-    """One check and its verdict."""
-
-    stage: Stage
-    guard: str
-    """Name of the middleware that checked."""
-
-    tool: str | None
-    call_id: str | None
-    verdict: dict[str, Any]
 
 
 def newest(_old: Any, new: Any) -> Any:
@@ -39,7 +26,7 @@ def last_records(old: list[CheckRecord] | None, new: list[CheckRecord]) -> list[
     return [*(old or []), *new][-MOST_RECORDS:]
 
 
-def merge_notes(old: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
+def merge_notes(old: Json | None, new: Json) -> Json:
     """Merge by key, newest last; a note of `None` removes one. The newest `MOST_NOTES` stay.
 
     A note that is gone makes the guard check again, never skip a check.
@@ -52,11 +39,11 @@ def merge_notes(old: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, An
 class VLMGuardAgentState(AgentState[Any]):
     """Keys that `VLMGuardMiddleware` adds to an agent's state; callers cannot pass them in."""
 
-    verdict: NotRequired[Annotated[dict[str, Any], OmitFromInput, newest]]
+    verdict: NotRequired[Annotated[Json, OmitFromInput, newest]]
     """Verdict of the last model call's turn, as a plain dict."""
 
     verdicts: NotRequired[Annotated[list[CheckRecord], OmitFromInput, last_records]]
     """The newest checks, oldest first."""
 
-    vlmguard: NotRequired[Annotated[dict[str, Any], PrivateStateAttr, merge_notes]]
+    vlmguard: NotRequired[Annotated[Json, PrivateStateAttr, merge_notes]]
     """The guard's own notes: what was judged, and what is held for review."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
-    from langchain_vlmguard.agents.state import CheckRecord
+    from langchain_vlmguard.guard.state import CheckRecord
+    from langchain_vlmguard.verdict.records import Json
 
 _NEEDED = "telemetry needs OpenTelemetry: pip install 'langchain-vlmguard[otel]'"
 
@@ -57,7 +58,7 @@ class GuardTelemetry:
         verdict = record["verdict"]
         decided = verdict["reviewed"] is not None
         seconds = 0.0 if decided else sum(verdict["timings"].values())
-        labels: dict[str, Any] = {
+        labels: Json = {
             "vlmguard.guard": record["guard"],
             "vlmguard.stage": record["stage"],
             "vlmguard.action": verdict["action"],
@@ -74,7 +75,7 @@ class GuardTelemetry:
         span.end(end)
 
 
-def _attributes(record: CheckRecord) -> dict[str, Any]:
+def _attributes(record: CheckRecord) -> Json:
     verdict = record["verdict"]
     known = {
         "gen_ai.operation.name": "guardrail",
@@ -91,6 +92,6 @@ def _attributes(record: CheckRecord) -> dict[str, Any]:
     return {key: value for key, value in known.items() if value is not None}
 
 
-def _content(verdict: dict[str, Any]) -> dict[str, Any]:
+def _content(verdict: Json) -> Json:
     kept = {f"vlmguard.{key}": verdict[key] for key in ("rewritten_prompt", "intent", "reason")}
     return {key: value for key, value in kept.items() if value}

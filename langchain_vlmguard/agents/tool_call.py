@@ -2,105 +2,141 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 from langchain_core.messages import RemoveMessage, ToolMessage, convert_to_messages
+from langgraph.errors import GraphBubbleUp
 from langgraph.types import Command
 
-from langchain_vlmguard.agents.held import WAITS, packed
-from langchain_vlmguard.agents.model_call import call_note
+from langchain_vlmguard.agents.held import WAITS, new_id, packed
+from langchain_vlmguard.agents.log import CheckLog
+from langchain_vlmguard.agents.prints import call_fingerprint, fingerprint
 from langchain_vlmguard.agents.state import GUARD_KEYS
-from langchain_vlmguard.guard.subjects import Subject, call_fingerprint, fingerprint, result_as_turn
+from langchain_vlmguard.guard import answers
+from langchain_vlmguard.guard.effects import handle, together, work
+from langchain_vlmguard.guard.turns import GuardedTurn
+from langchain_vlmguard.rewriting.subjects import Subject, result_as_turn
+from langchain_vlmguard.verdict.draft import Draft
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
     from langchain.agents.middleware.types import ToolCallRequest
     from langchain_core.messages import BaseMessage
 
     from langchain_vlmguard.agents.options import AgentGuard
-    from langchain_vlmguard.agents.state import CheckRecord
-    from langchain_vlmguard.guard.state import VLMGuardState
+    from langchain_vlmguard.guard.effects import Flow
+    from langchain_vlmguard.guard.state import Stage
+    from langchain_vlmguard.verdict.records import Json
 
 _LONGEST_ERROR = 4000
 
 
-class ToolCheck:
-    """The checks around one tool call, in the order of the methods."""
+def guard_tool_call(agent: AgentGuard, request: ToolCallRequest, handler: Callable[..., Any], model: Any) -> Flow[Any]:
+    """Guard one call of a tool.
 
-    def __init__(self, guard: AgentGuard, request: ToolCallRequest) -> None:
-        """Look up what was decided about this call when the model made it."""
-        self.guard = guard
-        self.request = request
-        self.call = request.tool_call
-        self._notes: dict[str, Any] = {}
-        self._records: list[CheckRecord] = []
-        state = request.state if isinstance(request.state, dict) else {}
-        self._state = state
-        self._known = (state.get("vlmguard") or {}).get(guard.note("call", str(self.call["id"])))
-        self._covered = guard.covers(self.call["name"])
+    The arguments are judged unless they were when the model made the call. What the tool returns or raises is judged before the
+    model, or other middleware, sees it.
 
-    def arguments(self) -> list[list[BaseMessage]]:
-        """Return the call as a turn to be judged, unless it was judged just as it stands."""
-        if not (self._covered and self.guard.check_tool_args) or self._is_decided():
-            return []
-        subject = Subject.of_call(self.call, getattr(self.request.tool, "description", "") or "")
-        return [self.guard.subject_turn(subject, ())]
+    Args:
+        agent: The guard.
+        request: The call.
+        handler: Runs the tool.
+        model: The model that this agent asked last, whose judges are used.
+    """
+    judges = yield from work(lambda: agent.guard.judges_for(model, required=False))
+    call = _ToolCall(agent, request, GuardedTurn.aside(agent.guard, judges), CheckLog(agent))
+    denied = yield from call.judge_arguments()
+    if denied is not None:
+        return denied
+    try:
+        result = yield from handle(handler, call.prepared())
+    except GraphBubbleUp:
+        raise
+    except Exception as error:
+        shown = yield from call.judge_error(error)
+        if shown is None:
+            raise
+        return shown
+    return (yield from call.judge_results(result))
 
-    def _is_decided(self) -> bool:
-        known = self._known
-        return known is not None and (known["action"] != "allow" or known["print"] == call_fingerprint(self.call))
 
-    def denied(self, states: Sequence[VLMGuardState]) -> Command[Any] | None:
-        """Return the error message that stands in for a call that may not run."""
-        note = self._known
-        for state in states:
-            note = call_note(self.guard, self.call, self._settled(state["draft"]))
-            record = self.guard.record("tool_args", note["draft"], tool=self.call["name"], call=self.call["id"])
-            self._records.append(record)
-        if note is None or note["action"] == "allow" or self.guard.monitors or not self._covered:
+@dataclass(frozen=True)
+class _ToolCall:
+    """One call of a tool, and what the agent's state will hear of it."""
+
+    agent: AgentGuard
+    request: ToolCallRequest
+    guarded: GuardedTurn
+    log: CheckLog
+
+    @property
+    def name(self) -> str:
+        return self.request.tool_call["name"]
+
+    @property
+    def state(self) -> Json:
+        return self.request.state if isinstance(self.request.state, dict) else {}
+
+    @property
+    def checks_results(self) -> bool:
+        return self.agent.covers(self.name) and self.agent.check_tool_results
+
+    def judge_arguments(self) -> Flow[Command[Any] | None]:
+        """Judge the call unless it was judged just as it stands; return what stands in for one that may not run."""
+        agent, call = self.agent, self.request.tool_call
+        if not agent.covers(self.name):
             return None
-        self.guard.raises("tool_args", note["draft"])
-        return self._update(self._error(note["draft"], "tool_args"))
-
-    def _settled(self, draft: dict[str, Any]) -> dict[str, Any]:
-        """Refuse where a person should decide about a call that changed after it was checked: nobody can be asked here."""
-        return {**draft, "action": "refuse"} if draft["action"] == "review" else draft
+        known = (self.state.get("vlmguard") or {}).get(agent.note("call", str(call["id"])))
+        decided = known is not None and (known["action"] != "allow" or known["print"] == call_fingerprint(call))
+        draft = None if known is None else Draft.from_state(known["draft"])
+        if agent.check_tool_args and not decided:
+            subject = Subject.of_call(call, getattr(self.request.tool, "description", "") or "")
+            [draft] = yield from answers.judge_subjects(self.guarded, [subject])
+            draft = _refused(draft)
+            self._add("tool_args", draft)
+        if draft is None or draft.is_open or agent.monitors:
+            return None
+        agent.raise_violation("tool_args", draft)
+        return self._update(self._error(draft, "tool_args"))
 
     def prepared(self) -> ToolCallRequest:
         """Return the request with a tool whose raw result reaches no stream."""
         tool = self.request.tool
-        if tool is None or self.guard.monitors or not (self._covered and self.guard.check_tool_results):
+        if tool is None or self.agent.monitors or not self.checks_results:
             return self.request
         return self.request.override(tool=tool.model_copy(update={"tags": [*(tool.tags or []), "nostream"]}))
 
-    def failed(self, error: Exception) -> list[list[BaseMessage]]:
-        """Return an exception's text as a result to be judged: other middleware may show it to the model."""
-        self._error_raised = error
-        if not (self._covered and self.guard.check_tool_results):
-            return []
-        return [result_as_turn(self.call, self._tool_message(str(error)[:_LONGEST_ERROR]))]
+    def judge_error(self, error: Exception) -> Flow[Command[Any] | None]:
+        """Judge an exception's words, which other middleware may show to the model; return what stands in for harmful ones."""
+        if not self.checks_results:
+            return None
+        said = self._tool_message(str(error)[:_LONGEST_ERROR])
+        draft, _ = yield from answers.judge_result(self.guarded, result_as_turn(self.request.tool_call, said))
+        draft = _refused(draft)
+        self._add("tool_result", draft)
+        if draft.is_open or self.agent.monitors:
+            return None
+        self.agent.raise_violation("tool_result", draft)
+        return self._update(self._error(draft, "tool_result"))
 
-    def after_failure(self, states: Sequence[VLMGuardState]) -> Command[Any]:
-        """Raise a harmless exception again; return an error message in place of any other."""
-        for state in states:
-            draft = self._settled(state["draft"])
-            self._records.append(self._result_record(draft))
-            if draft["action"] != "allow" and not self.guard.monitors:
-                self.guard.raises("tool_result", draft)
-                return self._update(self._error(draft, "tool_result"))
-        raise self._error_raised
-
-    def returned(self, result: Any) -> list[list[BaseMessage]]:
-        """Take what the tool returned; return its messages as turns to be judged."""
-        self._several = isinstance(result, list)
-        self._parts = [_own(part) for part in (result if self._several else [result])]
-        self._found = [place for at, part in enumerate(self._parts) for place in self._new_messages(at, part)]
-        if not (self._covered and self.guard.check_tool_results):
-            return []
-        return [result_as_turn(self.call, self._as_result(self._get(place))) for place in self._found]
+    def judge_results(self, result: Any) -> Flow[Any]:
+        """Judge the messages that a tool returned; return what it returned with a notice in place of harmful ones."""
+        parts = [_own(part) for part in (result if isinstance(result, list) else [result])]
+        places = [place for at, part in enumerate(parts) for place in self._new_messages(at, part)]
+        if self.checks_results:
+            turns = [result_as_turn(self.request.tool_call, self._as_result(_get(parts, place))) for place in places]
+            found = yield from together([answers.judge_result(self.guarded, turn) for turn in turns])
+            for place, (draft, read) in zip(places, found, strict=True):
+                message, settled = _get(parts, place), self.agent.settle(draft)
+                self._add("tool_result", settled)
+                kept = message if self.agent.monitors else self._checked(message, settled, read)
+                _set(parts, place, kept)
+                self.log.note("passed", fingerprint([kept]))
+        self.log.publish(self.request.runtime.stream_writer)
+        parts = [self._with_notes(part) if at == 0 else part for at, part in enumerate(parts)]
+        return parts if isinstance(result, list) else parts[0]
 
     def _new_messages(self, at: int, part: Any) -> list[tuple[int, int | None]]:
         """Return the places of messages that the conversation does not hold yet."""
@@ -108,84 +144,66 @@ class ToolCheck:
             return [(at, None)]
         if not isinstance(part, Command) or not isinstance(part.update, dict):
             return []
-        old = {message.id for message in self._state.get("messages", []) if message.id}
+        old = {message.id for message in self.state.get("messages", []) if message.id}
         messages = part.update.get("messages") or []
         return [(at, i) for i, one in enumerate(messages) if not isinstance(one, RemoveMessage) and one.id not in old]
-
-    def _get(self, place: tuple[int, int | None]) -> Any:
-        at, inside = place
-        return self._parts[at] if inside is None else self._parts[at].update["messages"][inside]
-
-    def _set(self, place: tuple[int, int | None], message: BaseMessage) -> None:
-        at, inside = place
-        if inside is None:
-            self._parts[at] = message
-        else:
-            self._parts[at].update["messages"][inside] = message
 
     def _as_result(self, message: BaseMessage) -> ToolMessage:
         return message if isinstance(message, ToolMessage) else self._tool_message(message.content)
 
-    def finished(self, states: Sequence[VLMGuardState]) -> Any:
-        """Let the results out, or what stands in for them."""
-        for place, state in zip(self._found, states, strict=False):
-            message, draft = self._get(place), state["draft"]
-            self._records.append(self._result_record(draft))
-            if self.guard.monitors:
-                self._notes[self.guard.note("passed", fingerprint([message]))] = True
-            else:
-                self._set(place, self._checked(message, state))
-        self.guard.report(self.request.runtime.stream_writer, self._records)
-        return self._combined()
-
-    def _checked(self, message: BaseMessage, state: VLMGuardState) -> BaseMessage:
-        draft = state["draft"]
-        if draft["action"] == "allow":
-            released = message.model_copy(update={"content": state["messages"][-1].content})
-        elif draft["action"] == "review":
-            released = self._held(message, draft)
-        else:
-            self.guard.raises("tool_result", draft)
-            released = self._error(draft, "tool_result", message.id)
-        self._notes[self.guard.note("passed", fingerprint([released]))] = True
-        return released
-
-    def _held(self, message: BaseMessage, draft: dict[str, Any]) -> ToolMessage:
-        placeholder = self._tool_message(WAITS, message.id or f"vlmguard-{uuid4()}")
-        raw = packed(message.model_copy(update={"id": placeholder.id}))
-        held = {"stage": "tool_result", "tool": self.call["name"], "draft": draft, "message": raw}
-        self._notes[self.guard.note("held", str(placeholder.id))] = held
-        return placeholder
-
-    def _combined(self) -> Any:
-        """Return the parts, with what the guard notes in the same update where the graph is the agent's own."""
-        parts = [self._with_notes(part) if at == 0 else part for at, part in enumerate(self._parts)]
-        return parts if self._several else parts[0]
+    def _checked(self, message: BaseMessage, draft: Draft, read: BaseMessage) -> BaseMessage:
+        if draft.is_open:
+            return message.model_copy(update={"content": read.content})
+        if draft.action == "review":
+            placeholder = self._tool_message(WAITS, message.id or new_id())
+            raw = packed(message.model_copy(update={"id": placeholder.id}))
+            held = {"stage": "tool_result", "tool": self.name, "draft": draft.to_state(), "message": raw}
+            self.log.note("held", placeholder.id, **held)
+            return placeholder
+        self.agent.raise_violation("tool_result", draft)
+        return self._error(draft, "tool_result", message.id)
 
     def _with_notes(self, part: Any) -> Any:
-        notes = {"verdicts": self._records, "vlmguard": self._notes}
+        """Return a part with what the guard notes in the same update, if the graph is the agent's own."""
         if isinstance(part, ToolMessage):
-            return Command(update={"messages": [part], **notes})
+            return Command(update={"messages": [part], **self.log.update()})
         if isinstance(part, Command) and part.graph is None and isinstance(part.update, dict | None):
-            return replace(part, update={**(part.update or {}), **notes})
+            return replace(part, update={**(part.update or {}), **self.log.update()})
         return part
 
-    def _error(self, draft: dict[str, Any], stage: Any, message_id: str | None = None) -> ToolMessage:
-        verdict = self.guard.nodes.verdict(draft).to_state()
-        return self._tool_message(
-            self.guard.notice(draft, stage), message_id, status="error", artifact={"verdict": verdict, "stage": stage}
-        )
+    def _error(self, draft: Draft, stage: Stage, message_id: str | None = None) -> ToolMessage:
+        artifact = {"verdict": self.agent.verdict(draft).to_state(), "stage": stage}
+        return self._tool_message(self.agent.notice(draft, stage), message_id, status="error", artifact=artifact)
 
     def _update(self, message: ToolMessage) -> Command[Any]:
-        self.guard.report(self.request.runtime.stream_writer, self._records)
-        self._notes[self.guard.note("passed", fingerprint([message]))] = True
-        return Command(update={"messages": [message], "verdicts": self._records, "vlmguard": self._notes})
+        self.log.publish(self.request.runtime.stream_writer)
+        self.log.note("passed", fingerprint([message]))
+        return Command(update={"messages": [message], **self.log.update()})
 
     def _tool_message(self, content: Any, message_id: str | None = None, **fields: Any) -> ToolMessage:
-        return ToolMessage(content, tool_call_id=self.call["id"] or "", name=self.call["name"], id=message_id, **fields)
+        call_id = self.request.tool_call["id"] or ""
+        return ToolMessage(content, tool_call_id=call_id, name=self.name, id=message_id, **fields)
 
-    def _result_record(self, draft: dict[str, Any]) -> CheckRecord:
-        return self.guard.record("tool_result", draft, tool=self.call["name"], call=self.call["id"])
+    def _add(self, stage: Stage, draft: Draft) -> None:
+        self.log.add(stage, draft, tool=self.name, call=self.request.tool_call["id"])
+
+
+def _refused(draft: Draft) -> Draft:
+    """Refuse what a person should decide about: nobody can be asked while a tool is called."""
+    return draft.settle(asks_people=False)
+
+
+def _get(parts: list[Any], place: tuple[int, int | None]) -> Any:
+    at, inside = place
+    return parts[at] if inside is None else parts[at].update["messages"][inside]
+
+
+def _set(parts: list[Any], place: tuple[int, int | None], message: BaseMessage) -> None:
+    at, inside = place
+    if inside is None:
+        parts[at] = message
+    else:
+        parts[at].update["messages"][inside] = message
 
 
 def _own(part: Any) -> Any:

@@ -24,9 +24,9 @@ TurnState = Annotated[Any, InjectedState]
 
 
 def is_safe(verdict: SafetyVerdict) -> bool:
-    """Say whether a turn went on, judged, and is not `unsafe` as it stands."""
-    settled = verdict.action == "rewrite" or verdict.reviewed in ("approve", "edit") or verdict.severity != "unsafe"
-    return verdict.action in ("allow", "rewrite") and verdict.failure is None and settled
+    """Whether a turn was judged and is not `unsafe` as it stands, or was rewritten, or a person let it go on."""
+    decided = verdict.action == "rewrite" or verdict.reviewed in ("approve", "edit")
+    return decided or verdict.severity in ("safe", "controversial")
 
 
 def requires_verdict(
@@ -35,13 +35,14 @@ def requires_verdict(
     *,
     otherwise: str = "This tool does not run for this request: {reason}",
 ) -> BaseTool:
-    """Return a tool that runs only when the turn has a verdict of which `when` says yes.
+    """Return a tool that runs only after a verdict that lets the turn go on, and of which `when` says yes.
 
-    Works in `ToolNode` and `create_agent`, in any graph whose state has the key `verdict`. Without a verdict it does not run.
+    Works in `ToolNode` and `create_agent`, in any graph whose state has the key `verdict`. Without a verdict, after a refusal and
+    after a failure of the guard it does not run, whatever `when` says.
 
     Args:
         tool: Any tool, with its schema, injected arguments and all.
-        when: Decides from the checked verdict; what it raises means no.
+        when: Decides from the checked verdict; an error in it means no.
         otherwise: What the model is told when the tool does not run; may use `{reason}`.
 
     ??? example "Only for turns that nobody objects to"
@@ -101,6 +102,8 @@ class _VerdictTool(BaseTool):
         raise ToolException(self.otherwise.format(reason=reason))
 
     def _agrees(self, verdict: SafetyVerdict) -> bool:
+        if verdict.action not in ("allow", "rewrite") or verdict.failure is not None:
+            return False
         try:
             return bool(self.when(verdict))
         except Exception:  # noqa: BLE001 - a condition that fails is not met
@@ -108,5 +111,5 @@ class _VerdictTool(BaseTool):
 
 
 def _with_config(run: Callable[..., Any], args: Mapping[str, Any], config: RunnableConfig) -> dict[str, Any]:
-    """Add the config where a tool's own method takes it."""
+    """Add the config if the tool's own method takes it."""
     return {**args, "config": config} if "config" in signature(run).parameters else dict(args)

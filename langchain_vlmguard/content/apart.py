@@ -6,64 +6,75 @@ import base64
 import json
 import subprocess
 import sys
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TypedDict
 
-from langchain_vlmguard.content.images import CheckedPicture, ImageLimits, check_frames
+from langchain_vlmguard.content.images import CheckedPicture, decode_frames
 from langchain_vlmguard.errors import UnreadableContentError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from langchain_vlmguard.verdict.limits import ImageLimits
 
 _COMMAND = (sys.executable, "-P", "-W", "ignore", "-m", "langchain_vlmguard.content.apart")
 
 
-def check_frames_apart(data: bytes, limits: ImageLimits) -> tuple[CheckedPicture, ...]:
-    """Check a picture in a process of its own; as `check_frames`.
+class _Picture(TypedDict):
+    """A `CheckedPicture` as JSON; bytes are base64."""
+
+    data: str
+    mime_type: str
+    size: tuple[int, int]
+    hidden: list[tuple[str, str]]
+    notes: list[tuple[str, str]]
+
+
+class _Result(TypedDict, total=False):
+    """What the process writes: pictures, or why there are none."""
+
+    pictures: list[_Picture]
+    error: str
+
+
+def decode_frames_apart(data: bytes, limits: ImageLimits) -> tuple[CheckedPicture, ...]:
+    """Decode a picture in a process of its own; as `images.decode_frames`.
 
     Args:
         data: The file.
         limits: `seconds` and `max_memory` bound the process. On systems without `resource` (Windows) only the seconds hold.
 
     Raises:
-        UnreadableContentError: As `check_frames`, and when the process went beyond its bounds.
+        UnreadableContentError: As `images.decode_frames`, and when the process went beyond its bounds.
     """
-    asked = json.dumps(asdict(replace(limits, isolate=False))).encode() + b"\n" + data
+    asked = limits.model_dump_json().encode() + b"\n" + data
     try:
         done = subprocess.run(_COMMAND, input=asked, capture_output=True, timeout=limits.seconds, check=False)  # noqa: S603 - our own module
-        said: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {"error": _ended(limits)}
+        result: _Result = json.loads(done.stdout) if done.returncode == 0 else {"error": _bound_broken(limits)}
     except subprocess.TimeoutExpired as error:
         msg = f"the picture could not be decoded within {limits.seconds:g} seconds"
         raise UnreadableContentError(msg) from error
     except ValueError as error:
-        raise UnreadableContentError(_ended(limits)) from error
-    if "error" in said:
-        raise UnreadableContentError(said["error"])
-    return tuple(_picture(one) for one in said["pictures"])
+        raise UnreadableContentError(_bound_broken(limits)) from error
+    if "error" in result:
+        raise UnreadableContentError(result["error"])
+    return tuple(map(_read, result["pictures"]))
 
 
-def _ended(limits: ImageLimits) -> str:
+def _bound_broken(limits: ImageLimits) -> str:
     return f"decoding the picture took more than {limits.max_memory:,} bytes of memory, or broke the decoder"
 
 
-def _picture(one: dict[str, Any]) -> CheckedPicture:
-    width, height = one["size"]
-    hidden = tuple((how, base64.b64decode(data)) for how, data in one["hidden"])
-    notes = tuple((where, text) for where, text in one["notes"])
-    return CheckedPicture(base64.b64decode(one["data"]), one["mime_type"], (width, height), hidden, notes)
+def _read(picture: _Picture) -> CheckedPicture:
+    width, height = picture["size"]
+    hidden = tuple((how, base64.b64decode(data)) for how, data in picture["hidden"])
+    notes = tuple((where, text) for where, text in picture["notes"])
+    return CheckedPicture(base64.b64decode(picture["data"]), picture["mime_type"], (width, height), hidden, notes)
 
 
-def _written(pictures: Sequence[CheckedPicture]) -> list[dict[str, Any]]:
-    return [
-        {
-            "data": base64.b64encode(picture.data).decode(),
-            "mime_type": picture.mime_type,
-            "size": picture.size,
-            "hidden": [(how, base64.b64encode(data).decode()) for how, data in picture.hidden],
-            "notes": picture.notes,
-        }
-        for picture in pictures
-    ]
+def _written(picture: CheckedPicture) -> _Picture:
+    return {
+        "data": picture.encoded,
+        "mime_type": picture.mime_type,
+        "size": picture.size,
+        "hidden": [(how, base64.b64encode(data).decode()) for how, data in picture.hidden],
+        "notes": list(picture.notes),
+    }
 
 
 def _bound(limits: ImageLimits) -> None:
@@ -78,15 +89,15 @@ def _bound(limits: ImageLimits) -> None:
 def main() -> None:
     """Read limits and a file from the standard input; write pictures, or why there are none, to the standard output."""
     head, _, data = sys.stdin.buffer.read().partition(b"\n")
-    limits = ImageLimits(**json.loads(head))
+    limits = ImageLimits.model_validate_json(head)
     _bound(limits)
     try:
-        said: dict[str, Any] = {"pictures": _written(check_frames(data, limits))}
+        result: _Result = {"pictures": list(map(_written, decode_frames(data, limits)))}
     except UnreadableContentError as error:
-        if isinstance(error.__cause__, MemoryError):
+        if isinstance(error.__cause__, MemoryError):  # out of bounds, which the other side words
             raise
-        said = {"error": str(error)}
-    sys.stdout.write(json.dumps(said))
+        result = {"error": str(error)}
+    sys.stdout.write(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ _READS_AS_REQUEST = re.compile(
 
 
 def reads_as_request(text: str) -> bool:
-    """Say whether English words read as a question, a request or an instruction; a keyword test without understanding."""
+    """Whether English words read as a question, a request or an instruction; a keyword test without understanding."""
     plain = " ".join(text.split())
     return len(plain.split()) > 1 and _READS_AS_REQUEST.search(plain) is not None
 
@@ -170,7 +170,7 @@ class EvidenceReader:
 
         Args:
             picture: A checked picture; its metadata, and what other viewers show of it, are read too.
-            seen: The picture as a model's own processor hands it to the model, RGB; read where it looks different.
+            seen: The picture as a model's own processor hands it to the model, RGB; read if it looks different.
 
         Raises:
             ImportError: An extra is not installed.

@@ -30,7 +30,7 @@ class Flat:
 
 
 def is_plain(picture: Image.Image) -> bool:
-    """Say whether every viewer shows the same pixels: RGB, upright, no transparency, no profile, no gamma of its own."""
+    """Whether every viewer shows the same pixels: RGB, upright, no transparency, no profile, no gamma of its own."""
     info = picture.info
     gamma = info.get("gamma", _PLAIN_GAMMA)
     usual = not isinstance(gamma, int | float) or abs(gamma - _PLAIN_GAMMA) < 0.001  # noqa: PLR2004 - 1/100,000 units
@@ -96,7 +96,7 @@ def _no_one_look(picture: Image.Image) -> Image.Image:
 
 
 def _managed(picture: Image.Image, mode: str) -> Image.Image | None:
-    """Return the picture with its colour profile applied, or nothing where there is none that can be."""
+    """Return the picture with its colour profile applied, or `None` if it has none that can be."""
     profile = picture.info.get("icc_profile")
     if not isinstance(profile, bytes) or picture.mode not in ("RGB", "RGBA", "CMYK", "L", "LAB"):
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL.GifImagePlugin import GifImageFile
 
@@ -23,7 +23,7 @@ class BoundedGif(GifImageFile):
 
         Args:
             data: The file.
-            check: Called with each new `(width, height)`; raises where it is too much.
+            check: Called with each new `(width, height)`; raises if it is too much.
 
         Raises:
             SyntaxError: It is no GIF.
@@ -31,8 +31,8 @@ class BoundedGif(GifImageFile):
         self._check = check
         super().__init__(BytesIO(data))
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         """Check a new size before it is taken."""
-        if name == "_size" and all(value):
+        if name == "_size" and isinstance(value, tuple) and all(value):
             self._check(value)
         super().__setattr__(name, value)

@@ -7,9 +7,9 @@ import binascii
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from io import BytesIO
-from typing import Any, Literal
+from typing import TYPE_CHECKING
 
 from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel
@@ -18,16 +18,16 @@ from langchain_vlmguard.content.containers import refuse_polyglots, without_meta
 from langchain_vlmguard.content.flattening import Flat, flatten, is_plain
 from langchain_vlmguard.content.gif import BoundedGif
 from langchain_vlmguard.content.metadata import Note, read_notes
-from langchain_vlmguard.content.recent import Recent
 from langchain_vlmguard.errors import UnreadableContentError
+
+if TYPE_CHECKING:
+    from langchain_vlmguard.verdict.limits import ImageLimits
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """Told by content, never by name or declared type."""
 
 HEIF_FORMATS = ("HEIF", "AVIF")
-"""Read where `ImageLimits.heif` is on."""
-
-Frames = Literal["refuse", "first", "all"]
+"""Read if `ImageLimits.heif` is on."""
 
 _SEVERAL_VIEWS = "MPO"
 """A JPEG with further views behind it, as phones write: what stands for it anywhere is its first one."""
@@ -39,36 +39,6 @@ _PHOTOGRAPHS = ("JPEG", _SEVERAL_VIEWS, "HEIF", "AVIF")
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
 _MAGIC_TEXT = ("data:image/", "iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "SUkqA", "TU0AK")
 """How the same formats begin in data URIs and in base64."""
-
-_RECENT_BYTES = 64_000_000
-
-
-@dataclass(frozen=True)
-class ImageLimits:
-    """How much a picture may cost, and what of it is read."""
-
-    max_bytes: int = 10_000_000
-    max_pixels: int = 40_000_000
-    """Width times height, of all frames together where all are read."""
-
-    max_ratio: float = 100.0
-    """Longer edge over shorter one."""
-
-    max_frames: int = 16
-    frames: Frames = "refuse"
-    """Of an animated picture: nothing, the first frame, or each frame as a picture of its own."""
-
-    heif: bool = False
-    """Read HEIC and AVIF too (extra `heif`)."""
-
-    isolate: bool = False
-    """Decode in a process of its own, which costs some tenths of a second for each new picture."""
-
-    seconds: float = 20.0
-    """Of that process."""
-
-    max_memory: int = 2_000_000_000
-    """Bytes of that process."""
 
 
 @dataclass(frozen=True)
@@ -88,26 +58,27 @@ class CheckedPicture:
     notes: tuple[Note, ...] = field(default=(), repr=False)
     """Words in the metadata of the file that came; they are not handed on."""
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Content hash in hex."""
         return hashlib.sha256(self.data).hexdigest()
 
+    @cached_property
+    def encoded(self) -> str:
+        """The picture as base64: the same text each time, so that it is known again at once."""
+        return base64.b64encode(self.data).decode()
+
     def open(self) -> Image.Image:
         """Return the RGB pixels."""
-        return _pixels(self.data)
+        return pixels_of(self.data)
 
     def open_hidden(self) -> list[tuple[str, Image.Image]]:
         """Return the RGB pixels of what other viewers may see, by how."""
-        return [(how, _pixels(data)) for how, data in self.hidden]
+        return [(how, pixels_of(data)) for how, data in self.hidden]
 
-    def block(self) -> dict[str, Any]:
+    def block(self) -> dict[str, str]:
         """Return the picture as LangChain's standard image block."""
-        return {"type": "image", "base64": base64.b64encode(self.data).decode(), "mime_type": self.mime_type}
-
-
-_RECENT: Recent[tuple[CheckedPicture, ...]] = Recent(_RECENT_BYTES)
-_HANDED_ON: Recent[bool] = Recent(_RECENT_BYTES)
+        return {"type": "image", "base64": self.encoded, "mime_type": self.mime_type}
 
 
 def decode_base64(text: str, limits: ImageLimits) -> bytes:
@@ -117,7 +88,7 @@ def decode_base64(text: str, limits: ImageLimits) -> bytes:
         UnreadableContentError: It is broken, or larger than the limit.
     """
     if len(text) * 3 // 4 > limits.max_bytes + 3 and len("".join(text.split())) * 3 // 4 > limits.max_bytes + 3:
-        raise _too_large(limits)
+        raise too_large(limits)
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
@@ -125,44 +96,26 @@ def decode_base64(text: str, limits: ImageLimits) -> bytes:
         raise UnreadableContentError(msg) from error
 
 
-def check_picture(data: bytes, limits: ImageLimits) -> CheckedPicture:
-    """Decode a picture whole, after its declared size was found acceptable; of several frames the first one.
-
-    Orientation and colour profile are applied and transparency is laid on the colour that shows more; such pictures are
-    passed on re-encoded. Plain RGB PNG and JPEG are passed on with the pixels they came with, without their metadata. Of a
-    phone's multi-view JPEG the first view is judged, and only that one is passed on.
+def decode_frames(data: bytes, limits: ImageLimits) -> tuple[CheckedPicture, ...]:
+    """Decode a file here and now; `content.checking` chooses where, and remembers.
 
     Raises:
         UnreadableContentError: It is no picture, of another format, truncated, animated, two files at once, or over a limit.
     """
-    return check_frames(data, limits)[0]
-
-
-def check_frames(data: bytes, limits: ImageLimits) -> tuple[CheckedPicture, ...]:
-    """Decode a picture whole; with `frames="all"` each frame is a picture. A picture seen lately is not decoded again.
-
-    Raises:
-        UnreadableContentError: As `check_picture`.
-    """
-    if len(data) > limits.max_bytes:
-        raise _too_large(limits)
-    key = (hashlib.sha256(data).digest(), limits)
-    known = _RECENT.get(key)
-    if known is None:
-        known = _decode_apart(data, limits) if limits.isolate else _decode(data, limits)
-        _RECENT.put(key, known, sum(len(p.data) + sum(len(h) for _, h in p.hidden) for p in known))
-        for picture in known:
-            _HANDED_ON.put(picture.sha256, value=True, size=len(picture.data))
-    return known
-
-
-def was_checked(encoded: str) -> bool:
-    """Say whether base64 text is that of a picture that this process checked and handed on lately."""
+    formats = _formats(data, limits)
     try:
-        data = base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError):
-        return False
-    return _HANDED_ON.get(hashlib.sha256(data).hexdigest()) is True
+        with _opened(data, formats, limits) as opened:
+            return _checked(opened, data, limits)
+    except UnreadableContentError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        msg = "the picture claims far too many pixels"
+        raise UnreadableContentError(msg) from error
+    except (UnidentifiedImageError, SyntaxError) as error:
+        raise UnreadableContentError(_unknown(data, formats)) from error
+    except Exception as error:
+        msg = f"the picture cannot be decoded ({type(error).__name__})"
+        raise UnreadableContentError(msg) from error
 
 
 def picture_bytes(picture: Image.Image, limits: ImageLimits) -> bytes:
@@ -182,7 +135,7 @@ def picture_bytes(picture: Image.Image, limits: ImageLimits) -> bytes:
 
 
 def holds_picture(value: object, *, most_parts: int = 200_000) -> bool:
-    """Say whether a picture may stand anywhere in a value; one too large to be searched counts as holding one.
+    """Whether a picture may be anywhere in a value; one too large to be searched counts as holding one.
 
     Args:
         value: Anything: nested mappings, sequences and pydantic models are searched.
@@ -200,7 +153,7 @@ def holds_picture(value: object, *, most_parts: int = 200_000) -> bool:
 
 
 def may_be_picture(value: object) -> bool:
-    """Say whether a value itself, not its parts, may be a picture."""
+    """Whether a value itself, not its parts, may be a picture."""
     if isinstance(value, str):
         start = value[:200].lstrip()[:20]
         return start.startswith(_MAGIC_TEXT) or start.lower().startswith("data:image/")
@@ -221,37 +174,15 @@ def parts_of(value: object) -> list[object]:
     return list(value) if isinstance(value, list | tuple | set | frozenset) else []
 
 
-def open_picture(block: dict[str, Any]) -> Image.Image:
-    """Return the RGB pixels of a standard image block that was checked before."""
-    return _pixels(base64.b64decode(block["base64"]))
-
-
-def _pixels(data: bytes) -> Image.Image:
+def pixels_of(data: bytes) -> Image.Image:
+    """Return the RGB pixels of a file that was checked before."""
     with Image.open(BytesIO(data), formats=tuple(_AS_THEY_ARE)) as opened:
         return opened.convert("RGB")
 
 
-def _decode_apart(data: bytes, limits: ImageLimits) -> tuple[CheckedPicture, ...]:
-    from langchain_vlmguard.content.apart import check_frames_apart
-
-    return check_frames_apart(data, limits)
-
-
-def _decode(data: bytes, limits: ImageLimits) -> tuple[CheckedPicture, ...]:
-    formats = _formats(data, limits)
-    try:
-        with _opened(data, formats, limits) as opened:
-            return _checked(opened, data, limits)
-    except UnreadableContentError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        msg = "the picture claims far too many pixels"
-        raise UnreadableContentError(msg) from error
-    except (UnidentifiedImageError, SyntaxError) as error:
-        raise UnreadableContentError(_unknown(data, formats)) from error
-    except Exception as error:
-        msg = f"the picture cannot be decoded ({type(error).__name__})"
-        raise UnreadableContentError(msg) from error
+def too_large(limits: ImageLimits) -> UnreadableContentError:
+    """Return the error for a file over the limit."""
+    return UnreadableContentError(f"the picture is larger than {limits.max_bytes:,} bytes")
 
 
 def _opened(data: bytes, formats: tuple[str, ...], limits: ImageLimits) -> Image.Image:
@@ -280,10 +211,6 @@ def _unknown(data: bytes, formats: tuple[str, ...]) -> str:
     if data[4:8] == b"ftyp" and formats == FORMATS:
         return "HEIC and AVIF are not read unless the policy turns them on (heif=True): send PNG or JPEG"
     return f"the data is no picture in a format that is read here ({', '.join(formats)}), or its head is broken"
-
-
-def _too_large(limits: ImageLimits) -> UnreadableContentError:
-    return UnreadableContentError(f"the picture is larger than {limits.max_bytes:,} bytes")
 
 
 def _check_size(size: tuple[int, int], limits: ImageLimits, frames: int = 1) -> None:
@@ -328,6 +255,8 @@ def _frame(opened: Image.Image, at: int, kind: str, data: bytes, limits: ImageLi
 def _as_it_came(opened: Image.Image, data: bytes, kind: str) -> CheckedPicture:
     """Return a plain picture's own compressed pixels; what is decoded for the check is what is handed on."""
     bare = without_metadata(data, kind)
+    if bare == data:  # one object instead of two equal ones
+        bare = data
     with Image.open(BytesIO(bare), formats=(kind,)) as again:
         again.load()
         if (again.size, again.mode) != (opened.size, opened.mode):
@@ -344,7 +273,7 @@ def _encoded(flat: Flat, kind: str) -> CheckedPicture:
     return CheckedPicture(data, "image/jpeg" if photograph else "image/png", flat.shown.size, hidden)
 
 
-def _file(picture: Image.Image, picture_format: str, **options: Any) -> bytes:
+def _file(picture: Image.Image, picture_format: str, **options: int) -> bytes:
     picture.info.clear()
     buffer = BytesIO()
     picture.save(buffer, picture_format, **options)

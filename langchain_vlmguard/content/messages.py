@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
+from langchain_vlmguard.content.checking import check_frames, was_checked
 from langchain_vlmguard.content.fetch import PictureFetcher
-from langchain_vlmguard.content.images import CheckedPicture, ImageLimits, check_frames, holds_picture, was_checked
+from langchain_vlmguard.content.images import CheckedPicture, holds_picture
 from langchain_vlmguard.content.spellings import (
     Address,
     Inline,
@@ -22,16 +23,17 @@ from langchain_vlmguard.content.spellings import (
     picture_data,
     resolve,
 )
+from langchain_vlmguard.content.turn import LEFT_OUT, Turn, TurnPicture, blocks_of, turn_start
 from langchain_vlmguard.errors import UnreadableContentError
+from langchain_vlmguard.verdict.limits import ReadLimits
 from langchain_vlmguard.verdict.records import Unjudged
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from langchain_core.messages import BaseMessage
 
-LEFT_OUT = "[a part of this message could not be read and was left out]"
-"""What stands in for unread parts of earlier turns."""
+    from langchain_vlmguard.content.turn import Block
 
 EVIDENCE = "vlmguard_evidence"
 """Name of the message that carries quotes from pictures; a message that comes with it loses it."""
@@ -53,119 +55,40 @@ _DEEPEST = 4
 """Levels of blocks in blocks that are read."""
 
 
-@dataclass(frozen=True)
-class ReadLimits:
-    """How much one conversation may hold."""
-
-    image: ImageLimits = field(default_factory=ImageLimits)
-    max_images: int = 8
-    """Pictures of the current turn, and again of all earlier ones; frames count."""
-
-    max_text_chars: int = 100_000
-    max_blocks: int = 2_000
-    """Parts of the whole conversation."""
-
-    hosts: frozenset[str] = frozenset()
-    """Hosts from which pictures are fetched by address; none when empty."""
-
-    fetcher: PictureFetcher = field(default_factory=PictureFetcher)
-
-
-@dataclass(frozen=True)
-class TurnPicture:
-    """A picture and its place in the conversation."""
-
-    message: int
-    """Index of the message."""
-
-    block: int | None
-    """Index of the block in the message's content as it came; `None` for one beside the content."""
-
-    picture: CheckedPicture
-    where: str
-    """The place in the words of `Unjudged.where`, e.g. `"messages[2].content[0]"` or `"messages[2].artifact"`."""
-
-
-@dataclass(frozen=True)
-class Turn:
-    """What the guard looks at: everything since the last answer, inside the whole conversation."""
-
-    messages: list[BaseMessage]
-    """The conversation as a model may get it: pictures are the very bytes that were checked."""
-
-    start: int
-    """Index of the turn's first message."""
-
-    pictures: tuple[TurnPicture, ...]
-    """The turn's pictures, in order."""
-
-    unjudged: tuple[Unjudged, ...]
-    """The turn's parts that could not be read."""
-
-    earlier: tuple[TurnPicture, ...] = ()
-    """The pictures of earlier turns that a model still gets, in order."""
-
-    fetched: Mapping[int, Any] = field(default_factory=dict)
-    """Content of messages, by index, with fetched pictures in place of their addresses and everything else as it came."""
-
-    @property
-    def current(self) -> list[BaseMessage]:
-        """The turn's own messages, without what came before."""
-        return self.messages[self.start :]
-
-    @property
-    def text(self) -> str:
-        """What people wrote in this turn."""
-        return "\n".join(str(m.text) for m in self.current if isinstance(m, HumanMessage))
-
-    @property
-    def tool_results(self) -> list[str]:
-        """The texts that tools returned in this turn."""
-        return [str(m.text) for m in self.current if isinstance(m, ToolMessage)]
-
-    def pictures_of(self, message: int) -> tuple[TurnPicture, ...]:
-        """Return the turn's pictures that belong to one message, by its index in the conversation."""
-        return tuple(picture for picture in self.pictures if picture.message == message)
-
-    def without(self, withheld: Collection[str]) -> Turn:
-        """Return the turn with some of its earlier pictures, by SHA-256, left out."""
-        gone = {p.picture.block()["base64"] for p in self.earlier if p.picture.sha256 in withheld}
-        if not gone:
-            return self
-        earlier = [_without_pictures(message, gone) for message in self.messages[: self.start]]
-        kept = tuple(p for p in self.earlier if p.picture.sha256 not in withheld)
-        return replace(self, messages=[*earlier, *self.current], earlier=kept)
-
-
-def read_turn(messages: Sequence[BaseMessage], limits: ReadLimits | None = None) -> Turn:
+def read_turn(
+    messages: Sequence[BaseMessage], limits: ReadLimits | None = None, fetcher: PictureFetcher | None = None
+) -> Turn:
     """Read a conversation; nothing raises on hostile content, it is accounted for instead.
 
     Parts of the current turn that cannot be read are `unjudged`. In earlier turns they were decided on before; a placeholder
     stands in for them, so that one bad picture does not end a conversation. Of earlier turns' pictures the newest
     `max_images` stay. Artifacts of tools are for the program, not for the model: their pictures are read as the turn's and
     the artifact is left out. Blocks inside tool results stand in their message one after the other. Addresses are fetched
-    where the limits list their host, in the current turn's content alone; keep what was fetched (`Turn.fetched`), since the
+    if the limits list their host, in the current turn's content alone; keep what was fetched (`Turn.fetched`), since the
     address may lead to something else the next time.
 
     Args:
         messages: The conversation, oldest first.
         limits: How much it may hold.
+        fetcher: How pictures are fetched by address.
     """
     limits = limits or ReadLimits()
     start = turn_start(messages)
-    reader = _Reader(limits, _newest_pictures(messages[:start], limits.max_images))
+    reader = _Reader(limits, fetcher, _newest_pictures(messages[:start], limits.max_images))
     safe = [reader.message(index, message, current=index >= start) for index, message in enumerate(messages)]
     fetched = {index: _with_fetched(messages[index].content, (index,), reader.fetched) for index, *_ in reader.fetched}
     return Turn(safe, start, tuple(reader.pictures), tuple(reader.unjudged), tuple(reader.earlier), fetched)
 
 
-def read_for_model(messages: Sequence[BaseMessage], limits: ReadLimits | None = None) -> list[BaseMessage]:
+def read_for_model(
+    messages: Sequence[BaseMessage], limits: ReadLimits | None = None, fetcher: PictureFetcher | None = None
+) -> list[BaseMessage]:
     """Return messages whose blocks are text and checked standard image blocks only.
 
     Raises:
         UnreadableContentError: Naming the first part that cannot be read, and why.
     """
-    reader = _Reader(limits or ReadLimits(max_images=64))
+    reader = _Reader(limits or ReadLimits(max_images=64), fetcher)
     safe = [reader.message(index, message, current=True) for index, message in enumerate(messages)]
     if reader.unjudged:
         first = reader.unjudged[0]
@@ -174,13 +97,7 @@ def read_for_model(messages: Sequence[BaseMessage], limits: ReadLimits | None = 
     return [_only_text_and_pictures(message) for message in safe]
 
 
-def turn_start(messages: Sequence[BaseMessage]) -> int:
-    """Return the index after the last answer, an AI message that calls no tool."""
-    answers = (i for i, m in enumerate(messages) if isinstance(m, AIMessage) and not m.tool_calls)
-    return max(answers, default=-1) + 1
-
-
-def words_of(block: str | dict[str, Any]) -> str:
+def words_of(block: str | Block) -> str:
     """Return everything a model can read in a block that was read, pictures apart."""
     if isinstance(block, str):
         return block
@@ -189,8 +106,8 @@ def words_of(block: str | dict[str, Any]) -> str:
     return _as_json({key: value for key, value in block.items() if key not in _OPAQUE})
 
 
-def is_call(block: dict[str, Any]) -> bool:
-    """Say whether a block of an AI message is a tool call, or thinking that nobody can read."""
+def is_call(block: Block) -> bool:
+    """Whether a block of an AI message is a tool call, or thinking that nobody can read."""
     return "call" in str(block.get("type")) or block.get("type") in ("tool_use", "redacted_thinking")
 
 
@@ -200,15 +117,24 @@ def calls_of(message: BaseMessage) -> list[str]:
     return [f"{call['name']}: {_as_json(call['args'])}" for call in calls]
 
 
+def readable(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+    """Return messages with every picture in the standard form; those that a guard has read are taken as they are.
+
+    Raises:
+        UnreadableContentError: Naming the first part of the last turn that cannot be read, and why.
+    """
+    if all(map(is_read, messages)):
+        return list(messages)
+    turn = read_turn(messages)
+    for part in turn.unjudged:
+        msg = f"{part.where} ({part.kind}) cannot be judged: {part.reason}"
+        raise UnreadableContentError(msg)
+    return turn.messages
+
+
 def is_read(message: BaseMessage) -> bool:
-    """Say whether this module handed a message on: its form is right, and its pictures were checked by this process lately."""
+    """Whether this module handed a message on: its form is right, and its pictures were checked by this process lately."""
     return all(_is_handed_on(block) or _is_authored(block, message) for block in blocks_of(message))
-
-
-def blocks_of(message: BaseMessage) -> list[dict[str, Any]]:
-    """Return a message's content as blocks, plain text as text blocks."""
-    parts = message.content if isinstance(message.content, list) else [message.content]
-    return [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
 
 
 @dataclass(frozen=True)
@@ -238,13 +164,16 @@ class _Place:
 
 
 class _Reader:
-    def __init__(self, limits: ReadLimits, kept: frozenset[tuple[int, ...]] = frozenset()) -> None:
+    def __init__(
+        self, limits: ReadLimits, fetcher: PictureFetcher | None = None, kept: frozenset[tuple[int, ...]] = frozenset()
+    ) -> None:
         self.limits = limits
+        self.fetcher = fetcher or PictureFetcher()
         self.kept = kept
         self.pictures: list[TurnPicture] = []
         self.earlier: list[TurnPicture] = []
         self.unjudged: list[Unjudged] = []
-        self.fetched: dict[tuple[int, ...], list[dict[str, Any]]] = {}
+        self.fetched: dict[tuple[int, ...], list[Block]] = {}
         self._by_url: dict[str, bytes] = {}
         self._letters = 0
         self._blocks = 0
@@ -269,9 +198,9 @@ class _Reader:
         if place.current:
             self.unjudged.append(Unjudged(where=where, kind=kind, reason=reason))
 
-    def _beside(self, place: _Place, message: BaseMessage) -> dict[str, Any]:
+    def _beside(self, place: _Place, message: BaseMessage) -> Block:
         """Return what replaces the fields beside the content, accounting for what cannot be read in them."""
-        left_out: dict[str, Any] = {}
+        left_out: Block = {}
         if isinstance(message, ToolMessage):
             left_out["artifact"] = None
             self._artifact(replace(place, beside="artifact"), message.artifact)
@@ -332,7 +261,7 @@ class _Reader:
         read = [part for at, block in enumerate(blocks) for part in self._block(place.inside(at), block, message)]
         return [{"type": "text", "text": part} if isinstance(part, str) else part for part in read]
 
-    def _text_block(self, block: dict[str, Any]) -> dict[str, Any]:
+    def _text_block(self, block: Block) -> Block:
         if holds_picture({key: value for key, value in block.items() if key not in ("type", "text")}):
             msg = "a picture stands beside its text: send it as a block of its own"
             raise UnreadableContentError(msg)
@@ -388,7 +317,7 @@ class _Reader:
             msg = "it is an address, and addresses are fetched only for the current turn's content: send base64"
             raise UnreadableContentError(msg)
         if url not in self._by_url:
-            self._by_url[url] = self.limits.fetcher.fetch(url, self.limits.hosts, self.limits.image.max_bytes)
+            self._by_url[url] = self.fetcher.fetch(url, self.limits.hosts, self.limits.image.max_bytes)
         return self._by_url[url]
 
 
@@ -453,14 +382,6 @@ def _with_fetched(content: Any, place: tuple[int, ...], fetched: Mapping[tuple[i
         else:
             changed.append(block)
     return changed
-
-
-def _without_pictures(message: BaseMessage, gone: Collection[str]) -> BaseMessage:
-    if isinstance(message.content, str):
-        return message
-    left_out = {"type": "text", "text": LEFT_OUT}
-    content = [left_out if isinstance(b, dict) and b.get("base64") in gone else b for b in message.content]
-    return message.model_copy(update={"content": content})
 
 
 def _only_text_and_pictures(message: BaseMessage) -> BaseMessage:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import html
 import re
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, SupportsIndex
 
 from PIL import ExifTags
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from PIL import Image
 
@@ -61,8 +61,9 @@ def read_notes(picture: Image.Image) -> tuple[Note, ...]:
 
 
 def _from_info(picture: Image.Image) -> Iterator[Note]:
-    texts: dict[Any, Any] = dict(getattr(picture, "text", None) or {})
-    for name, value in {**picture.info, **texts}.items():
+    texts: Mapping[object, object] = getattr(picture, "text", None) or {}
+    found: dict[object, object] = {name: value for name, value in (*picture.info.items(), *texts.items())}  # noqa: C416
+    for name, value in found.items():
         if str(name) not in _NO_WORDS and isinstance(value, str | bytes):
             yield f"{picture.format} {_name(name)}", _text(value)
     for name in texts:
@@ -89,7 +90,7 @@ def _from_xmp(picture: Image.Image) -> Iterator[Note]:
             yield from (("XMP", one) for one in words if one)
 
 
-def _exif_text(tag: int, value: str | bytes | tuple[Any, ...]) -> str:
+def _exif_text(tag: int, value: str | bytes | tuple[SupportsIndex, ...]) -> str:
     if isinstance(value, tuple):
         try:
             value = bytes(value)
@@ -107,6 +108,6 @@ def _text(value: str | bytes) -> str:
 
 
 def _name(name: object) -> str:
-    """Return a field's name where it is a usual one; strangers write it too, and it goes into verdicts."""
+    """Return a field's name if it is a usual one: strangers write names too, and they go into verdicts."""
     text = str(name)
     return text if text in _USUAL else "note"

@@ -6,12 +6,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from types import ModuleType
 
     from PIL import Image
+    from rapidocr import RapidOCR
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom as shares of the picture's edges."""
@@ -72,12 +74,12 @@ _SETTINGS = {
 }
 """Unsure lines are wanted too, and pictures are read side by side rather than each by all cores."""
 
-_IDLE: SimpleQueue[Any] = SimpleQueue()
+_IDLE: SimpleQueue[RapidOCR] = SimpleQueue()
 """Engines that nobody uses now; one engine serves one thread at a time, since it keeps notes on the picture it reads."""
 
 
 @contextmanager
-def _engine() -> Iterator[Any]:
+def _engine() -> Iterator[RapidOCR]:
     try:
         engine = _IDLE.get_nowait()
     except Empty:
@@ -88,7 +90,7 @@ def _engine() -> Iterator[Any]:
         _IDLE.put(engine)
 
 
-def _new_engine() -> Any:
+def _new_engine() -> RapidOCR:
     try:
         from rapidocr import RapidOCR
     except ImportError as error:
@@ -121,7 +123,26 @@ class TesseractReader:
         return lines_of_table(table, image.size)
 
 
-def lines_of_table(table: dict[str, list[Any]], size: tuple[int, int]) -> list[Line]:
+@dataclass(frozen=True)
+class _Word:
+    """A word of Tesseract's table, in pixels."""
+
+    text: str
+    confidence: float
+    """From 0 to 100."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    @classmethod
+    def of(cls, row: Mapping[str, str | float]) -> _Word:
+        left, top, width, height = (float(row[name]) for name in ("left", "top", "width", "height"))
+        return cls(str(row["text"]).strip(), float(row["conf"]), left, top, left + width, top + height)
+
+
+def lines_of_table(table: Mapping[str, Sequence[str | float]], size: tuple[int, int]) -> list[Line]:
     """Join Tesseract's words to lines.
 
     Args:
@@ -129,32 +150,34 @@ def lines_of_table(table: dict[str, list[Any]], size: tuple[int, int]) -> list[L
         size: Width and height of the picture in pixels.
     """
     rows = [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
-    lines: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    lines: dict[tuple[object, ...], list[_Word]] = {}
     for row in rows:
-        if str(row["text"]).strip() and float(row["conf"]) >= 0:
-            lines.setdefault((row["block_num"], row["par_num"], row["line_num"]), []).append(row)
+        word = _Word.of(row)
+        if word.text and word.confidence >= 0:
+            lines.setdefault((row["block_num"], row["par_num"], row["line_num"]), []).append(word)
     return [_line(words, size) for words in lines.values()]
 
 
-def _line(words: list[dict[str, Any]], size: tuple[int, int]) -> Line:
+def _line(words: Sequence[_Word], size: tuple[int, int]) -> Line:
     width, height = size
-    left, top = min(w["left"] for w in words), min(w["top"] for w in words)
-    right, bottom = max(w["left"] + w["width"] for w in words), max(w["top"] + w["height"] for w in words)
-    confidence = sum(float(w["conf"]) for w in words) / len(words) / 100
-    text = " ".join(str(w["text"]).strip() for w in words)
+    left, top = min(word.left for word in words), min(word.top for word in words)
+    right, bottom = max(word.right for word in words), max(word.bottom for word in words)
+    confidence = sum(word.confidence for word in words) / len(words) / 100
+    text = " ".join(word.text for word in words)
     return Line(text, confidence, (left / width, top / height, right / width, bottom / height))
 
 
-def _tesseract() -> Any:
+def _tesseract() -> ModuleType:
     try:
         import pytesseract
     except ImportError as error:
         msg = "Tesseract needs the extra 'tesseract' and the program: pip install 'langchain-vlmguard[tesseract]'"
         raise ImportError(msg) from error
-    return pytesseract
+    module: ModuleType = pytesseract
+    return module
 
 
-def _around(corners: Any, size: tuple[int, int]) -> Box:
+def _around(corners: Iterable[tuple[float, float]], size: tuple[int, int]) -> Box:
     across = [float(x) / size[0] for x, _ in corners]
     down = [float(y) / size[1] for _, y in corners]
     return max(0.0, min(across)), max(0.0, min(down)), min(1.0, max(across)), min(1.0, max(down))

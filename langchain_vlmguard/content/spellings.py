@@ -5,22 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from langchain_vlmguard.content.images import (
-    ImageLimits,
-    decode_base64,
-    holds_picture,
-    may_be_picture,
-    parts_of,
-    picture_bytes,
-)
+from langchain_vlmguard.content.checking import bytes_of
+from langchain_vlmguard.content.images import holds_picture, may_be_picture, parts_of, picture_bytes
 from langchain_vlmguard.errors import UnreadableContentError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+
+    from langchain_vlmguard.verdict.limits import ImageLimits
+
+    Fields = Mapping[object, object]
+    """A block as it came: nothing is known about its keys and values."""
 
 Encoded = str | bytes | Image.Image
 """Base64 text, bytes, or a picture object."""
@@ -51,7 +50,7 @@ class Words:
 class Parts:
     """A block that holds other blocks."""
 
-    blocks: list[Any]
+    blocks: Sequence[object]
 
 
 Spelled = Inline | Address | Words | Parts
@@ -80,7 +79,7 @@ _DEEPEST = 4
 
 
 def kind_of(block: object) -> str:
-    """Name a block's type; what strangers write there is repeated only where it is a plain word."""
+    """Name a block's type; what strangers wrote there is repeated only if it is a plain word."""
     if isinstance(block, list | tuple):
         return "list"
     if not isinstance(block, Mapping):
@@ -92,8 +91,8 @@ def kind_of(block: object) -> str:
     return kind if isinstance(kind, str) and _WORD.fullmatch(kind) else "unknown"
 
 
-def resolve(block: Any) -> Spelled | None:
-    """Say where a block's picture is, or what else it holds; `None` for a block that has no picture by its type.
+def resolve(block: object) -> Spelled | None:
+    """Return where a block's picture is, or what else it holds; `None` for a block that has no picture by its type.
 
     Raises:
         UnreadableContentError: The block is of a picture's type and its picture cannot be had, or is there more than once.
@@ -101,6 +100,8 @@ def resolve(block: Any) -> Spelled | None:
     kind = kind_of(block)
     if kind in NESTED:
         return Parts(_nested(block))
+    if not isinstance(block, Mapping):
+        return None
     if kind == "text-plain" or (kind == "resource" and "text" in _held(block)):
         return Words(_plain_text(_held(block)))
     if kind not in PICTURES | FILES:
@@ -125,7 +126,7 @@ def picture_data(data: Encoded, limits: ImageLimits) -> bytes:
     """
     if isinstance(data, Image.Image):
         return picture_bytes(data, limits)
-    return data if isinstance(data, bytes) else decode_base64(data, limits)
+    return data if isinstance(data, bytes) else bytes_of(data, limits)
 
 
 def loose_pictures(value: object, *, most_parts: int = 200_000) -> Iterator[Spelled]:
@@ -154,13 +155,13 @@ def loose_pictures(value: object, *, most_parts: int = 200_000) -> Iterator[Spel
         raise UnreadableContentError(msg)
 
 
-def _held(block: Any) -> Mapping[str, Any]:
+def _held(block: Fields) -> Fields:
     inner = block.get("resource")
     return inner if isinstance(inner, Mapping) else block
 
 
-def _nested(block: Any) -> list[Any]:
-    content = block.get("content", []) if isinstance(block, Mapping) else list(block)
+def _nested(block: object) -> list[object]:
+    content = block.get("content", []) if isinstance(block, Mapping) else block
     if isinstance(content, str):
         return [content]
     if not isinstance(content, list | tuple):
@@ -169,7 +170,7 @@ def _nested(block: Any) -> list[Any]:
     return list(content)
 
 
-def _plain_text(block: Mapping[str, Any]) -> str:
+def _plain_text(block: Fields) -> str:
     others = {key: value for key, value in block.items() if key != "text"}
     if not isinstance(block.get("text"), str) or any(key in others for key in (*_ENCODED, "url", "file_id")):
         msg = "only plain text that came as text is read: send its words"
@@ -177,7 +178,7 @@ def _plain_text(block: Mapping[str, Any]) -> str:
     return str(block["text"])
 
 
-def _check_declared(block: Mapping[str, Any], kind: str) -> None:
+def _check_declared(block: Fields, kind: str) -> None:
     """Refuse files of another declared type; one that declares nothing is told by its content."""
     for holder in (block, *(block.get(key) for key in _CONTAINERS)):
         if not isinstance(holder, Mapping):
@@ -191,7 +192,7 @@ def _check_declared(block: Mapping[str, Any], kind: str) -> None:
                 raise UnreadableContentError(msg)
 
 
-def _candidates(block: Mapping[str, Any], depth: int) -> Iterator[Callable[[], Spelled]]:
+def _candidates(block: Fields, depth: int) -> Iterator[Callable[[], Spelled]]:
     """Yield a resolver for every place in a block where picture data, or a pointer to it, stands."""
     if depth > _DEEPEST:
         msg = "its parts are nested too deep"
@@ -218,11 +219,11 @@ def _unknown_place() -> Spelled:
     raise UnreadableContentError(msg)
 
 
-def _is_name_beside(key: str, block: Mapping[str, Any]) -> bool:
+def _is_name_beside(key: object, block: Fields) -> bool:
     return key == "file_name" and any(other in block for other in (*_ENCODED, *_ADDRESSES))
 
 
-def _encoded(value: Any) -> Callable[[], Spelled]:
+def _encoded(value: object) -> Callable[[], Spelled]:
     def read() -> Spelled:
         if isinstance(value, bytearray | memoryview):
             return Inline(bytes(value))
@@ -236,7 +237,7 @@ def _encoded(value: Any) -> Callable[[], Spelled]:
     return read
 
 
-def _address(value: Any) -> Callable[[], Spelled]:
+def _address(value: object) -> Callable[[], Spelled]:
     def read() -> Spelled:
         if not isinstance(value, str):
             if isinstance(value, bytes | bytearray | memoryview | Image.Image):
@@ -264,7 +265,7 @@ def _is_data_uri(value: object) -> bool:
     return isinstance(value, str) and value[:200].lstrip()[:5].lower() == "data:"
 
 
-def _uri_type(uri: Any) -> str:
+def _uri_type(uri: object) -> str:
     return str(uri).lstrip()[5:].partition(",")[0].partition(";")[0].strip().lower() or "text/plain"
 
 

@@ -102,7 +102,7 @@ def stretched(picture: Image.Image) -> Image.Image:
 
 
 def shrunk_views(picture: Image.Image) -> list[View]:
-    """Return how the picture looks shrunk, where that is not how it looks: image-scaling attacks.
+    """Return the shrunk looks that differ from the picture itself: image-scaling attacks.
 
     A text can be spread over a large picture so that it appears only when some resizing keeps the pixels it stands in. Each
     common edge and way of resizing is compared with the plain average of the same pixels; the most different ones return.
@@ -118,7 +118,7 @@ def shrunk_views(picture: Image.Image) -> list[View]:
 
 
 def seen_views(picture: Image.Image, seen: Sequence[Image.Image]) -> list[View]:
-    """Return what a model's own processor makes of the picture, where that is not how the picture looks."""
+    """Return what a model's own processor makes of the picture, if that looks different."""
     strange = (image for image in seen if image.size != picture.size and _strangeness(picture, image) > _SUSPICIOUS)
     return [
         View(f"as the model sees it ({image.width} x {image.height})", _at_reading_size(image)) for image in strange
@@ -126,7 +126,7 @@ def seen_views(picture: Image.Image, seen: Sequence[Image.Image]) -> list[View]:
 
 
 def is_flat(picture: Image.Image) -> bool:
-    """Say whether a picture is of one colour."""
+    """Whether a picture is of one colour."""
     return all(low == high for low, high in picture.convert("RGB").getextrema())  # type: ignore[misc]
 
 

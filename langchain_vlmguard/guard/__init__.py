@@ -1,1 +1,1 @@
-"""The guard, written once, and its faces for graphs and chat models."""
+"""The guard, written once: what is checked, in which order, and by whom."""

@@ -1,38 +1,48 @@
-"""Who judges the model's answers in words alone: the answering model, the rewriter's, or both."""
+"""Who judges: judges of texts, what a local model knows about its own turns, and how both are found."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+from langchain_vlmguard.verdict.judges import StrictestJudge, identity_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from langchain_vlmguard.guard.pictures import TextJudge
+    from langchain_vlmguard.verdict.judges import TextJudge
 
 
-@dataclass(frozen=True)
-class StrictestJudge:
-    """Several judges of texts; what any of them finds counts."""
-
-    judges: tuple[TextJudge, ...]
+class Screen(Protocol):
+    """What clears a turn on the answer's own prefill: a gate, or a probe on whole turns."""
 
     @property
-    def identity(self) -> str:
-        """What a verdict calls them."""
-        return "+".join(map(identity_of, self.judges))
+    def sees_pictures(self) -> bool:
+        """Whether it reads a turn's pictures."""
 
-    def judge_texts(self, texts: Sequence[str]) -> list[float]:
-        """Return the highest risk of each text, in [0, 1]."""
-        return [max(risks) for risks in zip(*(judge.judge_texts(texts) for judge in self.judges), strict=True)]
+    @property
+    def probe(self) -> object | None:
+        """The probe, if there is one beside the gate."""
 
 
 def answer_judge_in(model: Any, rewriter: Any) -> TextJudge | None:
-    """Return what can judge answers in a guard's own models, `None` where neither can; one set of weights judges once."""
+    """Return what judges answers among a guard's own models: the model, the rewriter's model, or both.
+
+    One set of weights judges once.
+    """
     both = unbound(model), getattr(rewriter, "model", None)
     found = {identity_of(judge): judge for one in both if (judge := getattr(one, "answer_judge", None))}
     judges = tuple(found.values())
     return StrictestJudge(judges) if len(judges) > 1 else next(iter(judges), None)
+
+
+def text_judge_in(model: Any) -> TextJudge | None:
+    """Return the model, without what was bound to it, if it judges texts."""
+    inner = unbound(model)
+    return inner if getattr(inner, "can_judge", False) else None
+
+
+def screen_in(model: Any) -> Screen | None:
+    """Return what clears turns in a model, tools bound or not."""
+    found: Screen | None = getattr(unbound(model), "screening", None)
+    return found
 
 
 def unbound(model: Any) -> Any:
@@ -40,8 +50,3 @@ def unbound(model: Any) -> Any:
     while hasattr(model, "bound"):
         model = model.bound
     return model
-
-
-def identity_of(judge: TextJudge) -> str:
-    """Return what a verdict calls a judge."""
-    return str(getattr(judge, "identity", type(judge).__name__))

@@ -1,24 +1,131 @@
-"""What a person decided about a turn that was held for review."""
+"""Review by people, in LangChain's human-in-the-loop form.
+
+What waits is an interrupt whose value is a `HITLRequest`. Answer it by `Command(resume={"decisions": [{"type": "approve"}]})`, by
+`"edit"` or `"reject"`. A plain `"approve"` or `{"decision": "edit", "prompt": "..."}` will do, too. An answer that cannot be read
+raises in the run that brought it, and the thread goes on waiting.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+from langgraph.config import get_config
+from langgraph.types import interrupt
+from pydantic import PlainValidator, WithJsonSchema
+
+if TYPE_CHECKING:
+    from langchain_vlmguard.guard.state import Stage
+    from langchain_vlmguard.verdict.records import Json, SafetyVerdict
+
+Edits = Literal["prompt", "text", "args"]
+"""What an edit replaces: the prompt of a turn, the text of an answer or a result, the arguments of a call."""
+
+_KINDS = ("approve", "edit", "reject")
+_CHECKS_ANSWERS = "response_schema" in inspect.signature(interrupt).parameters
+"""Whether this LangGraph checks an answer before it saves it; older ones would keep a wrong answer for good."""
+
+_HOW = (
+    'this is no decision: answer with {"decisions": [{"type": "approve"}]}, {"type": "reject"}, or {"type": "edit", '
+    '"edited_action": {"name": ..., "args": {...}}} in their place'
+)
 
 
-def decided(decision: Any, proposed: str | None) -> dict[str, Any]:
-    """Translate what a person answered; anything that is not one of the three options refuses.
+@dataclass(frozen=True)
+class Decision:
+    """What a person decided."""
 
-    Approving a turn whose rewriting the policy wanted reviewed approves the rewritten prompt.
+    kind: Literal["approve", "edit", "reject"]
+    text: str | None = None
+    """The edited prompt or text."""
+
+    args: Json | None = None
+    """The edited arguments of a call."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Something that waits for a person."""
+
+    stage: Stage
+    name: str
+    """Name of the action that the person decides about: a tool's name, or what would happen otherwise."""
+
+    args: Json
+    """What the person sees: the prompt, the text, or the call's arguments; empty if it may not be shown."""
+
+    verdict: SafetyVerdict
+    edits: Edits
+    about: Json = field(default_factory=dict)
+    """More for the person's screen, e.g. which guard asks."""
+
+    def to_request(self) -> Json:
+        """Return a `HITLRequest`, with stage, verdict and what is known besides."""
+        why = self.verdict.reason or f"The guard wants a person to decide ({self.verdict.severity or 'unjudged'})."
+        return {
+            "action_requests": [{"name": self.name, "args": self.args, "description": why}],
+            "review_configs": [{"action_name": self.name, "allowed_decisions": list(_KINDS)}],
+            "stage": self.stage,
+            "verdict": self.verdict.to_state(),
+            **self.about,
+        }
+
+
+def ask_person(waiting: Waiting) -> Decision:
+    """Stop the run until a person decides.
+
+    Raises:
+        ValidationError: The answer cannot be read. Nothing was saved: the thread waits for another one.
     """
-    said = decision.get("decision") if isinstance(decision, dict) else decision
-    edited = decision.get("prompt") if isinstance(decision, dict) else None
-    if said == "approve":
-        action = "rewrite" if proposed else "allow"
-        return {"action": action, "reviewed": "approve", "reason": "A person approved this turn."}
-    if said == "edit" and isinstance(edited, str) and edited.strip():
-        reason = "A person edited the prompt."
-        return {"action": "rewrite", "reviewed": "edit", "rewritten_prompt": edited, "reason": reason}
-    if said == "reject":
-        return {"action": "refuse", "reviewed": "reject", "reason": "A person rejected this turn."}
-    reason = "The review ended without a usable decision: answer approve, reject, or edit with a prompt."
-    return {"action": "refuse", "reason": reason}
+    read, request = partial(read_decision, edits=waiting.edits), waiting.to_request()
+    if _CHECKS_ANSWERS:
+        shape = WithJsonSchema({"type": "object", "properties": {"decisions": {"type": "array"}}})
+        form: Any = Annotated[Any, PlainValidator(read), shape]
+        decision: Decision = interrupt(request, response_schema=form)
+        return decision
+    while True:
+        answer = interrupt(request)
+        try:
+            return read(answer)
+        except ValueError as error:
+            request = {**request, "error": str(error)}
+
+
+def read_decision(answer: Any, *, edits: Edits) -> Decision:
+    """Read what a person answered.
+
+    Raises:
+        ValueError: It is no decision, or an edit without what it edits.
+    """
+    given = answer.get("decisions", answer) if isinstance(answer, Mapping) else answer
+    if isinstance(given, list):
+        if len(given) != 1:
+            msg = "one thing waits for a decision: answer with exactly one in `decisions`"
+            raise ValueError(msg)
+        given = given[0]
+    said = {"type": given} if isinstance(given, str) else given
+    kind = (said.get("type") or said.get("decision")) if isinstance(said, Mapping) else None
+    if kind not in _KINDS:
+        raise ValueError(_HOW)
+    action = said.get("edited_action")
+    changed = action.get("args") if isinstance(action, Mapping) else said.get("args") if edits == "args" else said
+    changed = dict(changed) if isinstance(changed, Mapping) else {}
+    text = next(
+        (changed[k] for k in ("prompt", "text") if isinstance(changed.get(k), str) and changed[k].strip()), None
+    )
+    edited = (changed or None) if edits == "args" else text
+    if kind == "edit" and edited is None:
+        msg = f'an edit needs what it edits: {{"decision": "edit", "{edits}": ...}}'
+        raise ValueError(msg)
+    return Decision(cast("Any", kind), None if edits == "args" else text, changed if edits == "args" else None)
+
+
+def can_wait() -> bool:
+    """Whether the graph around this call has a checkpointer, without which nothing can wait for a person."""
+    try:
+        return get_config().get("configurable", {}).get("__pregel_checkpointer") is not None
+    except RuntimeError:
+        return False

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
@@ -14,20 +15,26 @@ from langchain_vlmguard.models.tool_calls import CallReader, parse_tool_calls
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from langchain_vlmguard.models.generation import Generated, TokenLogprob
+    from langchain_vlmguard.models.requests import Generated, TokenLogprob
     from langchain_vlmguard.models.tool_calls import Reading
-    from langchain_vlmguard.steering.screening import Screening
-    from langchain_vlmguard.steering.steering import Steering
+    from langchain_vlmguard.steering.attachment import Attachment
 
 PROVIDER = "langchain-vlmguard"
 
 
-class Answer:
-    """Makes messages of what one call of a chat model generates."""
+class _About(TypedDict):
+    """What is known about a whole answer."""
 
-    def __init__(self, model: str, steering: Steering | Screening | None, offered: Collection[str]) -> None:
-        """Answer as `model`, under a steering, with the tools whose names were offered."""
-        self._model, self._steering, self._offered = model, steering, frozenset(offered)
+    response_metadata: dict[str, object]
+    usage_metadata: UsageMetadata
+
+
+class Answer:
+    """Turns what one call of a chat model generates into messages."""
+
+    def __init__(self, model: str, attachment: Attachment | None, offered: Collection[str]) -> None:
+        """Answer as `model`, under an attachment, with the tools whose names were offered."""
+        self._model, self._attachment, self._offered = model, attachment, frozenset(offered)
         self._reader = CallReader(self._offered)
         self._sent = 0
 
@@ -58,7 +65,7 @@ class Answer:
         )
 
     def piece(self, text: str) -> Iterator[ChatGenerationChunk]:
-        """Yield what may leave after one more piece of text: words, and calls that are whole."""
+        """Take one more piece of text and yield what can be sent: words, and complete calls."""
         if not self._offered:
             yield _chunk(content=text)
             return
@@ -68,7 +75,7 @@ class Answer:
         yield from self._new_calls()
 
     def end(self, row: Generated) -> Iterator[ChatGenerationChunk]:
-        """Yield what is left when the answer is over, and what is known about it."""
+        """Yield what was held back, and the metadata of the finished answer."""
         if self._offered:
             if words := self._reader.end().rstrip():
                 yield _chunk(content=words)
@@ -86,25 +93,18 @@ class Answer:
             )
         self._sent = len(found)
 
-    def _about(self, row: Generated, reading: Reading) -> dict[str, Any]:
-        metadata: dict[str, Any] = {
+    def _about(self, row: Generated, reading: Reading) -> _About:
+        metadata: dict[str, object] = {
             "model_name": self._model,
             "model_provider": PROVIDER,
             "finish_reason": "tool_calls" if reading.calls else row.finish_reason,
         }
         if row.logprobs is not None:
             metadata["logprobs"] = {"content": [_logprob(one) for one in row.logprobs]}
-        if self._steering is not None and row.steering is not None:
-            directions = self._steering.directions
+        if self._attachment is not None and row.steering is not None:
             metadata["steering"] = row.steering
-            metadata["provenance"] = {
-                "steering": self._steering.identity,
-                "directions": directions.hash,
-                "anchors": directions.card.anchors_hash,
-            }
-            if (probe := getattr(self._steering, "probe", None)) is not None:
-                metadata["provenance"]["probe"] = probe.hash
-        usage = {
+            metadata["provenance"] = dict(self._attachment.provenance)
+        usage: UsageMetadata = {
             "input_tokens": row.input_tokens,
             "output_tokens": row.output_tokens,
             "total_tokens": row.input_tokens + row.output_tokens,
@@ -116,6 +116,6 @@ def _chunk(**fields: Any) -> ChatGenerationChunk:
     return ChatGenerationChunk(message=AIMessageChunk(**fields))
 
 
-def _logprob(one: TokenLogprob) -> dict[str, Any]:
+def _logprob(one: TokenLogprob) -> dict[str, object]:
     top = [{"token": token, "logprob": value} for token, value in one.top]
     return {"token": one.token, "logprob": one.logprob, "top_logprobs": top}

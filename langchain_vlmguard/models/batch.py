@@ -19,51 +19,52 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from langchain_vlmguard.models.adapters import using_adapter
 from langchain_vlmguard.models.decoding import RowDecoder
-from langchain_vlmguard.steering.encoding import encode_texts
-from langchain_vlmguard.steering.steering import Steering
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
+    from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
+    from transformers.utils import ModelOutput
 
-    from langchain_vlmguard.models.generation import Request
-    from langchain_vlmguard.steering.steering import SteeredCall
+    from langchain_vlmguard.models.requests import Request
+    from langchain_vlmguard.models.runtime import Runtime
+    from langchain_vlmguard.steering.attachment import AttachedCall
 
 ROWWISE = ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
-"""What of a call's keyword arguments grows by one column a token, rows in the first axis but one of `position_ids`."""
+"""Keyword arguments that grow by one column a token; rows are the axis before the last, for `position_ids` too."""
 
 _PREPARED = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
 CACHE = "cache" if "cache" in _PREPARED else "past_key_values"
 """What a call's keyword arguments and a model's output call the keys and values; transformers 5.24 renamed them."""
 
 PICTURES = ("pixel_", "image_", "mm_encoder_")
-"""Beginnings of the names of what the prefill alone reads."""
+"""Prefixes of the keyword arguments that only the prefill reads."""
 
 
 class Batch:
     """Requests of one kind, from their prefill to their last token."""
 
-    def __init__(self, requests: Sequence[Request], inputs: dict[str, Tensor]) -> None:
+    def __init__(self, runtime: Runtime, requests: Sequence[Request], inputs: dict[str, Tensor]) -> None:
         """Take encoded, left-padded rows; nothing runs yet."""
         self.kind = requests[0].kind
+        self._runtime = runtime
         self._requests = list(requests)
-        self._model = requests[0].loaded.model
-        self.lock = requests[0].loaded.lock
+        self._model = runtime.model
         self._adapter = requests[0].settings.adapter
         self._inputs = inputs
         self._context = Context()
         self._stack = ExitStack()
-        self._call: SteeredCall | None = None
+        self._call: AttachedCall | None = None
         self._ids = inputs["input_ids"]
         self._kwargs: dict[str, Any] = {}
         self._over: list[RowDecoder] = []
         self.rows: list[RowDecoder | None] = []
-        """One decoder a row of the tensors, `None` where the row is over."""
+        """One decoder a row of the tensors, `None` for a finished row."""
 
     @property
     def active(self) -> list[RowDecoder]:
-        """The rows that are not over."""
+        """The rows that are not finished."""
         return [row for row in self.rows if row is not None]
 
     def prefill(self) -> None:
@@ -75,17 +76,18 @@ class Batch:
         self._context.run(self._step)
 
     def close(self) -> None:
-        """Take the steering off the model."""
+        """Take the attachment off the model."""
         self._context.run(self._stack.close)
 
     def _prefill(self) -> None:
-        steering = self._requests[0].steering
-        self._see()
-        if steering is not None:
+        attachment = self._requests[0].attachment
+        self._replace_pixels()
+        if attachment is not None:
             pictured = torch.tensor([bool(request.row.pictures) for request in self._requests])
-            text = self._text_query(steering.needs_text_query, pictured)
-            more = {"repeatable": True} if isinstance(steering, Steering) and self._rewinds else {}
-            attached = steering.attach(self._model, pictured=pictured, inputs=self._inputs, text_inputs=text, **more)
+            text = self._text_query(pictured) if attachment.needs_text_query else None
+            attached = attachment.attach(
+                self._model, pictured=pictured, inputs=self._inputs, text_inputs=text, repeatable=self._rewinds
+            )
             self._call = self._stack.enter_context(attached)
         longest = max(request.settings.max_tokens for request in self._requests)
         with using_adapter(self._model, self._adapter):
@@ -93,17 +95,15 @@ class Batch:
                 **self._inputs, max_new_tokens=longest, do_sample=False, num_beams=1, custom_generate=self._start
             )
 
-    def _text_query(self, needed: bool, pictured: Tensor) -> dict[str, Tensor] | None:  # noqa: FBT001 - it is one word
+    def _text_query(self, pictured: Tensor) -> dict[str, Tensor]:
         """Return the rows as text alone; rows without pictures are that already."""
-        if not needed:
-            return None
-        return encode_rows(self._requests, pictures=False) if pictured.any() else self._inputs
+        return self._runtime.encode(self._requests, pictures=False) if pictured.any() else self._inputs
 
-    def _see(self) -> None:
+    def _replace_pixels(self) -> None:
         """Put the pictures' features in the place of their pixels."""
         if any(request.row.pictures for request in self._requests):
             with using_adapter(self._model, self._adapter):
-                self._inputs = self._requests[0].loaded.features.into(self._requests, self._inputs)
+                self._inputs = self._runtime.features.into(self._model, self._requests, self._inputs)
 
     def _step(self) -> None:
         width = 1 if self._kwargs["use_cache"] else None
@@ -113,16 +113,16 @@ class Batch:
         self._advance(outputs)
 
     def drop(self) -> None:
-        """Let go of rows whose callers have left or whose time is up."""
-        self.rows = [None if row is None or row.request.give_up() else row for row in self.rows]
+        """Drop rows whose callers have left or whose time is up."""
+        self.rows = [None if row is None or row.request.expire() else row for row in self.rows]
 
     def pop_over(self) -> list[RowDecoder]:
-        """Return the rows whose answers are whole and were not handed over yet."""
+        """Return the finished rows that were not returned before."""
         over, self._over = self._over, []
         return over
 
     def thin(self) -> None:
-        """Take rows that are over out of the tensors, once they are a quarter of them."""
+        """Remove finished rows from the tensors once they are a quarter of them."""
         kept = [index for index, row in enumerate(self.rows) if row is not None]
         if kept and self.flexible and len(self.rows) - len(kept) >= len(self.rows) / 4:
             self._keep(kept)
@@ -166,50 +166,54 @@ class Batch:
 
     def _start(
         self,
-        model: Any,
+        model: PreTrainedModel,
         input_ids: Tensor,
-        logits_processor: Any,
-        stopping_criteria: Any,  # noqa: ARG002 - rows know themselves when they are over
-        generation_config: Any,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,  # noqa: ARG002 - rows know themselves when they are over
+        generation_config: GenerationConfig,
         **kwargs: Any,
     ) -> None:
         """Decoding function for `generate`: the prefill and the first token; `step` goes on from here."""
         prompt = self._inputs["attention_mask"].sum(dim=1).tolist()
         outputs = model._prefill(input_ids, generation_config, kwargs)
-        if getattr(self._call, "must_repeat", False):
-            outputs = self._repeated(outputs[CACHE], input_ids, kwargs)
+        if self._call is not None and self._call.must_repeat:
+            outputs = self._run_last_token_again(self._call, outputs[CACHE], input_ids, kwargs)
         traces = self._call.trace() if self._call else [None] * len(self._requests)
         self.rows = [
-            RowDecoder(request, int(read), trace)
+            RowDecoder(self._runtime, request, int(read), trace)
             for request, read, trace in zip(self._requests, prompt, traces, strict=True)
         ]
         self._ids, self._kwargs, self._processors = input_ids, kwargs, logits_processor
         self._encoder_decoder = bool(model.config.is_encoder_decoder)
         self._advance(outputs)
         self._kwargs = {name: value for name, value in self._kwargs.items() if not name.startswith(PICTURES)}
-        if self._call is not None and not getattr(self._call, "edits_decoding", True):
+        if self._call is not None and not self._call.edits_decoding:
             self._stack.close()
 
     @property
     def _rewinds(self) -> bool:
-        """Whether the last prompt token can be run again: causal attention, and a cache that gives it back."""
+        """Whether the last prompt token can be run again: causal attention, and a cache that gives it back.
+
+        Encoder-decoders and families with `token_type_ids` (PaliGemma, Gemma 3) let earlier tokens look at later ones, so
+        their states would not stand. Pictures that are still pixels reach some families (Mllama) by cross-attention in the
+        prefill alone. And only a plain `DynamicLayer` can be cropped: a sliding window has lost what it would need again.
+        """
         config = self._model.config
         layers = DynamicCache(config=config.get_text_config(decoder=True)).layers
         causal = not config.is_encoder_decoder and "token_type_ids" not in self._inputs
         return causal and "pixel_values" not in self._inputs and all(type(layer) is DynamicLayer for layer in layers)
 
-    def _repeated(self, cache: Any, input_ids: Tensor, kwargs: dict[str, Any]) -> Any:
-        """Run the last prompt token again, now that its gate is known to be open."""
-        if self._call is None:
-            msg = "there is no steering whose gate could have opened"
-            raise RuntimeError(msg)
+    def _run_last_token_again(
+        self, call: AttachedCall, cache: DynamicCache, input_ids: Tensor, kwargs: dict[str, Any]
+    ) -> ModelOutput:
+        """Take the last prompt token back out of the cache and run it again, now that its gate is known to be open."""
         cache.crop(-1)
-        self._call.repeat()
+        call.repeat()
         given = {name: value for name, value in kwargs.items() if not name.startswith(PICTURES)} | {CACHE: cache}
         inputs = self._model.prepare_inputs_for_generation(input_ids, next_sequence_length=1, **given)
         return self._model(**inputs, return_dict=True)
 
-    def _advance(self, outputs: Any) -> None:
+    def _advance(self, outputs: ModelOutput) -> None:
         self._kwargs = self._model._update_model_kwargs_for_generation(
             outputs, self._kwargs, is_encoder_decoder=self._encoder_decoder
         )
@@ -258,16 +262,6 @@ class Batch:
         for layer in self._kwargs[CACHE].layers:
             layer.keys = pad(layer.keys, (0, 0, missing, 0))
             layer.values = pad(layer.values, (0, 0, missing, 0))
-
-
-def encode_rows(requests: Sequence[Request], *, pictures: bool = True) -> dict[str, Tensor]:
-    """Encode the rows of requests, left-padded, on the model's device."""
-    loaded = requests[0].loaded
-    rows = [request.row for request in requests]
-    texts = [row.text if pictures else row.text_only for row in rows]
-    shown = [row.pictures for row in rows if row.pictures] if pictures else []
-    encoded = encode_texts(loaded.processor, texts, shown)
-    return {name: tensor.to(loaded.model.device) for name, tensor in encoded.items()}
 
 
 def _row_axis(tensor: Tensor) -> int:

@@ -5,22 +5,24 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Required, TypedDict
 
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
-from langchain_vlmguard.content.images import open_picture
-from langchain_vlmguard.content.messages import blocks_of, read_for_model
+from langchain_vlmguard.content.checking import open_picture
+from langchain_vlmguard.content.messages import read_for_model
+from langchain_vlmguard.content.turn import blocks_of
 from langchain_vlmguard.errors import UnreadableContentError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from langchain_core.messages import BaseMessage
     from PIL import Image
     from transformers import ProcessorMixin
 
-    from langchain_vlmguard.content.messages import ReadLimits
+    from langchain_vlmguard.content.fetch import PictureFetcher
+    from langchain_vlmguard.verdict.limits import ReadLimits
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +41,21 @@ class ChatRow:
     """SHA-256 of the pictures' modes, sizes and pixels, in order; `None` where their features are not to be kept."""
 
 
+class _Turn(TypedDict, total=False):
+    """A message in Hugging Face chat form."""
+
+    role: Required[str]
+    content: Required[list[dict[str, str]]]
+    tool_calls: list[dict[str, object]]
+
+
 def to_chat_row(
     messages: Sequence[BaseMessage],
     processor: ProcessorMixin,
     *,
-    tools: Sequence[dict[str, Any]] | None = None,
+    tools: Sequence[Mapping[str, object]] | None = None,
     limits: ReadLimits | None = None,
+    fetcher: PictureFetcher | None = None,
 ) -> ChatRow:
     """Render a conversation with the model's chat template.
 
@@ -56,6 +67,7 @@ def to_chat_row(
         processor: The model's processor.
         tools: Tools in OpenAI's form.
         limits: How much the conversation may hold, and from where pictures may be fetched.
+        fetcher: How they are fetched.
 
     Raises:
         UnreadableContentError: A part of a message cannot be shown to the model; the error names it.
@@ -66,8 +78,8 @@ def to_chat_row(
         raise ValueError(msg)
     controls = _control_tokens(processor)
     pictures: list[Image.Image] = []
-    turns = [_turn(message, pictures, controls) for message in read_for_model(messages, limits)]
-    options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True}
+    turns = [_turn(message, pictures, controls) for message in read_for_model(messages, limits, fetcher)]
+    options: dict[str, object] = {"tokenize": False, "add_generation_prompt": True}
     if tools:
         options["tools"] = list(tools)
     text = processor.apply_chat_template(turns, **options)
@@ -83,7 +95,7 @@ def _hash(pictures: Sequence[Image.Image]) -> str:
     return digest.hexdigest()
 
 
-def _turn(message: BaseMessage, pictures: list[Image.Image], controls: re.Pattern[str]) -> dict[str, Any]:
+def _turn(message: BaseMessage, pictures: list[Image.Image], controls: re.Pattern[str]) -> _Turn:
     parts: list[dict[str, str]] = []
     for part in blocks_of(message):
         if part["type"] == "image":
@@ -91,7 +103,7 @@ def _turn(message: BaseMessage, pictures: list[Image.Image], controls: re.Patter
             parts.append({"type": "image"})
         else:
             parts.append({"type": "text", "text": controls.sub(lambda found: " ".join(found[0]), part["text"])})
-    turn: dict[str, Any] = {"role": _role(message), "content": parts}
+    turn: _Turn = {"role": _role(message), "content": parts}
     if isinstance(message, AIMessage) and message.tool_calls:
         turn["tool_calls"] = [
             {"type": "function", "function": {"name": call["name"], "arguments": call["args"]}}
@@ -109,7 +121,7 @@ def _role(message: BaseMessage) -> str:
     raise UnreadableContentError(msg)
 
 
-def _without_pictures(turn: dict[str, Any]) -> dict[str, Any]:
+def _without_pictures(turn: _Turn) -> _Turn:
     return {**turn, "content": [part for part in turn["content"] if part["type"] != "image"]}
 
 

@@ -25,7 +25,7 @@ class NamedCheckpoint:
     recipe: Callable[[], Any] | None = None
     """Returns the `TrainingRecipe` of that adapter."""
 
-    synthesize: Callable[..., dict[str, Any]] | None = None
+    synthesize: Callable[..., dict[str, object]] | None = None
     """Makes that adapter's training data, as `Synthesis.run` does."""
 
 

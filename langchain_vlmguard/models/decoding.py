@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from langchain_vlmguard.models.generation import Generated, TokenLogprob
+from langchain_vlmguard.models.requests import Generated, TokenLogprob
 from langchain_vlmguard.models.streaming import GrowingText
 from langchain_vlmguard.models.structured import GrammarState
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import LogitsProcessor
 
-    from langchain_vlmguard.models.generation import Request, Settings
+    from langchain_vlmguard.models.requests import Request, Settings
+    from langchain_vlmguard.models.runtime import Runtime
+    from langchain_vlmguard.steering.attachment import Trace
 
 
 class RowDecoder:
-    """The state of one row: its tokens, its text as far as it is needed, its random generator and its grammar."""
+    """The state of one row: its tokens, its text if somebody needs it early, its random generator and its grammar."""
 
-    def __init__(self, request: Request, input_tokens: int, trace: dict[str, Any] | None) -> None:
+    def __init__(self, runtime: Runtime, request: Request, input_tokens: int, trace: Trace | None) -> None:
         """Start after the prefill of `input_tokens` tokens, with the row's steering trace."""
         settings = request.settings
-        loaded = request.loaded
         self.request = request
+        self._runtime = runtime
         self._input_tokens = input_tokens
         self._trace = trace
         self._tokens: list[int] = []
-        self._hidden = loaded.hidden_tokens(markers=settings.markers)
-        self._ends = loaded.end_tokens
-        self._limit = min(settings.max_tokens, loaded.context_length - input_tokens)
+        self._hidden = runtime.hidden_tokens(markers=settings.markers)
+        self._ends = runtime.end_tokens
+        self._limit = min(settings.max_tokens, runtime.context_length - input_tokens)
         self._logprobs: list[TokenLogprob] = []
-        self._grammar = GrammarState(loaded.grammar_tokenizer, settings.grammar) if settings.grammar else None
+        self._grammar = GrammarState(runtime.grammar_tokenizer, settings.grammar) if settings.grammar else None
         grows = settings.stop or request.on_piece
-        self._text = GrowingText(loaded.processor.tokenizer, settings.stop, self._hidden) if grows else None
+        self._text = GrowingText(runtime.processor.tokenizer, settings.stop, self._hidden) if grows else None
         self._skip = request.emitted
         self._reason = "length"
         self._warpers = _warpers(settings) if settings.temperature > 0 else None
@@ -84,7 +87,7 @@ class RowDecoder:
         return True
 
     def deliver(self) -> None:
-        """Hand the whole answer over."""
+        """Give the whole answer to whoever asked."""
         try:
             text = self._whole_text()
         except Exception as error:  # noqa: BLE001 - raised again in the caller's own thread
@@ -105,10 +108,10 @@ class RowDecoder:
         if self._text is not None:
             return self._text.text
         kept = [token for token in self._tokens if token not in self._hidden]
-        return str(self.request.loaded.processor.tokenizer.decode(kept)).strip()
+        return self._runtime.decode(kept).strip()
 
     def _emit(self, piece: str) -> None:
-        """Hand a piece on; a row that was started again does not repeat what has left already."""
+        """Hand a piece on; a restarted row skips what it released before."""
         if self._skip:
             skipped = min(self._skip, len(piece))
             self._skip, piece = self._skip - skipped, piece[skipped:]
@@ -118,15 +121,15 @@ class RowDecoder:
 
     def _logprob(self, token: int, logits: Tensor, alternatives: int) -> TokenLogprob:
         values = logits.float().log_softmax(-1)
-        decode = self.request.loaded.processor.tokenizer.decode
+        decode = self._runtime.decode
         likeliest = values.topk(alternatives) if alternatives else None
         pairs = [] if likeliest is None else zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
         top = tuple((decode([other]), value) for other, value in pairs)
         return TokenLogprob(decode([token]), float(values[token]), top)
 
 
-def _warpers(settings: Settings) -> list[Any]:
-    warpers: list[Any] = [TemperatureLogitsWarper(float(settings.temperature))]
+def _warpers(settings: Settings) -> list[LogitsProcessor]:
+    warpers: list[LogitsProcessor] = [TemperatureLogitsWarper(float(settings.temperature))]
     if settings.top_k:
         warpers.append(TopKLogitsWarper(settings.top_k))
     if settings.top_p is not None and settings.top_p < 1:

@@ -1,20 +1,21 @@
-"""Say what will work with a checkpoint before it is trusted with anything."""
+"""Check what will work with a checkpoint before relying on it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from langchain_vlmguard.models.checkpoints import checkpoint_path
 from langchain_vlmguard.models.loading import DIRECTIONS_FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator, Mapping
 
     from transformers import PreTrainedModel, ProcessorMixin
 
+Found = TypeVar("Found")
 Status = Literal["ok", "warning", "failure"]
 TOOL = {
     "type": "function",
@@ -33,7 +34,7 @@ class Finding:
     subject: str
     status: Status
     said: str
-    """What was found, and what to do about it where something should be done."""
+    """What was found, and what to do about it if something should be done."""
 
 
 def examine(model: str, *, run: bool = False, directions: str | None = None) -> Iterator[Finding]:
@@ -97,7 +98,7 @@ def _memory(model: PreTrainedModel) -> Finding:
 
 
 def _template(processor: ProcessorMixin) -> Iterator[Finding]:
-    def rendered(turn: dict[str, Any], **options: Any) -> str:
+    def rendered(turn: Mapping[str, object], **options: object) -> str:
         return str(processor.apply_chat_template([turn], tokenize=False, add_generation_prompt=True, **options))
 
     text = {"type": "text", "text": "hello"}
@@ -139,8 +140,10 @@ def _answers(model: str) -> Iterator[Finding]:
     from langchain_core.messages import HumanMessage
     from PIL import Image
 
-    from langchain_vlmguard.content.images import ImageLimits, check_picture, picture_bytes
+    from langchain_vlmguard.content.checking import check_picture
+    from langchain_vlmguard.content.images import picture_bytes
     from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
+    from langchain_vlmguard.verdict.limits import ImageLimits
 
     chat = yield from _try("weights", lambda: ChatSteeredVLM.from_pretrained(model, max_tokens=8), lambda _: "loaded")
     if chat is None:
@@ -156,8 +159,10 @@ def _answers(model: str) -> Iterator[Finding]:
         )
 
 
-def _try(subject: str, step: Callable[[], Any], say: Callable[[Any], str]) -> Generator[Finding, None, Any]:
-    """Run one step; its error is a finding. Returns the step's value, `None` where it failed."""
+def _try(
+    subject: str, step: Callable[[], Found], say: Callable[[Found], str]
+) -> Generator[Finding, None, Found | None]:
+    """Run one step and yield what it found; return the step's value, or `None` if it failed."""
     try:
         found = step()
         said = say(found)

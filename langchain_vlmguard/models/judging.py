@@ -1,4 +1,4 @@
-"""Judge texts on the path on which a language model's alignment is whole: its own, without pictures."""
+"""Judge texts where a language model's alignment is whole: on text alone, without pictures."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _risks(loaded: LoadedVLM, texts: list[str], steering: Steering) -> list[floa
 
     inputs = {name: tensor.to(loaded.model.device) for name, tensor in encode_texts(loaded.processor, texts).items()}
     layer = steering.read_layer
-    with loaded.lock:
+    with loaded.engine.lock:
         state = states_until(loaded.model, inputs, (layer,))[layer]
     reading = steering.read_gate(torch.zeros(len(texts), dtype=torch.bool), state)
     return [float(risk) for risk in reading.risk]
@@ -57,7 +57,13 @@ def _risks(loaded: LoadedVLM, texts: list[str], steering: Steering) -> list[floa
 class AnswerJudge:
     """Judges what a model says, in words alone, by a probe that was fitted on answers.
 
-    A model that complies with a picture says what it saw there, and what is said is what its alignment on text knows.
+    A model that complies with a harmful picture puts into words what it saw, and words are what its alignment covers.
+
+    ??? example "Two answers"
+
+        ```python
+        model.answer_judge.judge_texts(["I can't help with that.", "First, aim it."])
+        ```
     """
 
     loaded: LoadedVLM
@@ -65,14 +71,14 @@ class AnswerJudge:
 
     @property
     def identity(self) -> str:
-        """What a verdict calls this judge."""
+        """Name of this judge in verdicts."""
         return f"probe:{self.probe.hash}"
 
     def judge_texts(self, texts: Sequence[str]) -> list[float]:
         """Return the risk of each text in [0, 1], from one clean prefill for all."""
         loaded = self.loaded
         rows = [to_chat_row([HumanMessage(text)], loaded.processor).text_only for text in texts]
-        with loaded.lock:
+        with loaded.engine.lock:
             return self.probe.answer_risks(loaded.model, loaded.processor, rows)
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from langchain_vlmguard.errors import extra
 from langchain_vlmguard.models.adapters import load_adapter
 from langchain_vlmguard.models.checkpoints import checkpoint_path
-from langchain_vlmguard.models.picture_features import PictureFeatures
-from langchain_vlmguard.models.scheduler import Scheduler
-from langchain_vlmguard.models.tool_calls import CALL_MARKERS
+from langchain_vlmguard.models.engine import Engine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,64 +22,49 @@ if TYPE_CHECKING:
     from langchain_vlmguard.steering.steering import Steering
 
 DIRECTIONS_FILE = "safety_directions.safetensors"
-"""A checkpoint folder that holds this file is steered by it unless told otherwise."""
+"""If a checkpoint folder has this file, its model is steered by it by default."""
 
 PROBE_FILE = "turn_probe.safetensors"
-"""A checkpoint folder that holds this file has turns cleared by it in adaptive rewriting."""
+"""If a checkpoint folder has this file, it clears turns in adaptive rewriting."""
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedVLM:
-    """A model in memory."""
+    """A model in memory, and what came with its checkpoint.
+
+    ??? example "Two chat models on the same weights"
+
+        ```python
+        loaded = load_vlm("path-or-hub-id")
+        plain = ChatSteeredVLM.from_loaded(loaded, steering=None)
+        steered = ChatSteeredVLM.from_loaded(loaded)
+        ```
+    """
 
     name: str
     model: PreTrainedModel
     processor: ProcessorMixin
     directions: SafetyDirections | None
-    """The directions that lay in the checkpoint folder."""
+    """The directions in the checkpoint folder."""
 
     probe: TurnProbe | None = None
-    """The probe on whole turns that lay there too."""
+    """The probe on whole turns that lies there too."""
 
-    scheduler: Scheduler = field(default_factory=Scheduler)
-    features: PictureFeatures = field(default_factory=PictureFeatures)
-    """What the vision tower made of pictures; `features.max_bytes` bounds it."""
+    engine: Engine = field(init=False, repr=False)
+    """Runs the model for everybody who shares this object; `dataclasses.replace` gives a copy with an engine of its own."""
 
-    lock: Lock = field(default_factory=Lock)
-    """Held while the model generates; some families keep per-call state on the module."""
+    def __post_init__(self) -> None:
+        """Make the engine, which does nothing before it is asked."""
+        object.__setattr__(self, "engine", Engine(self.model, self.processor))
 
-    @cached_property
-    def end_tokens(self) -> frozenset[int]:
-        """Tokens that end an answer."""
-        end = self.model.generation_config.eos_token_id
-        return frozenset({end} if isinstance(end, int) else end or ())
-
-    @cached_property
+    @property
     def context_length(self) -> int:
         """Most tokens that a prompt and its answer may have together."""
-        text = self.model.config.get_text_config(decoder=True)
-        return int(getattr(text, "max_position_embeddings", None) or sys.maxsize)
-
-    @cached_property
-    def grammar_tokenizer(self) -> Any:
-        """The tokenizer as llguidance sees it."""
-        from langchain_vlmguard.models.structured import grammar_tokenizer
-
-        tokenizer = self.processor.tokenizer
-        vocabulary = max(self.model.get_output_embeddings().weight.shape[0], len(tokenizer))
-        return grammar_tokenizer(tokenizer, vocabulary, self.end_tokens)
-
-    def hidden_tokens(self, *, markers: bool) -> frozenset[int]:
-        """Special tokens that are no text; with `markers`, those that open and close tool calls are."""
-        tokenizer = self.processor.tokenizer
-        special = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
-        added = getattr(tokenizer, "added_tokens_decoder", {})
-        special |= {number: token.content for number, token in added.items() if token.special}
-        return frozenset(number for number, token in special.items() if not (markers and token in CALL_MARKERS))
+        return self.engine.runtime.context_length
 
     @cached_property
     def recommended(self) -> Steering | None:
-        """The steering that the checkpoint's own directions recommend, `None` when there are no directions.
+        """The steering that the checkpoint's own directions recommend, `None` if there are no directions.
 
         Raises:
             ValueError: The directions carry no choice of layers; running unsteered in silence would be worse.
@@ -98,7 +80,7 @@ def load_vlm(
     device: str | None = None,
     dtype: str = "auto",
     adapters: Mapping[str, str] | None = None,
-    **options: Any,
+    **options: object,
 ) -> LoadedVLM:
     """Load any Hugging Face image-text-to-text checkpoint.
 
@@ -111,12 +93,13 @@ def load_vlm(
 
     Raises:
         OSError: There is no such checkpoint.
-        ImportError: The backend of a quantization, or `peft` for an adapter, is not installed.
+        ImportError: The extra `local`, the backend of a quantization, or `peft` for an adapter, is not installed.
     """
-    import torch
-    from transformers import AutoModelForImageTextToText
+    with extra("local"):
+        import torch
+        from transformers import AutoModelForImageTextToText
 
-    from langchain_vlmguard.models.processors import load_processor
+        from langchain_vlmguard.models.processors import load_processor
 
     path = checkpoint_path(model)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")

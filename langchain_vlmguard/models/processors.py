@@ -1,19 +1,19 @@
-"""Load a checkpoint's processor on the PIL backend, also where its video half cannot be had."""
+"""Load a checkpoint's processor on the PIL backend, even if its video half cannot be loaded."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from transformers import AutoConfig, AutoProcessor, ProcessorMixin
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
-def load_processor(path: str, **shared: Any) -> ProcessorMixin:
+def load_processor(path: str, **shared: object) -> ProcessorMixin:
     """Load the processor that belongs to a checkpoint.
 
     Families that also read video (Qwen-VL, InternVL, LLaVA-OneVision, Gemma 4) want torchvision for it. The guard shows no
@@ -48,31 +48,31 @@ def pictures_only(family: type[ProcessorMixin]) -> type[ProcessorMixin]:
 
 
 class _PicturesOnly(ProcessorMixin):  # type: ignore[misc]
-    """Stands between a family and `ProcessorMixin`, which takes no video processor that is none of its attributes."""
+    """Stands between a family and `ProcessorMixin`, which refuses a video processor that is not among its attributes."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: object, **kwargs: object) -> None:
         kwargs.pop("video_processor", None)
         super().__init__(*args, **kwargs)
 
 
-def _without_asking(family: type[ProcessorMixin]) -> Any:
+def _without_asking(family: type[ProcessorMixin]) -> Callable[..., None]:
     """Return the initialiser of a family that insists on a video processor (Gemma 4), with `None` for it."""
 
     @wraps(family.__init__)
-    def init(self: ProcessorMixin, *args: Any, **kwargs: Any) -> None:
+    def init(self: ProcessorMixin, *args: object, **kwargs: object) -> None:
         family.__init__(self, *args, **{"video_processor": None, **kwargs})
 
     return init
 
 
-def _processor_class(path: str, **shared: Any) -> type[ProcessorMixin]:
+def _processor_class(path: str, **shared: object) -> type[ProcessorMixin]:
     config, _ = ProcessorMixin.get_processor_dict(path, **shared)
     name = config.get("processor_class") or _usual_processor(path, **shared)
     family: type[ProcessorMixin] = getattr(importlib.import_module("transformers"), name)
     return family
 
 
-def _usual_processor(path: str, **shared: Any) -> str:
+def _usual_processor(path: str, **shared: object) -> str:
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
     name: str = PROCESSOR_MAPPING_NAMES[AutoConfig.from_pretrained(path, **shared).model_type]

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from langchain_vlmguard.models.checkpoints import checkpoint_path
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from langchain_core.language_models import ModelProfile
 
     from langchain_vlmguard.models.loading import LoadedVLM
 
 
-def read_profile(model: str, loaded: LoadedVLM | None, *, urls: bool, options: dict[str, Any]) -> ModelProfile:
+def read_profile(model: str, loaded: LoadedVLM | None, *, urls: bool, options: Mapping[str, object]) -> ModelProfile:
     """Return a model's profile.
 
     A checkpoint that does not lie on this machine yet has no context length in it: making a chat model downloads nothing.
 
     Args:
         model: A local folder, a hub id, or `"testbed"`.
-        loaded: The model in memory, where it is.
+        loaded: The model in memory, if it is loaded.
         urls: Whether pictures are fetched by address.
         options: Options of `from_pretrained`, e.g. `revision`.
     """
     enforced = find_spec("llguidance") is not None
-    profile: dict[str, Any] = {
+    profile: ModelProfile = {
         "name": model,
         "open_weights": True,
         "text_inputs": True,
@@ -47,16 +49,16 @@ def read_profile(model: str, loaded: LoadedVLM | None, *, urls: bool, options: d
     if longest := _context_length(model, loaded, options):
         profile["max_input_tokens"] = longest
         profile["max_output_tokens"] = longest
-    return profile  # type: ignore[return-value]
+    return profile
 
 
-def _context_length(model: str, loaded: LoadedVLM | None, options: dict[str, Any]) -> int | None:
+def _context_length(model: str, loaded: LoadedVLM | None, options: Mapping[str, object]) -> int | None:
     if loaded is not None:
         return loaded.context_length
     import json
     from pathlib import Path
 
-    file = Path(checkpoint_path(model)) / options.get("subfolder", "") / "config.json"
+    file = Path(checkpoint_path(model)) / str(options.get("subfolder") or "") / "config.json"
     if not file.is_file():
         return None
     config = json.loads(file.read_text(encoding="utf-8"))

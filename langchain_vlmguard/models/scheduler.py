@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from langchain_vlmguard.models.batch import Batch
-    from langchain_vlmguard.models.generation import Request
+    from langchain_vlmguard.models.requests import Request
+    from langchain_vlmguard.models.runtime import Runtime
 
 IDLE = 5.0
 """Seconds after which a scheduler without work lets its thread go."""
 
 GATHERED = 4
-"""Tokens of running rows for which newcomers may wait for each other: a prefill costs several, however few rows it admits."""
+"""Tokens that running rows decode while newcomers wait for each other: a prefill costs several, however few rows it has."""
 
 
 class Scheduler:
@@ -35,8 +36,9 @@ class Scheduler:
     their own, token by token in turn, so that nobody waits for a long answer of somebody else.
     """
 
-    def __init__(self, max_waiting: int = 512) -> None:
-        """Start with nobody waiting; at most `max_waiting` requests may wait."""
+    def __init__(self, runtime: Runtime, max_waiting: int = 512) -> None:
+        """Start idle; at most `max_waiting` requests may wait for the model."""
+        self._runtime = runtime
         self._waiting = Waiting(max_waiting)
         self._changed = Condition()
         self._thread: Thread | None = None
@@ -81,10 +83,10 @@ class Scheduler:
                 try:
                     self._round()
                 except BaseException as error:  # noqa: BLE001 - whoever waits must hear of it
-                    self._fail_everybody(error)
+                    self._fail_all(error)
 
     def _has_work(self) -> bool:
-        """Wait for work; `False` after `IDLE` seconds without, when the thread goes."""
+        """Wait for work; return `False` after `IDLE` seconds without any, so that the thread ends."""
         with self._changed:
             if self.idle and not self._leaving:
                 self._changed.wait_for(lambda: self._leaving or not self.idle, IDLE)
@@ -94,37 +96,49 @@ class Scheduler:
             return True
 
     def leave(self) -> None:
-        """Cancel what runs and wait for the thread: a thread that is inside torch when Python ends takes the process down."""
+        """Cancel everything and wait for the thread: one that is inside torch when Python exits crashes the process."""
         with self._changed:
             self._leaving = True
             thread = self._thread
-            for request in self._everybody():
+            for request in self._take_all():
                 request.cancel()
             self._changed.notify()
         if thread is not None:
             thread.join(IDLE)
 
     def _round(self) -> None:
-        """Admit who waits, and give every batch one token."""
+        """Admit waiting requests, then decode one token in every batch."""
         with self._changed:
             self._waiting.drop()
             running = sum(len(batch.active) for batch in self._batches)
-            self._starting = [] if self._gathers(running) else self._waiting.take(running)
+            self._starting = [] if self._should_gather(running) else self._waiting.take(running)
         decoding = list(self._batches)
-        for rows in _alike(self._starting):
+        for rows in self._prefills(self._starting):
             self._batches += self._start(rows)
         self._starting = []
         for batch in decoding:
             self._step(batch)
         over = [row for batch in self._batches for row in batch.pop_over()]
         try:
-            self._batches = self._joined(self._batches)
+            self._batches = self._join(self._batches)
         finally:  # last, when a batch that is over has left no hook on the model
             for row in over:
                 row.deliver()
 
-    def _gathers(self, running: int) -> bool:
-        """Whether newcomers wait for others to come."""
+    def _prefills(self, requests: Sequence[Request]) -> list[list[Request]]:
+        """Group requests by prefill: no pictures, pictures whose features are kept, new pictures; similar lengths together."""
+        knows = self._runtime.features.knows
+        seen = {request: (bool(request.row.pictures), not knows(request)) for request in requests}
+        parts: list[list[Request]] = []
+        for request in sorted(requests, key=lambda one: (*seen[one], len(one.row.text))):
+            first = parts[-1][0] if parts else None
+            if first is None or seen[first] != seen[request] or len(request.row.text) > 2 * len(first.row.text) + 256:
+                parts.append([])
+            parts[-1].append(request)
+        return parts
+
+    def _should_gather(self, running: int) -> bool:
+        """Whether newcomers keep waiting so that more of them share a prefill."""
         waits = 0 < len(self._waiting) < running / 4 and self._gathered < GATHERED
         self._gathered = self._gathered + 1 if waits else 0
         return waits
@@ -134,7 +148,7 @@ class Scheduler:
         if not batch.active:
             return
         try:
-            with batch.lock:
+            with self._runtime.lock:
                 batch.step()
         except Exception as error:  # noqa: BLE001 - raised again in the callers' own threads
             requests = [row.request for row in batch.active]
@@ -142,8 +156,8 @@ class Scheduler:
             batch.rows = []
             self._recover(requests, error)
 
-    def _joined(self, batches: list[Batch]) -> list[Batch]:
-        """Join batches of one kind where that can be, thin them out, and close those that are over."""
+    def _join(self, batches: list[Batch]) -> list[Batch]:
+        """Join batches of one kind if they can be joined, thin them out, and close finished ones."""
         running: list[Batch] = []
         for batch in batches:
             if not batch.active:
@@ -159,29 +173,40 @@ class Scheduler:
         return running
 
     def _start(self, requests: Sequence[Request], *, last_try: bool = False) -> list[Batch]:
-        """Prefill requests as one batch, or as several where one fails.
+        """Prefill requests as one batch, or as several if that fails.
 
         A batch that does not fit into memory is halved once. A batch that fails otherwise is tried again row by row, so that
         one caller's bad input is nobody else's error.
         """
-        from langchain_vlmguard.models.batch import Batch, encode_rows
+        from langchain_vlmguard.models.batch import Batch
 
         batch = None
         try:
-            inputs = encode_rows(requests)
-            fitting = _within_context(requests, inputs["attention_mask"].sum(dim=1).tolist())
+            inputs = self._runtime.encode(requests)
+            fitting = self._within_context(requests, inputs["attention_mask"].sum(dim=1).tolist())
             if len(fitting) < len(requests):
                 return self._start(fitting, last_try=last_try) if fitting else []
-            batch = Batch(requests, inputs)
-            with batch.lock:
+            batch = Batch(self._runtime, requests, inputs)
+            with self._runtime.lock:
                 batch.prefill()
         except Exception as error:  # noqa: BLE001 - raised again in the caller's own thread
             if batch is not None:
                 batch.close()
-            return self._again(requests, error, last_try=last_try)
+            return self._split(requests, error, last_try=last_try)
         return [batch]
 
-    def _again(self, requests: Sequence[Request], error: Exception, *, last_try: bool) -> list[Batch]:
+    def _within_context(self, requests: Sequence[Request], lengths: Sequence[int]) -> list[Request]:
+        """Fail requests whose prompt leaves no room for an answer, and return the others."""
+        longest, fitting = self._runtime.context_length, []
+        for request, length in zip(requests, lengths, strict=True):
+            if length < longest:
+                fitting.append(request)
+                continue
+            msg = f"the prompt has {int(length)} tokens and the model reads {longest}: shorten the conversation"
+            request.fail(ContextOverflowError(msg))
+        return fitting
+
+    def _split(self, requests: Sequence[Request], error: Exception, *, last_try: bool) -> list[Batch]:
         memory = _out_of_memory(error)
         if len(requests) == 1 or (last_try and memory):
             for request in requests:
@@ -192,8 +217,8 @@ class Scheduler:
         return [batch for part in parts for batch in self._start(part, last_try=memory)]
 
     def _recover(self, requests: list[Request], error: Exception) -> None:
-        """Start rows again in smaller batches when memory ran out while they decoded; pass any other error on."""
-        again = [request for request in requests if _out_of_memory(error) and _repeatable(request)]
+        """Restart rows in smaller batches if memory ran out while they decoded; pass any other error on."""
+        again = [request for request in requests if _out_of_memory(error) and _can_restart(request)]
         for request in requests:
             if request not in again:
                 request.fail(error)
@@ -206,14 +231,14 @@ class Scheduler:
             with self._changed:
                 self._waiting.add(again, bounded=False)
 
-    def _everybody(self) -> list[Request]:
-        """Empty the queue, and return who waited there and who runs."""
+    def _take_all(self) -> list[Request]:
+        """Empty the queue and return all requests, waiting and running."""
         running = (row.request for batch in self._batches for row in batch.active)
         return [*self._waiting.clear(), *self._starting, *running]
 
-    def _fail_everybody(self, error: BaseException) -> None:
+    def _fail_all(self, error: BaseException) -> None:
         with self._changed:
-            lost = self._everybody()
+            lost = self._take_all()
         for request in lost:
             request.fail(error)
         for batch in self._batches:
@@ -230,33 +255,8 @@ def _leave() -> None:
         scheduler.leave()
 
 
-def _alike(requests: Sequence[Request]) -> list[list[Request]]:
-    """Part requests into prefills: without pictures, with pictures seen before, with new ones; similar lengths together."""
-    seen = {request: (bool(request.row.pictures), not request.loaded.features.knows(request)) for request in requests}
-    parts: list[list[Request]] = []
-    for request in sorted(requests, key=lambda one: (*seen[one], len(one.row.text))):
-        first = parts[-1][0] if parts else None
-        if first is None or seen[first] != seen[request] or len(request.row.text) > 2 * len(first.row.text) + 256:
-            parts.append([])
-        parts[-1].append(request)
-    return parts
-
-
-def _within_context(requests: Sequence[Request], lengths: Sequence[int]) -> list[Request]:
-    """Fail requests whose prompt leaves no room for an answer, and return the others."""
-    fitting = []
-    for request, length in zip(requests, lengths, strict=True):
-        longest = request.loaded.context_length
-        if length < longest:
-            fitting.append(request)
-            continue
-        msg = f"the prompt has {int(length)} tokens and the model reads {longest}: shorten the conversation"
-        request.fail(ContextOverflowError(msg))
-    return fitting
-
-
-def _repeatable(request: Request) -> bool:
-    """Whether a row gives the same text when started again, or has given none yet; and was not started again before."""
+def _can_restart(request: Request) -> bool:
+    """Whether a row can be restarted once: it will repeat its text, or has released none yet."""
     same = request.settings.temperature == 0 or request.settings.seed is not None
     return not request.restarted and (same or not request.emitted)
 

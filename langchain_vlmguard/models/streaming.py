@@ -1,14 +1,15 @@
-"""Text as it grows token by token: stop strings found, and pieces released once they cannot change any more."""
+"""Text that grows token by token: finds stop strings, and releases pieces once they are final."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tokenizers.decoders import DecodeStream
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 
@@ -22,8 +23,8 @@ class GrowingText:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], hidden: frozenset[int]) -> None:
         """Decode for a tokenizer, without the tokens that are `hidden`."""
         self._tokenizer, self._stop, self._hidden = tokenizer, tuple(stop), hidden
-        self._backend: Any = getattr(tokenizer, "_tokenizer", None)
-        self._stream = DecodeStream(skip_special_tokens=False) if self._backend is not None else None
+        self._backend: Tokenizer | None = getattr(tokenizer, "_tokenizer", None)
+        self._stream = DecodeStream(skip_special_tokens=False)
         self._ids: list[int] = []
         self._decoded = ""
         self._released = 0
@@ -55,7 +56,7 @@ class GrowingText:
 
     def _piece(self, token: int) -> str:
         self._ids.append(token)
-        if self._stream is not None:
+        if self._backend is not None:
             return self._stream.step(self._backend, token) or ""
         decoded = str(self._tokenizer.decode(self._ids))
         if decoded.endswith("\N{REPLACEMENT CHARACTER}"):

@@ -16,6 +16,7 @@ from langchain_vlmguard.errors import StructuredOutputError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from llguidance import LLTokenizer
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
@@ -24,7 +25,7 @@ LARGEST = 2**53
 """The largest whole number that JSON parsers agree on."""
 
 
-def json_grammar(schema: dict[str, Any], *, max_tokens: int) -> str:
+def json_grammar(schema: dict[str, object], *, max_tokens: int) -> str:
     """Return the llguidance grammar of a JSON Schema.
 
     Texts without a length, whole numbers without bounds and lists without one are bounded, because an answer that reaches
@@ -52,14 +53,14 @@ def json_grammar(schema: dict[str, Any], *, max_tokens: int) -> str:
 
 def call_grammar(tools: Sequence[dict[str, Any]], *, max_tokens: int, several: bool = False) -> str:
     """Return the grammar of one call (or a list of calls) of the given tools, `{"name": ..., "arguments": {...}}`."""
-    definitions: dict[str, Any] = {}
+    definitions: dict[str, object] = {}
     calls = [_call_schema(tool["function"], definitions) for tool in tools]
-    one: dict[str, Any] = calls[0] if len(calls) == 1 else {"anyOf": calls}
-    schema: dict[str, Any] = {"type": "array", "items": one, "minItems": 1, "maxItems": 8} if several else one
+    one: dict[str, object] = calls[0] if len(calls) == 1 else {"anyOf": calls}
+    schema: dict[str, object] = {"type": "array", "items": one, "minItems": 1, "maxItems": 8} if several else one
     return json_grammar({**schema, "$defs": definitions} if definitions else schema, max_tokens=max_tokens)
 
 
-def grammar_tokenizer(tokenizer: PreTrainedTokenizerBase, vocabulary: int, ends: Iterable[int]) -> Any:
+def grammar_tokenizer(tokenizer: PreTrainedTokenizerBase, vocabulary: int, ends: Iterable[int]) -> LLTokenizer:
     """Return llguidance's view of a tokenizer; takes up to a second, so keep it.
 
     Raises:
@@ -80,7 +81,7 @@ def grammar_tokenizer(tokenizer: PreTrainedTokenizerBase, vocabulary: int, ends:
 class GrammarState:
     """Where one row stands in its grammar."""
 
-    def __init__(self, tokenizer: Any, grammar: str) -> None:
+    def __init__(self, tokenizer: LLTokenizer, grammar: str) -> None:
         """Start at the beginning."""
         from llguidance import LLMatcher
 
@@ -125,7 +126,7 @@ def _as_written(tokenizer: dict[str, Any]) -> str:
     return json.dumps(tokenizer)
 
 
-def _call_schema(function: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+def _call_schema(function: dict[str, Any], definitions: dict[str, object]) -> dict[str, object]:
     parameters = dict(function.get("parameters") or {"type": "object", "properties": {}})
     definitions.update(parameters.pop("$defs", {}))
     parameters.setdefault("additionalProperties", False)
@@ -137,7 +138,7 @@ def _call_schema(function: dict[str, Any], definitions: dict[str, Any]) -> dict[
     }
 
 
-def _bounded(schema: Any, length: int) -> Any:
+def _bounded(schema: object, length: int) -> object:
     if isinstance(schema, list):
         return [_bounded(one, length) for one in schema]
     if not isinstance(schema, dict):
@@ -150,10 +151,15 @@ def _bounded(schema: Any, length: int) -> Any:
     if "enum" in bounded or "const" in bounded:
         return bounded
     if kind == "string" and not {"pattern", "format", "maxLength"} & bounded.keys():
-        bounded["maxLength"] = max(length, bounded.get("minLength", 0))
+        bounded["maxLength"] = max(length, _number(bounded, "minLength"))
     elif kind == "integer":
         bounded.setdefault("maximum", LARGEST)
         bounded.setdefault("minimum", -LARGEST)
     elif kind == "array":
-        bounded.setdefault("maxItems", max(8, bounded.get("minItems", 0)))
+        bounded.setdefault("maxItems", max(8, _number(bounded, "minItems")))
     return bounded
+
+
+def _number(schema: dict[str, object], name: str) -> int:
+    value = schema.get(name)
+    return value if isinstance(value, int) else 0

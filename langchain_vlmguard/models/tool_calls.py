@@ -20,8 +20,9 @@ from __future__ import annotations
 import ast
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from langchain_core.messages.tool import invalid_tool_call, tool_call
@@ -53,13 +54,13 @@ CALL_MARKERS = frozenset(
 )
 """Tokens that some families keep special although calls cannot be read without them."""
 
-Parsed = list[tuple[str, Any]]
+Parsed = list[tuple[object, object]]
 """Names and arguments."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """An answer, read: its words, its calls, and what looks like a call and is none."""
+    """A parsed answer: its words, its calls, and what looks like a call but is not one."""
 
     words: str
     calls: list[ToolCall] = field(default_factory=list)
@@ -80,7 +81,7 @@ class _Form:
     """Whether the tag alone says that this is a call."""
 
     def complete(self, text: str) -> re.Match[str] | None:
-        """Return the form at the beginning of a text that is not over, where its end has come."""
+        """Return the form at the beginning of an unfinished text if its end is there already."""
         match = self.pattern.match(text)
         return match if match and match.groupdict().get("end") else None
 
@@ -94,10 +95,13 @@ def _from_json(body: str) -> Parsed:
     return calls
 
 
-def _from_object(value: Any) -> tuple[str, Any]:
-    inner = value.get("function", value)
-    if isinstance(inner, str):
+def _from_object(value: object) -> tuple[object, object]:
+    inner = value.get("function", value) if isinstance(value, Mapping) else value
+    if isinstance(value, Mapping) and isinstance(inner, str):
         return inner, value.get("parameters", value.get("arguments", {}))
+    if not isinstance(inner, Mapping):
+        msg = "a call is an object with a name"
+        raise TypeError(msg)
     arguments = inner.get("arguments", inner.get("parameters", inner.get("args", {})))
     return inner["name"], json.loads(arguments) if isinstance(arguments, str) else arguments or {}
 
@@ -164,7 +168,7 @@ def _from_gemma(body: str) -> Parsed:
     return [(head["name"], _restored(json.loads(named), texts))]
 
 
-def _restored(value: Any, texts: list[str]) -> Any:
+def _restored(value: object, texts: list[str]) -> object:
     if isinstance(value, dict):
         return {key: _restored(one, texts) for key, one in value.items()}
     if isinstance(value, list):
@@ -172,11 +176,12 @@ def _restored(value: Any, texts: list[str]) -> Any:
     return texts[int(value[1:])] if isinstance(value, str) and value.startswith("\x00") else value
 
 
-def _literal(text: str) -> Any:
+def _literal(text: str) -> object:
     try:
-        return json.loads(text)
+        value: object = json.loads(text)
     except ValueError:
         return text.strip("\n")
+    return value
 
 
 def _form(opening: str, body: str, end: str, parse: Callable[[str], Parsed], *, tagged: bool = True) -> _Form:
@@ -299,7 +304,7 @@ class CallReader:
         self._add(calls)
         return True
 
-    def _add(self, calls: Parsed) -> None:
+    def _add(self, calls: list[tuple[str, dict[str, object]]]) -> None:
         self.calls += [tool_call(name=name, args=arguments, id=_call_id()) for name, arguments in calls]
 
 
@@ -309,11 +314,14 @@ def _openings(text: str) -> Iterator[tuple[int, _Form]]:
     yield from sorted(found, key=lambda one: one[0])
 
 
-def _checked(call: tuple[str, Any]) -> tuple[str, dict[str, Any]]:
+def _checked(call: tuple[object, object]) -> tuple[str, dict[str, object]]:
     name, arguments = call
     if not isinstance(name, str) or not name:
         msg = "a call needs a name"
         raise ValueError(msg)
+    if not isinstance(arguments, Mapping | list):
+        msg = "the arguments of a call are an object"
+        raise TypeError(msg)
     return name, dict(arguments)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import lru_cache
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,12 +21,16 @@ if TYPE_CHECKING:
 
     from langchain_core.language_models import LanguageModelInput
     from langchain_core.language_models.chat_models import BaseChatModel
+    from langchain_core.messages import AIMessage
     from langchain_core.output_parsers import BaseOutputParser
     from langchain_core.runnables import Runnable
     from langchain_core.tools import BaseTool
 
+    Offered = Mapping[str, object] | type | Callable[..., object] | BaseTool
+    """A tool in any form that LangChain knows."""
+
 _SCALAR = {"anyOf": [{"type": kind} for kind in ("string", "integer", "boolean", "null")]}
-ANY_OBJECT: dict[str, Any] = {
+ANY_OBJECT: dict[str, object] = {
     "type": "object",
     "patternProperties": {"^[A-Za-z_][A-Za-z0-9_]{0,31}$": {"anyOf": [_SCALAR, {"type": "array", "items": _SCALAR}]}},
     "additionalProperties": False,
@@ -37,11 +42,11 @@ Method = Literal["function_calling", "json_schema", "json_mode"]
 
 
 def bound_tools(
-    tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+    tools: Sequence[Offered],
     *,
-    tool_choice: str | bool | dict[str, Any] | None,
+    tool_choice: str | bool | Mapping[str, Any] | None,
     several: bool,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return what `bind` needs for tools and a choice among them, in any of LangChain's spellings.
 
     Raises:
@@ -49,7 +54,7 @@ def bound_tools(
     """
     converted = [convert_to_openai_tool(tool) for tool in tools]
     names = [tool["function"]["name"] for tool in converted]
-    if isinstance(tool_choice, dict):
+    if isinstance(tool_choice, Mapping):
         tool_choice = tool_choice.get("function", tool_choice).get("name")
     if tool_choice == "none":
         return {"tools": []}
@@ -63,7 +68,7 @@ def bound_tools(
     return {"tools": converted, "required": [tool_choice], "several": several}
 
 
-def offered_names(kwargs: dict[str, Any]) -> list[str]:
+def offered_names(kwargs: Mapping[str, Any]) -> list[str]:
     """Return the names of the tools that a call offers."""
     return [tool["function"]["name"] for tool in kwargs.get("tools") or ()]
 
@@ -99,15 +104,15 @@ def _grammar(given: str, max_tokens: int, kind: str) -> str:
 
 
 def structured_runnable(
-    model: BaseChatModel, schema: dict[str, Any] | type, *, method: Method, include_raw: bool, **kwargs: Any
-) -> Runnable[LanguageModelInput, Any]:
+    model: BaseChatModel, schema: dict[str, Any] | type, *, method: Method, include_raw: bool, **kwargs: object
+) -> Runnable[LanguageModelInput, object]:
     """Return `model` bound to a schema, followed by the parser of its answers.
 
     Raises:
         ValueError: There is no such method.
         StructuredOutputError: The schema cannot be enforced.
     """
-    parser: BaseOutputParser[Any]
+    parser: BaseOutputParser[object]
     pydantic: Any = schema if isinstance(schema, type) and is_basemodel_subclass(schema) else None
     described = {"ls_structured_output_format": {"kwargs": {"method": method}, "schema": schema}}
     if method == "function_calling":
@@ -132,8 +137,8 @@ def structured_runnable(
 
 
 def _with_raw(
-    bound: Runnable[LanguageModelInput, Any], parser: BaseOutputParser[Any]
-) -> Runnable[LanguageModelInput, Any]:
+    bound: Runnable[LanguageModelInput, AIMessage], parser: BaseOutputParser[object]
+) -> Runnable[LanguageModelInput, object]:
     parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
     failed = RunnablePassthrough.assign(parsed=lambda _: None)
     return RunnableMap(raw=bound) | parsed.with_fallbacks([failed], exception_key="parsing_error")

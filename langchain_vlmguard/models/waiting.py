@@ -10,7 +10,7 @@ from langchain_vlmguard.errors import BusyError
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable
 
-    from langchain_vlmguard.models.generation import Request
+    from langchain_vlmguard.models.requests import Request
 
 
 class Waiting:
@@ -41,8 +41,8 @@ class Waiting:
             self._queues.setdefault(request.client, deque()).append(request)
 
     def drop(self) -> None:
-        """Forget requests whose callers have left or whose time is up."""
-        self._keep(lambda request: not request.give_up())
+        """Drop requests whose callers have left or whose time is up."""
+        self._keep(lambda request: not request.expire())
 
     def take(self, running: int) -> list[Request]:
         """Take requests of the kind that is next in turn, one of each client in turn.

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Self
 
 import torch
 from safetensors.torch import load_file
@@ -17,13 +17,16 @@ from safetensors.torch import load_file
 from langchain_vlmguard.errors import AdapterError
 from langchain_vlmguard.models.checkpoints import named_checkpoint
 from langchain_vlmguard.steering.architectures import TOWERS
-from langchain_vlmguard.steering.attaching import attached
+from langchain_vlmguard.steering.attachment import AttachedCall, Attachment, attached
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from torch import Tensor, nn
     from transformers import PreTrainedModel
+
+    from langchain_vlmguard.steering.attachment import Hook
+    from langchain_vlmguard.verdict.records import Json
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -61,18 +64,24 @@ class _LowRank:
 
 
 @dataclass(frozen=True, eq=False)
-class RewriterAdapter:
+class RewriterAdapter(Attachment):
     """A LoRA adapter (arXiv 2106.09685) in peft's file format, `W' = W + (alpha / r) BA`, read without peft.
 
-    It has the face that a `Steering` shows to the generating code: `identity`, so that calls are batched only with calls of
-    the same kind, and `attach`, which holds for one call of one thread.
+    It is attached to single calls, as a `Steering` is, so that the same weights answer others without it.
+
+    ??? example "The same weights, rewriting"
+
+        ```python
+        adapter = RewriterAdapter.load("testbed")
+        rewriting = ChatSteeredVLM.from_loaded(model.loaded, steering=adapter)
+        ```
     """
 
     name: str
     updates: dict[str, _LowRank]
     """By the name of the linear layer inside the model."""
 
-    identity: str
+    hash: str
     """Hash of weights and settings."""
 
     form: str
@@ -86,12 +95,17 @@ class RewriterAdapter:
     base_hash: str | None
     """Hash of the embedding table of the weights it was trained on, `None` when it was not written down."""
 
-    needs_text_query: bool = False
-    reads: str = "input"
+    @property
+    def identity(self) -> str:
+        """Hash of weights and settings."""
+        return self.hash
 
     @property
     def edits_pictures(self) -> bool:
-        """Whether it changes what the vision tower or the projector makes of a picture."""
+        """Whether it changes what the vision tower or the projector makes of a picture.
+
+        Layers outside every list of layers (a projector, an embedding) count as picture encoders, to be on the safe side.
+        """
         return any(TOWERS.intersection(name.split(".")) or ".layers." not in name for name in self.updates)
 
     @classmethod
@@ -113,7 +127,7 @@ class RewriterAdapter:
         return cls(
             name=str(folder),
             updates=_updates(load_file(path / WEIGHTS_FILE), _scale(config)),
-            identity=digest.hexdigest()[:16],
+            hash=digest.hexdigest()[:16],
             form=settings["form"],
             words=settings.get("words") or {},
             system_prompt=settings.get("system_prompt"),
@@ -141,29 +155,37 @@ class RewriterAdapter:
             raise AdapterError(msg)
 
     @contextmanager
-    def attach(self, model: PreTrainedModel, **_given: Any) -> Iterator[_AdaptedCall]:
+    def attach(
+        self,
+        model: PreTrainedModel,
+        *,
+        pictured: Tensor,
+        inputs: dict[str, Tensor] | None = None,  # noqa: ARG002 - an adapter needs no prefill of its own
+        text_inputs: dict[str, Tensor] | None = None,  # noqa: ARG002
+        repeatable: bool = False,  # noqa: ARG002
+    ) -> Iterator[_AdaptedCall]:
         """Add the updates to what this thread (or task) runs on the model inside the block, and to nothing else."""
-        call = _AdaptedCall(len(_given["pictured"]) if "pictured" in _given else 1)
+        call = _AdaptedCall(len(pictured))
         hooks = [(_layer(model, name), _hook(call, update)) for name, update in self.updates.items()]
         with attached(_ACTIVE, call, hooks):
             yield call
 
 
-@dataclass(eq=False)
-class _AdaptedCall:
-    rows: int
+class _AdaptedCall(AttachedCall):
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
 
     def trace(self) -> list[None]:
         """Return no steering trace for any row: this call is not steered."""
-        return [None] * self.rows
+        return [None] * self._rows
 
     def keep(self, rows: list[int]) -> None:
-        """Go on with some of the rows alone."""
-        self.rows = len(rows)
+        """Drop all rows but these."""
+        self._rows = len(rows)
 
-    def absorb(self, other: _AdaptedCall) -> None:
-        """Take over the rows of another call of the same adapter."""
-        self.rows += other.rows
+    def absorb(self, other: Self) -> None:
+        """Append the rows of another call of the same adapter."""
+        self._rows += other._rows
 
 
 def _folder(given: str | Path) -> Path:
@@ -178,9 +200,14 @@ def base_hash(model: PreTrainedModel) -> str:
     return hashlib.sha256(table.detach().half().cpu().numpy().tobytes()).hexdigest()[:16]
 
 
-def _hook(call: _AdaptedCall, update: _LowRank) -> Callable[..., Tensor | None]:
-    def add(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        return output + update(inputs[0]) if _ACTIVE.get() is call else None
+def _hook(call: _AdaptedCall, update: _LowRank) -> Hook:
+    def add(_module: nn.Module, inputs: tuple[object, ...], output: object) -> Tensor | None:
+        if _ACTIVE.get() is not call:
+            return None
+        if not (isinstance(output, torch.Tensor) and isinstance(inputs[0], torch.Tensor)):
+            msg = "an adapted layer is not linear: it takes or gives no tensor"
+            raise TypeError(msg)
+        return output + update(inputs[0])
 
     return add
 
@@ -193,7 +220,7 @@ def _layer(model: PreTrainedModel, name: str) -> nn.Module:
         raise AdapterError(msg) from error
 
 
-def _scale(config: dict[str, Any]) -> float:
+def _scale(config: Json) -> float:
     """Return alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA (arXiv 2312.03732).
 
     Raises:

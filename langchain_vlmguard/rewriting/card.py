@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from langchain_vlmguard.verdict.records import Json
 
 
-def adapter_card(facts: dict[str, Any]) -> str:
+def adapter_card(facts: Json) -> str:
     """Return the card (Markdown) for what training and validation found."""
     recipe, data, metrics = facts["recipe"], facts["data"], facts.get("metrics", {})
     rows = "\n".join(f"| {name} | {_value(value)} |" for name, value in _flat(metrics))
@@ -53,7 +56,7 @@ Benign faithfulness is the share of harmless prompts that go on unchanged. These
 """
 
 
-def _flat(metrics: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+def _flat(metrics: Json, prefix: str = "") -> list[tuple[str, Any]]:
     flat: list[tuple[str, Any]] = []
     for name, value in metrics.items():
         flat += _flat(value, f"{prefix}{name} ") if isinstance(value, dict) else [(f"{prefix}{name}", value)]

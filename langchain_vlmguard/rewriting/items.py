@@ -1,4 +1,4 @@
-"""What synthesis starts from: prompts with pictures and, where there are some, a safe and an unsafe answer."""
+"""What synthesis starts from: prompts with pictures and, if the source has them, a safe and an unsafe answer."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from langchain_vlmguard.verdict.records import Json
+
 
 class Item(BaseModel):
-    """One prompt `x_T` with its picture `x_I` and, where the source has them, the answers `y_safe` and `y_unsafe`."""
+    """One prompt `x_T` with its picture `x_I` and, if the source has them, the answers `y_safe` and `y_unsafe`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,7 +31,7 @@ class Item(BaseModel):
     safe: str | None = None
     unsafe: str | None = None
     harmful: bool | None = None
-    """Whether the source calls the prompt (with its picture) harmful; `None` where it does not say."""
+    """Whether the source calls the prompt (with its picture) harmful; `None` if it does not say."""
 
     source: str = "jsonl"
     note: str = ""
@@ -128,7 +130,7 @@ READERS: dict[str, Callable[[Path], Iterator[Item]]] = {
 }
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def _rows(path: Path) -> list[Json]:
     text = path.read_text(encoding="utf-8")
     try:
         rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(x) for x in text.splitlines() if x]
@@ -138,7 +140,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return list(rows)
 
 
-def _field(row: dict[str, Any], name: str, path: Path) -> Any:
+def _field(row: Json, name: str, path: Path) -> Any:
     if name not in row:
         msg = f"{path} has an entry without {name!r} (it has {', '.join(map(str, row))}): is this the right reader?"
         raise ValueError(msg)

@@ -16,18 +16,19 @@ if TYPE_CHECKING:
     from langchain_core.runnables import Runnable
 
     from langchain_vlmguard.rewriting.synthesis import Example
+    from langchain_vlmguard.verdict.records import Json
 
 CHANNELS = ("textual", "visual", "cross_modal")
 
 
 def measure_rewriter(
     rewriter: Runnable[list[BaseMessage], Rewrite], examples: Sequence[Example], *, concurrency: int = 64
-) -> dict[str, Any]:
+) -> Json:
     """Compare a rewriter with the examples' own reports.
 
     Returns:
         `parse_rate` of all items; with unreadable answers and prompts too long to read counted as wrong, `action_accuracy`,
-        `hazard_f1` by channel (a hit is the right hazard id in the right channel; `None` where a channel has no hazard), and
+        `hazard_f1` by channel (a hit is the right hazard id in the right channel; `None` for a channel without hazards), and
         `benign_faithfulness`, the share of harmless prompts that go on unchanged.
     """
     asked: list[Any] = [example.item.messages() for example in examples]

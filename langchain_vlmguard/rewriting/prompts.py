@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage
 
-from langchain_vlmguard.content.messages import EVIDENCE, calls_of, turn_start, words_of
+from langchain_vlmguard.content.messages import EVIDENCE, calls_of, words_of
+from langchain_vlmguard.content.turn import turn_start
 from langchain_vlmguard.verdict.hazards import HAZARDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from langchain_core.messages import BaseMessage
+
+    from langchain_vlmguard.content.turn import Block
 
 SYSTEM_PROMPT = """\
 You protect people who use a vision-language assistant. You never answer the request yourself. You read it, with its pictures
@@ -81,7 +84,7 @@ def rewriter_messages(
     told = told if "{boundary}" in told else told + FENCE
     told = told.replace("{hazards}", listed).replace("{boundary}", boundary)
     start = turn_start(messages)
-    content: list[str | dict[str, Any]] = []
+    content: list[str | Block] = []
     for index, message in enumerate(messages):
         content += _fenced(message, boundary, earlier=index < start)
     content.append({"type": "text", "text": "Judge the material above."})
@@ -93,13 +96,13 @@ def rewriter_messages(
 _ROLES = {"human": "human", "ai": "assistant", "system": "system"}
 
 
-def _fenced(message: BaseMessage, boundary: str, *, earlier: bool) -> list[str | dict[str, Any]]:
+def _fenced(message: BaseMessage, boundary: str, *, earlier: bool) -> list[str | Block]:
     source = "a tool returned" if isinstance(message, ToolMessage) else f"the {_ROLES.get(message.type, 'other')} wrote"
     if message.name == EVIDENCE:
         source = "was found in the pictures without a model"
     when = "earlier, " if earlier else ""
     blocks = message.content if isinstance(message.content, list) else [message.content]
-    parts: list[str | dict[str, Any]] = [{"type": "text", "text": f"--- {boundary} begin: {when}what {source} ---"}]
+    parts: list[str | Block] = [{"type": "text", "text": f"--- {boundary} begin: {when}what {source} ---"}]
     parts += [block if _is_picture(block) else {"type": "text", "text": words_of(block)} for block in blocks]
     parts += [{"type": "text", "text": f"calls {call}"} for call in calls_of(message)]
     return [*parts, {"type": "text", "text": f"--- {boundary} end ---"}]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Self
 
+from langchain_core.runnables import Runnable
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from langchain_vlmguard.verdict.records import Action, Channel, HazardId, Risk
@@ -52,3 +53,10 @@ class Rewrite(RiskReport):
             msg = f"a rewritten prompt cannot go with action {self.action!r}"
             raise ValueError(msg)
         return self
+
+
+Model = Runnable[Any, Any]
+"""Anything that answers messages: a chat model, tools bound or not, or a chain that ends in one."""
+
+Rewriter = Runnable[Any, Rewrite]
+"""Anything that makes a `Rewrite` of messages: a `ReasoningRewriter`, a `GateJudge`, a rule."""

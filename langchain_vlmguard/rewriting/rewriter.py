@@ -14,8 +14,9 @@ from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.runnables.config import merge_configs
 from pydantic import ValidationError
 
-from langchain_vlmguard.content.messages import EVIDENCE, is_read, read_turn, turn_start
-from langchain_vlmguard.errors import RewriteError, UnreadableContentError
+from langchain_vlmguard.content.messages import EVIDENCE, readable
+from langchain_vlmguard.content.turn import turn_start
+from langchain_vlmguard.errors import RewriteError, extra
 from langchain_vlmguard.rewriting.forms import DelimitedForm, Form, form_of, parse_delimited
 from langchain_vlmguard.rewriting.prompts import rewriter_messages
 from langchain_vlmguard.rewriting.report import Rewrite, RiskReport, Threat
@@ -90,7 +91,7 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
     ) -> Self:
         """Make a rewriter from any LangChain chat model.
 
-        Structured output is used where the model has it; otherwise delimited text and a strict parser.
+        Structured output is used if the model has it; otherwise delimited text and a strict parser.
 
         Args:
             model: The chat model; it should read pictures if the agent does.
@@ -134,7 +135,8 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
             guard = create_vlm_guard(model, rewriter).compile()
             ```
         """
-        from langchain_vlmguard.rewriting.adapter import RewriterAdapter
+        with extra("local"):
+            from langchain_vlmguard.rewriting.adapter import RewriterAdapter
 
         loaded = RewriterAdapter.load(adapter)
         loaded.check(steered_vlm.loaded.model, weights=check_weights)
@@ -198,7 +200,7 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
         return await self._acall_with_config(rewrite, list(input), config)  # type: ignore[arg-type]
 
     def _rewrite(self, asked: list[BaseMessage], config: RunnableConfig, kwargs: dict[str, Any]) -> Rewrite:
-        messages = self._genuine(_readable(asked))
+        messages = self._genuine(readable(asked))
         config, problem = merge_configs(ensure_config(config), INTERNAL), None
         for attempt in range(self.max_retries + 1):
             prompt, options = self._prompt(messages, problem), self._options(attempt, kwargs)
@@ -214,7 +216,7 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
         raise _unusable(problem, self.max_retries)
 
     async def _arewrite(self, asked: list[BaseMessage], config: RunnableConfig, kwargs: dict[str, Any]) -> Rewrite:
-        messages = self._genuine(await asyncio.to_thread(_readable, asked))
+        messages = self._genuine(await asyncio.to_thread(readable, asked))
         config, problem = merge_configs(ensure_config(config), INTERNAL), None
         for attempt in range(self.max_retries + 1):
             prompt, options = self._prompt(messages, problem), self._options(attempt, kwargs)
@@ -298,24 +300,13 @@ async def _areport_stages(rewrite: Rewrite, config: RunnableConfig) -> None:
 
 
 def repeats_prompt(rewrite: Rewrite, messages: Sequence[BaseMessage]) -> bool:
-    """Say whether the rewritten prompt is what the people of the last turn wrote, but for case and spaces."""
+    """Whether the rewritten prompt is what the people of the last turn wrote, but for case and spaces."""
     wrote = [
         str(m.text) for m in messages[turn_start(messages) :] if isinstance(m, HumanMessage) and m.name != EVIDENCE
     ]
     originals = [*wrote, " ".join(wrote)]
     new = rewrite.rewritten_prompt
     return new is not None and any(_same_words(new, original) for original in originals)
-
-
-def _readable(messages: list[BaseMessage]) -> list[BaseMessage]:
-    """Return the messages with every picture in the standard form; messages that a guard has read are as they were."""
-    if all(map(is_read, messages)):
-        return messages
-    turn = read_turn(messages)
-    for part in turn.unjudged:
-        msg = f"{part.where} ({part.kind}) cannot be judged: {part.reason}"
-        raise UnreadableContentError(msg)
-    return turn.messages
 
 
 def _structured_model(model: BaseChatModel) -> Runnable[Any, Any] | None:

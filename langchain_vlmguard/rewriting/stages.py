@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from langchain_core.language_models import BaseChatModel
 
+    from langchain_vlmguard.content.turn import Block
     from langchain_vlmguard.rewriting.items import Item
 
 
@@ -117,7 +118,7 @@ AS_JSON = "Answer with one JSON object of this schema and nothing else: {schema}
 def stage(model: BaseChatModel, told: str, schema: type[Answer]) -> Runnable[Any, Answer]:
     """Return a Runnable from an item's materials to a checked answer.
 
-    Structured output is used where the model has it; otherwise JSON is asked for in words and parsed strictly.
+    Structured output is used if the model has it; otherwise JSON is asked for in words and parsed strictly.
 
     Args:
         model: The analyst.
@@ -166,7 +167,7 @@ def _unwrapped(text: str) -> str:
 def _messages(instruction: str, given: Mapping[str, Any]) -> list[BaseMessage]:
     item: Item = given["item"]
     mark = secrets.token_hex(8)
-    content: list[str | dict[str, Any]] = []
+    content: list[str | Block] = []
     for block in item.messages()[0].content_blocks:
         if block["type"] == "image":
             content += _material("picture", mark, dict(block))
@@ -179,6 +180,6 @@ def _messages(instruction: str, given: Mapping[str, Any]) -> list[BaseMessage]:
     return [SystemMessage(f"{instruction}\n\n{FENCE.format(mark=mark)}"), HumanMessage(content)]
 
 
-def _material(name: str, mark: str, block: dict[str, Any]) -> list[str | dict[str, Any]]:
+def _material(name: str, mark: str, block: Block) -> list[str | Block]:
     begin, end = f"--- {mark} begin: {name} ---", f"--- {mark} end ---"
     return [{"type": "text", "text": begin}, block, {"type": "text", "text": end}]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
+from langchain_vlmguard.files import write_json, write_text
 from langchain_vlmguard.rewriting.items import Item
 from langchain_vlmguard.rewriting.report import Rewrite
 from langchain_vlmguard.rewriting.stages import (
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from langchain_core.runnables import Runnable
 
     from langchain_vlmguard.rewriting.stages import Answer
+    from langchain_vlmguard.verdict.records import Json
 
 Part = Literal["hindsight", "textual", "visual", "cross_modal", "intent"]
 """What an ablation may leave out."""
@@ -87,7 +89,7 @@ class Synthesis:
         concurrency: int = 8,
         progress: Callable[[int, int], None] = lambda _done, _all: None,
         **about: Any,
-    ) -> dict[str, Any]:
+    ) -> Json:
         """Make the data, or go on where an earlier run was stopped; no finished call of a model is repeated.
 
         Every answer of a model is written to `calls.jsonl` as soon as it is there; `data.jsonl` and `manifest.json` are
@@ -133,8 +135,8 @@ class Synthesis:
             "seconds": round(time.perf_counter() - started, 1),
             "date": datetime.now(UTC).date().isoformat(),
         }
-        _write(folder / DATA_FILE, "".join(_line(example, folder) for example in examples))
-        _write(folder / MANIFEST_FILE, json.dumps(manifest, indent=1) + "\n")
+        write_text(folder / DATA_FILE, "".join(_line(example, folder) for example in examples))
+        write_json(folder / MANIFEST_FILE, manifest)
         return manifest
 
     def _one(self, item: Item, journal: Journal) -> Example | str:
@@ -169,7 +171,7 @@ class _ItemRun:
 
     def _report(self) -> CausalReport:
         setting = self.setting
-        given: dict[str, Any] = {}
+        given: Json = {}
         if "hindsight" not in setting.without and self.item.harmful is not False:
             answers = {"unsafe answer": self.item.unsafe or self._original()}
             safe = self.item.safe
@@ -226,7 +228,7 @@ class Journal:
         self.remembered, self.written = len(known), 0
 
     @classmethod
-    def open(cls, folder: Path, settings: dict[str, Any]) -> Self:
+    def open(cls, folder: Path, settings: Json) -> Self:
         """Open a folder's journal; a line that was torn by a kill is cut off.
 
         Raises:
@@ -241,7 +243,7 @@ class Journal:
             msg = f"{folder} holds calls that were made under other settings: use another folder, or remove it"
             raise ValueError(msg)
         lines = lines or [head]
-        _write(path, "\n".join(lines) + "\n")
+        write_text(path, "\n".join(lines) + "\n")
         rows = [json.loads(line) for line in lines[1:]]
         return cls(path, {(row["item"], row["stage"]): row["said"] for row in rows})
 
@@ -303,9 +305,3 @@ def _whole(line: str) -> bool:
     except json.JSONDecodeError:
         return False
     return True
-
-
-def _write(path: Path, text: str) -> None:
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)

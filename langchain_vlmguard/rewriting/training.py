@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import time
 from dataclasses import asdict, dataclass, field
@@ -16,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 
+from langchain_vlmguard.files import write_json
 from langchain_vlmguard.models.chat_format import to_chat_row
 from langchain_vlmguard.models.loading import LoadedVLM, load_vlm
 from langchain_vlmguard.rewriting.adapter import CONFIG_FILE, REWRITER_FILE, WEIGHTS_FILE, base_hash
@@ -103,9 +103,9 @@ def train_rewriter(
     _fit(loaded, EncodedExamples(training, loaded.processor, recipe), recipe, work, out)
     seconds = time.perf_counter() - started
     facts = _facts(loaded, recipe, data, len(training), seconds)
-    _write_json(out / REWRITER_FILE, facts)
+    write_json(out / REWRITER_FILE, facts)
     facts["metrics"] = _metrics(model, out, validation, load_options)
-    _write_json(out / REWRITER_FILE, facts)
+    write_json(out / REWRITER_FILE, facts)
     (out / "README.md").write_text(adapter_card(facts), encoding="utf-8")
     return facts
 
@@ -134,7 +134,7 @@ class EncodedExamples(Dataset[dict[str, Any]]):
         return len(self.examples)
 
     def pictured(self, index: int) -> bool:
-        """Say whether a row shows a picture."""
+        """Whether a row shows a picture."""
         return self.examples[index].item.image is not None
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
@@ -242,7 +242,7 @@ def _fit(loaded: LoadedVLM, rows: EncodedExamples, recipe: TrainingRecipe, work:
     adapted.save_pretrained(str(out))
     _halve(out / WEIGHTS_FILE)
     config = json.loads((out / CONFIG_FILE).read_text())
-    _write_json(out / CONFIG_FILE, {**config, "base_model_name_or_path": loaded.name})
+    write_json(out / CONFIG_FILE, {**config, "base_model_name_or_path": loaded.name})
 
 
 def _arguments(recipe: TrainingRecipe, work: Path, rows: int) -> TrainingArguments:
@@ -318,9 +318,3 @@ def _same_run(work: Path, recipe: TrainingRecipe, data: Path) -> None:
         msg = f"{work} holds checkpoints of another recipe or other data: name another work folder, or remove it"
         raise ValueError(msg)
     path.write_text(wanted)
-
-
-def _write_json(path: Path, value: object) -> None:
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(beside, path)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from langchain_core.messages import BaseMessage, HumanMessage
 
-from langchain_vlmguard.content.messages import blocks_of
+from langchain_vlmguard.content.turn import blocks_of
 from langchain_vlmguard.errors import RewriteError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from langchain_vlmguard.content.turn import Block
 
 
 def with_prompt(
@@ -34,10 +36,10 @@ def with_prompt(
     ]
 
 
-def _pictures(message: BaseMessage) -> list[dict[str, Any]]:
+def _pictures(message: BaseMessage) -> list[Block]:
     return [block for block in blocks_of(message) if block["type"] == "image"]
 
 
-def _plain(content: list[dict[str, Any]]) -> str | list[str | dict[str, Any]]:
+def _plain(content: list[Block]) -> str | list[str | Block]:
     """Return content that is a single text as a string, which every model takes."""
     return content[0]["text"] if len(content) == 1 and content[0]["type"] == "text" else [*content]

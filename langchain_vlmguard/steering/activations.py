@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from tqdm.auto import tqdm
 
 from langchain_vlmguard.steering.architectures import layer_output, locate_decoder
+from langchain_vlmguard.steering.attachment import hooked
 from langchain_vlmguard.steering.encoding import Prompt, encode_prompts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
+    from contextvars import ContextVar
 
-    from torch import Tensor, nn
+    from torch import Tensor
     from transformers import PreTrainedModel, ProcessorMixin
 
+    from langchain_vlmguard.steering.attachment import Hook
 
-@contextmanager
-def hooked(hooks: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
-    """Register forward hooks for the block; all go however it ends."""
-    handles = [module.register_forward_hook(hook) for module, hook in hooks]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+Call = TypeVar("Call")
 
 
 class SeenEnough(Exception):  # noqa: N818 - nothing is wrong
-    """Raised by a forward hook where the layers that are left would change nothing: the forward pass ends there."""
+    """Raised by a forward hook to end the forward pass, because the remaining layers would change nothing."""
 
 
 def states_until(model: PreTrainedModel, inputs: dict[str, Tensor], layers: Sequence[int]) -> dict[int, Tensor]:
@@ -51,6 +46,17 @@ def states_until(model: PreTrainedModel, inputs: dict[str, Tensor], layers: Sequ
         return dict(states)
 
 
+def clean_prefill(
+    active: ContextVar[Call | None], model: PreTrainedModel, inputs: dict[str, Tensor], layers: tuple[int, ...]
+) -> dict[int, Tensor]:
+    """Return the last prompt token's states by layer, `(rows, hidden)`, while no call of `active` takes part."""
+    outer = active.set(None)
+    try:
+        return states_until(model, inputs, layers)
+    finally:
+        active.reset(outer)
+
+
 def _end(_module: object, _inputs: object, _output: object) -> None:
     raise SeenEnough
 
@@ -65,7 +71,7 @@ def capture_last_token(model: PreTrainedModel, layers: Sequence[int]) -> Iterato
     decoder = locate_decoder(model)
     states: dict[int, Tensor] = {}
 
-    def keep(layer: int) -> Any:
+    def keep(layer: int) -> Hook:
         def hook(_module: object, _inputs: object, output: object) -> None:
             states[layer] = layer_output(output)[:, -1].detach()
 
@@ -131,7 +137,7 @@ def _by_picture(prompts: Sequence[Prompt]) -> tuple[list[int], list[int]]:
 
 
 def padded_positions(encoded: dict[str, Tensor], model: PreTrainedModel) -> dict[str, Tensor]:
-    """Give left-padded rows their positions, except where the family computes its own (multimodal rotary)."""
+    """Give left-padded rows their positions, unless the family computes its own (multimodal rotary)."""
     text_config = model.config.get_text_config()
     rope = getattr(text_config, "rope_parameters", None) or getattr(text_config, "rope_scaling", None) or {}
     if "mrope_section" in rope:

@@ -29,7 +29,15 @@ class AnchorPair:
 
 @dataclass(frozen=True)
 class AnchorSet:
-    """A named set of pairs."""
+    """A named set of pairs.
+
+    ??? example "A set of your own"
+
+        ```python
+        pair = AnchorPair("How to pick a lock?", "How to fit a lock?", "mlcommons:ncr")
+        anchors = AnchorSet("locks", (pair,))
+        ```
+    """
 
     name: str
     pairs: tuple[AnchorPair, ...]
@@ -144,7 +152,7 @@ def _problem(pair: AnchorPair, seen: set[str]) -> str | None:
     return "repeats a harmful prompt" if pair.harmful in seen else _hazard_problem(pair.hazard)
 
 
-def _is_text(value: Any) -> bool:
+def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 

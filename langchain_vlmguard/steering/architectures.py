@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
@@ -77,7 +77,7 @@ def locate_decoder(model: PreTrainedModel, *, path: str | None = None) -> Decode
     raise UnsupportedArchitectureError(msg)
 
 
-def layer_output(output: Any) -> Tensor:
+def layer_output(output: object) -> Tensor:
     """Return the hidden states of a decoder layer's output, a bare tensor in some families and a tuple in others."""
     hidden = output[0] if isinstance(output, tuple) else output
     if not isinstance(hidden, torch.Tensor):
@@ -86,13 +86,13 @@ def layer_output(output: Any) -> Tensor:
     return hidden
 
 
-def replace_layer_output(output: Any, hidden: Tensor) -> Any:
+def replace_layer_output(output: object, hidden: Tensor) -> Tensor | tuple[object, ...]:
     """Return a layer's output with other hidden states, in the form it came in."""
     return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
 
 def image_token_id(model: PreTrainedModel) -> int | None:
-    """Return the id of the token that stands for a picture in the prompt, `None` where the config names none."""
+    """Return the id of the token that stands for a picture in the prompt, `None` if the config names no such token."""
     for name in ("image_token_id", "image_token_index"):
         if (found := getattr(model.config, name, None)) is not None:
             return int(found)
@@ -150,8 +150,7 @@ def _objection(model: PreTrainedModel, path: str, layers: nn.ModuleList, shape: 
 
 def _owner(model: PreTrainedModel, path: str) -> PreTrainedModel:
     """Return the innermost model around a module: its config is the one that the module was built from."""
-    owner: Any = model
-    inner: Any = model
+    owner = inner = model
     for name in path.split("."):
         inner = getattr(inner, name)
         owner = inner if isinstance(getattr(inner, "config", None), PreTrainedConfig) else owner

@@ -62,6 +62,16 @@ class SafetyDirections:
     """One or a few unit vectors per decoder layer, with the statistics that gates and interventions need.
 
     All tensors are float32 on the CPU; `layers` counts the decoder's layers, index 0 is the first.
+
+    ??? example "Fit, choose layers, use"
+
+        ```python
+        fitting, held_out = load_anchors().split(0.7)
+        directions = SafetyDirections.fit(loaded.model, loaded.processor, fitting)
+        directions, trials = select_layers(loaded.model, loaded.processor, directions, held_out)
+        directions.save("safety_directions.safetensors")
+        model = ChatSteeredVLM.from_loaded(loaded, directions=directions)
+        ```
     """
 
     card: DirectionsCard
@@ -207,7 +217,7 @@ class SafetyDirections:
         """
         from langchain_vlmguard.steering.plots import plot_directions
 
-        return plot_directions(self, layer)
+        return plot_directions(self.card.model_id, self.separability, self.map2d, layer)
 
     def _tensors(self) -> dict[str, Tensor]:
         return {

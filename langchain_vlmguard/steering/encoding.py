@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,7 @@ class Prompt:
     text: str
     picture: Image.Image | None = None
 
-    def message(self) -> dict[str, Any]:
+    def message(self) -> dict[str, object]:
         """Return the prompt as one user message in Hugging Face chat form, picture first."""
         pictures = [{"type": "image"}] if self.picture is not None else []
         return {"role": "user", "content": [*pictures, {"type": "text", "text": self.text}]}

@@ -106,7 +106,7 @@ class ZeroGate(Gate):
 
 @dataclass(frozen=True)
 class MidpointGate(Gate):
-    """Open above a point between the class means, re-centred with neutral pictures where a row shows one."""
+    """Open above a point between the class means, re-centred with neutral pictures for rows that show one."""
 
     name: ClassVar[str] = "midpoint"
 

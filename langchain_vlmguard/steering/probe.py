@@ -84,7 +84,7 @@ class ProbeCard:
     over kinds."""
 
     early_layer: int | None = None
-    """Decoder layer after which answers are read for the first time, where that head was fitted."""
+    """Decoder layer after which answers are read for the first time, if that head was fitted."""
 
     package_version: str = __version__
 
@@ -97,6 +97,14 @@ class TurnProbe:
     said), and the state of the last prompt token after the middle and the last layer (what the model makes of both). Answers
     are read once before, after a sixth of the layers: their mean state and the last one's. What is clearly harmless there, by
     a threshold further out, needs no other layer.
+
+    ??? example "Fit, save, use"
+
+        ```python
+        probe = TurnProbe.fit(loaded.model, loaded.processor, turns)  # turns: list[LabelledTurn]
+        probe.save("turn_probe.safetensors")
+        model = ChatSteeredVLM.from_loaded(loaded, probe=probe)
+        ```
     """
 
     card: ProbeCard

@@ -10,31 +10,42 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Self
 
+from langchain_vlmguard.steering.activations import clean_prefill
 from langchain_vlmguard.steering.architectures import image_token_id, layer_output, locate_decoder
-from langchain_vlmguard.steering.attaching import attached, clean_prefill
+from langchain_vlmguard.steering.attachment import AttachedCall, Attachment, Trace, attached
 from langchain_vlmguard.steering.turn_states import TurnStates
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
+    from langchain_vlmguard.steering.attachment import Hook
     from langchain_vlmguard.steering.directions import SafetyDirections
     from langchain_vlmguard.steering.logistic import Logistic
     from langchain_vlmguard.steering.probe import TurnProbe
-    from langchain_vlmguard.steering.steering import Steering
+    from langchain_vlmguard.steering.steering import Reads, Steering
 
 _ACTIVE: ContextVar[ScreenedCall | None] = ContextVar("vlmguard_screened_call", default=None)
 
 
 @dataclass(frozen=True)
-class Screening:
-    """Says of each row whether it is cleared; takes the place of a `Steering` for one call.
+class Screening(Attachment):
+    """Decides for each row whether it is cleared; takes the place of a `Steering` for one call.
 
-    Rows of a form that the probe knows (with pictures, or without) are read by the probe alone, others by the steering's gate.
+    If the probe has a head for the form of a row (with pictures, or without), the probe alone decides, otherwise the
+    steering's gate does.
+
+    ??? example "Ask only what the gate says"
+
+        ```python
+        screening = Screening(Steering.recommended(directions), probe)
+        answer = ChatSteeredVLM.from_loaded(loaded, steering=screening).invoke("How do I make a kite?")
+        answer.response_metadata["steering"]["open"]
+        ```
     """
 
     steering: Steering
@@ -47,7 +58,7 @@ class Screening:
 
     @property
     def sees_pictures(self) -> bool:
-        """Whether what decides about rows with pictures has read the pictures."""
+        """Whether the decision about rows with pictures takes the pictures into account."""
         return self.head(pictured=True) is not None or self.steering.reads != "query"
 
     @property
@@ -55,16 +66,17 @@ class Screening:
         """Whether rows with pictures must be run as text alone, too."""
         return self.head(pictured=True) is None and self.steering.reads != "input"
 
-    @property
-    def edits_pictures(self) -> bool:
-        """Nothing is edited."""
-        return False
-
     @cached_property
     def identity(self) -> str:
         """Hash of everything that changes what is cleared."""
         probe = self.probe.hash if self.probe is not None else None
         return hashlib.sha256(f"screening:{self.steering.identity}:{probe}".encode()).hexdigest()[:16]
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """Hashes of the screening, of the directions, of their anchors and of the probe if there is one."""
+        read = {**self.steering.provenance, "steering": self.identity}
+        return read if self.probe is None else {**read, "probe": self.probe.hash}
 
     @contextmanager
     def attach(
@@ -74,6 +86,7 @@ class Screening:
         pictured: Tensor,
         inputs: dict[str, Tensor] | None = None,
         text_inputs: dict[str, Tensor] | None = None,
+        repeatable: bool = False,  # noqa: ARG002 - nothing is edited, so nothing is repeated
     ) -> Iterator[ScreenedCall]:
         """Read what this thread runs on the model inside the block.
 
@@ -81,7 +94,8 @@ class Screening:
             model: The model.
             pictured: Which rows show a picture, `(rows,)` bool; all or none.
             inputs: The encoded rows, left-padded.
-            text_inputs: The same rows as text alone, where they are needed.
+            text_inputs: The same rows as text alone, if `needs_text_query`.
+            repeatable: Makes no difference here.
 
         Raises:
             ValueError: An input is missing.
@@ -94,77 +108,87 @@ class Screening:
                 raise ValueError(msg)
             layer = self.steering.read_layer
             query = clean_prefill(_ACTIVE, model, text_inputs, (layer,))[layer]
-        call = ScreenedCall(self, pictured.cpu(), query)
-        if (head := self.head(pictured=shown)) is not None:
-            if inputs is None or self.probe is None:
+        states = None
+        if self.probe is not None and self.head(pictured=shown) is not None:
+            if inputs is None:
                 msg = "attach needs inputs: the probe pools states over the prompt's tokens"
                 raise ValueError(msg)
-            call.states = TurnStates(self.probe.card.layers, inputs, image_token_id(model))
-        watched = self.steering.read_layer, *(call.states.layers if head is not None and call.states else ())
+            states = TurnStates(self.probe.card.layers, inputs, image_token_id(model))
+        call = ScreenedCall(self, pictured.cpu(), query, states)
+        watched = (self.steering.read_layer, *(() if states is None else states.layers))
         layers = locate_decoder(model).layers
         with attached(_ACTIVE, call, [(layers[at], call.hook(at)) for at in dict.fromkeys(watched)]):
             yield call
 
     def head(self, *, pictured: bool) -> Logistic | None:
-        """Return what decides about rows with pictures, or without; `None` where the steering's gate does."""
+        """Return the probe's head for rows with pictures, or without; `None` if the steering's gate decides about them."""
         return None if self.probe is None else self.probe.heads.get("picture" if pictured else "text")
 
 
-class ScreenedCall:
+class ScreenedCall(AttachedCall):
     """What one prefill showed, a trace a row."""
 
-    edits_decoding = False
-    """Nothing is done to the tokens after the prompt."""
+    def __init__(self, screening: Screening, pictured: Tensor, query: Tensor | None, states: TurnStates | None) -> None:
+        """Start with nothing read.
 
-    def __init__(self, screening: Screening, pictured: Tensor, query: Tensor | None) -> None:
-        """Start with nothing read."""
+        Args:
+            screening: What decides.
+            pictured: Which rows show a picture, `(rows,)` bool.
+            query: State of the text-only query at the gate's layer, `(rows, hidden)`, if the gate reads it.
+            states: Collects what the probe reads, if the probe decides.
+        """
         self.screening = screening
         self.pictured = pictured
-        self.states: TurnStates | None = None
+        self.states = states
         self._query = query
         self._state: Tensor | None = None
-        self._traces: list[dict[str, Any]] | None = None
+        self._traces: list[Trace] | None = None
 
-    def hook(self, layer: int) -> Any:
+    @property
+    def edits_decoding(self) -> bool:
+        """Nothing is edited at all."""
+        return False
+
+    def hook(self, layer: int) -> Hook:
         """Return the forward hook of one layer."""
 
-        def read(_module: object, _inputs: object, output: Any) -> None:
+        def read(_module: nn.Module, _inputs: object, output: object) -> None:
             if _ACTIVE.get() is not self or self._traces is not None:
                 return
             hidden = layer_output(output)
             if layer == self.screening.steering.read_layer:
-                self._state = hidden[:, -1]
+                self._state = hidden[:, -1].detach()
             if self.states is not None:
                 self.states.see(layer, hidden)
 
         return read
 
-    def trace(self) -> list[dict[str, Any]]:
+    def trace(self) -> list[Trace]:
         """Return one trace a row, as plain values: what was read, and that nothing was edited.
 
         Raises:
             RuntimeError: The prefill has not run.
         """
         if self._traces is None:
-            self._traces = self._decided()
+            self._traces = self._decide()
         return self._traces
 
     def keep(self, rows: list[int]) -> None:
-        """Go on with some of the rows alone."""
+        """Drop all rows but these."""
         traces = self.trace()
         self._traces = [traces[row] for row in rows]
 
-    def absorb(self, other: ScreenedCall) -> None:
-        """Take over the rows of another call of the same screening."""
+    def absorb(self, other: Self) -> None:
+        """Append the rows of another call of the same screening."""
         self._traces = [*self.trace(), *other.trace()]
 
-    def _decided(self) -> list[dict[str, Any]]:
+    def _decide(self) -> list[Trace]:
         if self._state is None:
             msg = "nothing was read: run the model inside the block first"
             raise RuntimeError(msg)
-        return self._by_gate(self._state) if self.states is None else self._by_probe(self.states)
+        return self._read_gate(self._state) if self.states is None else self._read_probe(self.states)
 
-    def _by_probe(self, states: TurnStates) -> list[dict[str, Any]]:
+    def _read_probe(self, states: TurnStates) -> list[Trace]:
         shown, probe = bool(self.pictured.any()), self.screening.probe
         if probe is None:
             msg = "a call without a probe has no states to read"
@@ -172,19 +196,11 @@ class ScreenedCall:
         head = probe.heads["picture" if shown else "text"]
         scores, threshold = head.score(states.features(pictured=shown)), float(head.threshold)
         return [
-            self._row(
-                "probe",
-                score,
-                threshold,
-                is_open=score >= threshold,
-                risk=risk,
-                layers=probe.card.layers,
-                reads="input",
-            )
+            self._row("probe", score, threshold, risk, is_open=score >= threshold, layers=probe.card.layers)
             for score, risk in zip(scores.tolist(), scores.sigmoid().tolist(), strict=True)
         ]
 
-    def _by_gate(self, state: Tensor) -> list[dict[str, Any]]:
+    def _read_gate(self, state: Tensor) -> list[Trace]:
         steering = self.screening.steering
         seen = None if self._query is not None and steering.reads == "query" else state
         reading = steering.read_gate(self.pictured, seen, self._query)
@@ -193,15 +209,25 @@ class ScreenedCall:
                 steering.gate.name,
                 float(reading.score[row]),
                 float(reading.threshold[row]),
+                float(reading.risk[row]),
                 is_open=bool(reading.strength[row] > 0),
-                risk=float(reading.risk[row]),
                 layers=(steering.read_layer,),
                 reads=steering.reads,
             )
             for row in range(len(self.pictured))
         ]
 
-    def _row(self, gate: str, score: float, threshold: float, *, is_open: bool, **more: Any) -> dict[str, Any]:
+    def _row(
+        self,
+        gate: str,
+        score: float,
+        threshold: float,
+        risk: float,
+        *,
+        is_open: bool,
+        layers: Sequence[int],
+        reads: Reads = "input",
+    ) -> Trace:
         return {
             "intervention": "none",
             "gate": gate,
@@ -210,6 +236,7 @@ class ScreenedCall:
             "open": is_open,
             "strength": 0.0,
             "picture": bool(self.pictured.any()),
-            **more,
-            "layers": list(more["layers"]),
+            "risk": risk,
+            "layers": list(layers),
+            "reads": reads,
         }

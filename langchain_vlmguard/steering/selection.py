@@ -34,7 +34,7 @@ _REFUSAL = re.compile(
 
 
 def sounds_like_refusal(answer: str) -> bool:
-    """Say whether an answer opens like a refusal (in its first 120 characters)."""
+    """Whether an answer opens like a refusal (in its first 120 characters)."""
     return _REFUSAL.search(answer[:120].replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")) is not None
 
 
@@ -56,7 +56,7 @@ class Trial:
 
     @property
     def rank(self) -> tuple[float, float, float]:
-        """The score; of equal ones, the stronger edit, then the gate that opens earlier: anchors are easier than traffic."""
+        """Sort key: score, then strength of the edit, then how early the gate opens, because anchors are easier than traffic."""
         gate = self.steering.gate
         return self.score, self.steering.intervention.alpha, -gate.position if isinstance(gate, ReluGate) else 0.0
 

@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 
+from langchain_vlmguard.steering.activations import clean_prefill
 from langchain_vlmguard.steering.architectures import layer_output, locate_decoder, replace_layer_output
-from langchain_vlmguard.steering.attaching import attached, clean_prefill
+from langchain_vlmguard.steering.attachment import AttachedCall, Attachment, Trace, attached
 from langchain_vlmguard.steering.gates import Gate, GateReading, ReluGate
 from langchain_vlmguard.steering.interventions import INTERVENTIONS, Intervention, LayerEdit, Restore
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
+    from langchain_vlmguard.steering.attachment import Hook
     from langchain_vlmguard.steering.directions import SafetyDirections
 
 Reads = Literal["input", "query", "both"]
@@ -30,12 +32,20 @@ _ACTIVE: ContextVar[SteeredCall | None] = ContextVar("vlmguard_steered_call", de
 
 
 @dataclass(frozen=True)
-class Steering:
-    """What is done to hidden states: which directions, at which layers, by which intervention, behind which gate."""
+class Steering(Attachment):
+    """What is done to hidden states: which directions, at which layers, by which intervention, behind which gate.
+
+    ??? example "The choice that `select_layers` made"
+
+        ```python
+        steering = Steering.recommended(SafetyDirections.load("safety_directions.safetensors"))
+        model = ChatSteeredVLM.from_pretrained("path-or-hub-id", steering=steering)
+        ```
+    """
 
     directions: SafetyDirections
     layers: tuple[int, ...]
-    """Layers whose output is edited, 0 is the first decoder layer."""
+    """Layers whose output is edited; 0 is the first decoder layer."""
 
     intervention: Intervention = field(default_factory=Restore)
     gate: Gate = field(default_factory=ReluGate)
@@ -89,11 +99,6 @@ class Steering:
         return min(self.layers) if self.gate_layer is None else self.gate_layer
 
     @property
-    def edits_pictures(self) -> bool:
-        """Whether it changes what the vision tower makes of a picture: never, it edits the language model alone."""
-        return False
-
-    @property
     def single_pass(self) -> bool:
         """Whether the gate reads at or before the first edit, so that one prefill serves both."""
         return self.read_layer <= min(self.layers)
@@ -126,7 +131,26 @@ class Steering:
         return replace(wider, risk=torch.maximum(first.risk, last.risk))
 
     def _coordinate(self, state: Tensor) -> Tensor:
-        return state.detach().float().cpu() @ self.directions.vectors[self.read_layer][0]
+        return state.float().cpu() @ self.directions.vectors[self.read_layer][0]
+
+    def layer_edit(self, layer: int, strength: Tensor, pictured: Tensor, reference: Tensor | None) -> LayerEdit:
+        """Return what the intervention looks at in one layer, on the device of `strength`.
+
+        Args:
+            layer: The layer that is edited.
+            strength: The gate's strength of each row, `(rows,)`.
+            pictured: Which rows show a picture, `(rows,)` bool.
+            reference: Coordinates of the text-only query, `(rows, rank)`, if the intervention needs them.
+        """
+        device = strength.device
+        return LayerEdit(
+            vectors=self.directions.vectors[layer].to(device),
+            strength=strength,
+            pictured=pictured.to(device),
+            text=self.directions.text[layer].to(device),
+            picture=self.directions.picture[layer].to(device),
+            reference=None if reference is None else reference.to(device),
+        )
 
     @cached_property
     def identity(self) -> str:
@@ -141,6 +165,12 @@ class Steering:
             "decode": self.decode,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """Hashes of the steering, of its directions and of the anchors that they were fitted on."""
+        card = self.directions.card
+        return {"steering": self.identity, "directions": self.directions.hash, "anchors": card.anchors_hash}
 
     @contextmanager
     def attach(
@@ -163,9 +193,9 @@ class Steering:
             inputs: The encoded rows, left-padded. Needed when the gate reads above the first edited layer: it then takes a
                 clean prefill of its own.
             text_inputs: The same rows as text alone, for a steering with `needs_text_query`.
-            repeatable: The caller runs the last prompt token again where `must_repeat` says so after the prefill. A gate above
-                the first edited layer is then read in that same prefill: nothing before the last token looks at it, so where
-                the gate stays shut the prefill stands, and where it opens one more token mends it.
+            repeatable: The caller runs the last prompt token again if `must_repeat` asks for it after the prefill. A gate above
+                the first edited layer is then read in that same prefill. No earlier token looks at the last one, so a prefill
+                whose gate stays shut is right as it is, and if the gate opens, one more token puts it right.
 
         Yields:
             The call, which holds the gate's readings once the prefill has run.
@@ -182,8 +212,8 @@ class Steering:
             yield call
 
 
-class SteeredCall:
-    """The state of one attached call: gate readings, and the text-only query's coordinates where they are needed."""
+class SteeredCall(AttachedCall):
+    """The state of one steered call: gate readings, and the text-only query's coordinates if they are needed."""
 
     def __init__(self, steering: Steering, pictured: Tensor) -> None:
         """Start with nothing read; `pictured` is `(rows,)` bool."""
@@ -226,10 +256,10 @@ class SteeredCall:
             )
             self._decide(states[layer])
 
-    def hook(self, layer: int) -> Any:
+    def hook(self, layer: int) -> Hook:
         """Return the forward hook of one layer."""
 
-        def steer(_module: nn.Module, _inputs: object, output: Any) -> Any:
+        def steer(_module: nn.Module, _inputs: object, output: object) -> object:
             if _ACTIVE.get() is not self:
                 return None
             hidden = layer_output(output)
@@ -239,7 +269,7 @@ class SteeredCall:
                 self._passed = True
                 return None
             if self.reading is None:
-                self._decide(hidden[:, -1])
+                self._decide(hidden[:, -1].detach())
             decoding = layer in self._prefilled
             self._prefilled.add(layer)
             if layer not in self.steering.layers or (decoding and not self.steering.decode):
@@ -254,7 +284,7 @@ class SteeredCall:
         return self._passed and self._open
 
     def repeat(self) -> None:
-        """Take the next pass, of the last prompt token alone, for the prefill; the gate is not read again."""
+        """Treat the next pass, of the last prompt token alone, as the prefill; the gate is not read again."""
         self._passed = False
         self._prefilled.clear()
 
@@ -263,7 +293,7 @@ class SteeredCall:
         """Whether the tokens after the prompt are edited too; if not, the hooks may go after the prefill."""
         return self.steering.decode
 
-    def trace(self) -> list[dict[str, Any]]:
+    def trace(self) -> list[Trace]:
         """Return one steering trace a row, as plain values.
 
         Raises:
@@ -287,15 +317,15 @@ class SteeredCall:
         ]
 
     def keep(self, rows: list[int]) -> None:
-        """Go on with some of the rows alone, after the prefill."""
+        """Drop all rows but these; called after the prefill."""
         index = torch.tensor(rows)
         self.pictured = self.pictured[index]
         self._reference = {layer: states[index] for layer, states in self._reference.items()}
         self.reading = _each(lambda values: values[index], _read(self))
         self._edits = {}
 
-    def absorb(self, other: SteeredCall) -> None:
-        """Take over the rows of another call of the same steering, after both prefills."""
+    def absorb(self, other: Self) -> None:
+        """Append the rows of another call of the same steering; called after both prefills."""
         self.pictured = torch.cat((self.pictured, other.pictured))
         self._reference = {layer: torch.cat((rows, other._reference[layer])) for layer, rows in self._reference.items()}
         self.reading = _each(lambda *values: torch.cat(values), _read(self), _read(other))
@@ -327,16 +357,8 @@ class SteeredCall:
     def _edit_of(self, layer: int, device: torch.device) -> LayerEdit:
         """Return what the intervention needs at a layer, moved to its device once a call."""
         if layer not in self._edits:
-            directions, reading = self.steering.directions, _read(self)
-            reference = self._reference.get(layer)
-            self._edits[layer] = LayerEdit(
-                vectors=directions.vectors[layer].to(device),
-                strength=reading.strength.to(device),
-                pictured=self.pictured.to(device),
-                text=directions.text[layer].to(device),
-                picture=directions.picture[layer].to(device),
-                reference=None if reference is None else reference.to(device),
-            )
+            strength = _read(self).strength.to(device)
+            self._edits[layer] = self.steering.layer_edit(layer, strength, self.pictured, self._reference.get(layer))
         return self._edits[layer]
 
 

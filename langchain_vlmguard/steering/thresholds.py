@@ -1,4 +1,4 @@
-"""Where a probe's thresholds lie, by scores of turns that its weights did not see."""
+"""Place a probe's thresholds by the scores of turns that its weights did not see."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from langchain_vlmguard.steering.logistic import Logistic
 
 UNSAFE, SAFE = 0.7, 0.3
-"""Risk of an answer where harmless answers end, and where harmful ones begin: where the default policy's severities change."""
+"""Risks at which the default policy's severities change: up to `SAFE` lie harmless answers, from `UNSAFE` harmful ones."""
 
 NARROWEST = 0.5
 """Least distance, in log-odds, over which risk rises from `SAFE` to `UNSAFE`."""
 
 FURTHER = 1.0
-"""Log-odds by which an early reading must lie below where harmful answers begin before it is the last word."""
+"""How far (in log-odds) below the first harmful answer an early score must lie to be final."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ class ScoredKinds:
 
 
 def cut(whole: Logistic, kinds: ScoredKinds, missed: float) -> tuple[Logistic, float]:
-    """Place a threshold: where harmful turns begin, or half way to the harmless ones where the classes do not touch.
+    """Place a threshold: where harmful turns begin, or half way to the harmless ones if the classes do not touch.
 
     Returns:
         The head with its threshold, and the share of harmless turns below it.

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from langchain_vlmguard.steering.activations import SeenEnough, hooked, padded_positions
+from langchain_vlmguard.steering.activations import SeenEnough, padded_positions
 from langchain_vlmguard.steering.architectures import layer_output, locate_decoder
+from langchain_vlmguard.steering.attachment import hooked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

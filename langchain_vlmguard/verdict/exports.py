@@ -9,14 +9,14 @@ import hashlib
 import json
 import re
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from langchain_vlmguard.verdict.records import SafetyVerdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from langchain_vlmguard.verdict.records import Hazard
+    from langchain_vlmguard.verdict.records import Hazard, Json
 
 TARGET = "$target"
 """Root of paths that both ACS and agent-hooks accept; ACS before 0.4 called it `$policy_target`."""
@@ -46,15 +46,15 @@ _OGR_SECURITY = MappingProxyType(
         "tool_misuse": "security.tool_poisoning",
     }
 )
-_OGR_SEVERITY = MappingProxyType({"safe": "low", "controversial": "medium", "unsafe": "high"})
+_OGR_SEVERITY = MappingProxyType({None: "low", "safe": "low", "controversial": "medium", "unsafe": "high"})
 
 
 def to_acs(
-    verdict: SafetyVerdict | dict[str, Any],
+    verdict: SafetyVerdict | Json,
     *,
     contract: Literal["acs", "agent_hooks"] = "acs",
     path: str = TARGET,
-) -> dict[str, Any]:
+) -> Json:
     """Return a verdict in Microsoft's Agent Control Specification, or in the agent-hooks contract below it.
 
     Allow is `allow`; a rewriting is `transform`; a refusal is `deny`; a review is `escalate` in ACS and a `deny` that an approval
@@ -69,7 +69,7 @@ def to_acs(
         ValidationError: The dict is no verdict.
     """
     checked = _checked(verdict)
-    exported: dict[str, Any] = {"reason": _reason(checked), "message": checked.reason or None}
+    exported: Json = {"reason": _reason(checked), "message": checked.reason or None}
     if checked.action == "rewrite":
         exported |= {"decision": "transform", "transform": {"path": path, "value": checked.rewritten_prompt}}
     elif checked.action == "review":
@@ -80,23 +80,23 @@ def to_acs(
         exported["warnings"] = [{"reason": f"hazard:{hazard.id}", "message": None} for hazard in checked.hazards]
     exported["evidence"] = {"artefact": f"sha256:{fingerprint(checked)}"}
     exported["result_labels"] = [
-        f"vlmguard:{checked.severity}",
+        f"vlmguard:{checked.severity or 'unjudged'}",
         *(f"vlmguard:{hazard.id}" for hazard in checked.hazards),
     ]
     return exported
 
 
 def to_ogr(
-    verdict: SafetyVerdict | dict[str, Any],
+    verdict: SafetyVerdict | Json,
     *,
     event_id: str,
     provider: str = "langchain-vlmguard",
     prompt: tuple[str, int] | None = None,
-) -> dict[str, Any]:
+) -> Json:
     """Return a verdict in OpenGuardrails' contract.
 
-    OGR knows `allow` and `block`. A rewriting is an `allow` that replaces the prompt, given where the prompt stands; without that
-    it is a `block`, for the prompt as it stands must not go on. So is a review.
+    OGR knows `allow` and `block`. A rewriting is an `allow` that replaces the prompt if the caller says where it stands;
+    otherwise it is a `block`, for the prompt as it stands must not go on. So is a review.
 
     Args:
         verdict: The verdict, or its dict from graph state.
@@ -113,7 +113,7 @@ def to_ogr(
         raise ValueError(msg)
     checked = _checked(verdict)
     replaced = checked.action == "rewrite" and prompt is not None
-    exported: dict[str, Any] = {
+    exported: Json = {
         "event_id": event_id,
         "provider": provider,
         "decision": "allow" if checked.action == "allow" or replaced else "block",
@@ -138,24 +138,24 @@ def fingerprint(verdict: SafetyVerdict) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def _checked(verdict: SafetyVerdict | dict[str, Any]) -> SafetyVerdict:
+def _checked(verdict: SafetyVerdict | Json) -> SafetyVerdict:
     return verdict if isinstance(verdict, SafetyVerdict) else SafetyVerdict.from_state(verdict)
 
 
 def _reason(verdict: SafetyVerdict) -> str:
     if verdict.failure is not None:
         return f"vlmguard:failed:{verdict.failure.stage}"
-    if verdict.unjudged:
+    if any(part.is_unread for part in verdict.unjudged):
         return "vlmguard:unreadable"
     return f"vlmguard:{verdict.action}"
 
 
-def _finding(verdict: SafetyVerdict, hazard: Hazard) -> dict[str, Any]:
+def _finding(verdict: SafetyVerdict, hazard: Hazard) -> Json:
     own = re.sub(r"[^a-z0-9_.]", "_", hazard.id.lower().replace(":", "."))
-    finding: dict[str, Any] = {
+    finding: Json = {
         "category": OGR_CATEGORIES.get(hazard.id, f"x.{own}"),
         "severity": _OGR_SEVERITY[verdict.severity],
-        "score": verdict.risk if hazard.score is None else hazard.score,
+        "score": (verdict.risk or 0.0) if hazard.score is None else hazard.score,
         "detector": verdict.provenance.rewriter or "langchain-vlmguard",
     }
     return finding

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from langchain_vlmguard.verdict.limits import ReadLimits
 from langchain_vlmguard.verdict.records import Action, HazardId, Risk, Severity
 
 if TYPE_CHECKING:
@@ -16,19 +18,128 @@ if TYPE_CHECKING:
 SEVEREST: tuple[Action, ...] = ("allow", "rewrite", "review", "refuse")
 """Actions from the mildest to the severest."""
 
-ImageHost = Annotated[
-    str,
-    StringConstraints(
-        pattern=r"^(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(:[0-9]{1,5})?$", to_lower=True, max_length=253
-    ),
-]
-"""A host's name, with `*.` for its subdomains and with a port where it is not 443."""
+_SHORT: dict[str, tuple[str, ...]] = {
+    "on_gate_open": ("gate", "on_open"),
+    "on_gate_open_rewritten": ("gate", "on_open_rewritten"),
+    "gate_unsafe_at": ("gate", "unsafe_at"),
+    "rewrite": ("rewriting", "when"),
+    "rewritten_pictures": ("rewriting", "pictures"),
+    "adaptive_pictures": ("rewriting", "adaptive_pictures"),
+    "judge_answers": ("rewriting", "judge_answers"),
+    "on_second_reading": ("rewriting", "on_second_reading"),
+    "image_hosts": ("reading", "hosts"),
+    "max_images": ("reading", "max_images"),
+    "max_text_chars": ("reading", "max_text_chars"),
+    "max_image_bytes": ("reading", "image", "max_bytes"),
+    "max_pixels": ("reading", "image", "max_pixels"),
+    "max_image_ratio": ("reading", "image", "max_ratio"),
+    "max_frames": ("reading", "image", "max_frames"),
+    "frames": ("reading", "image", "frames"),
+    "heif": ("reading", "image", "heif"),
+    "isolate_decoding": ("reading", "image", "isolate"),
+}
+"""Short names that a policy also takes, and where they belong."""
+
+
+def _group_of(fields: dict[str, Any], short: str) -> tuple[dict[str, Any], str]:
+    """Return the group in which a short name belongs, as a plain dict that is part of the fields, and its name there."""
+    *groups, field = _SHORT[short]
+    for group in groups:
+        given = fields.get(group, {})
+        fields[group] = given.model_dump(exclude_unset=True) if isinstance(given, BaseModel) else dict(given)
+        fields = fields[group]
+    return fields, field
+
+
+class GatePolicy(BaseModel):
+    """What an open steering gate does to the answer that was given under it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    on_open: Literal["keep", "refuse", "review"] = "keep"
+    """What becomes of an answer given while the gate was open at `unsafe` risk. `keep`: the intervention acted."""
+
+    on_open_rewritten: Literal["keep", "refuse", "review"] | None = None
+    """The same for an answer to a rewritten prompt, as `on_open` if `None`. A rewritten prompt names its hazard, and a gate
+    opens at the name: `keep` trusts rewriter and intervention with it, and gives safe advice instead of refusals."""
+
+    unsafe_at: Risk | None = None
+    """Gate risk from which `on_open` acts, the policy's `unsafe_at` if `None`. `withholding_risk` finds it from harmless
+    requests: a gate that reads words alone may take words that point at a picture ("what is this?") for unsafe."""
+
+
+class RewritePolicy(BaseModel):
+    """When the rewriter is asked, and what may leave without it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    when: Literal["always", "adaptive", "answer_first", "never"] = "always"
+    """`adaptive`: a turn whose steering gate stays clearly closed and whose parts the gate has all read is answered from that
+    same prefill, without the rewriter; a model without a gate makes it `always`. `answer_first`: the model answers unsteered, and
+    the rewriter is asked unless that answer is `safe` in words alone; a guard without a judge of texts makes it `always`."""
+
+    pictures: Literal["keep", "drop"] = "keep"
+    """Whether the turn's pictures are shown to the model beside a rewritten prompt. `drop` takes away the picture's pull, if
+    the new prompt can stand alone; what a prompt that goes on unchanged shows is never dropped."""
+
+    adaptive_pictures: Literal["rewrite", "skip"] = "rewrite"
+    """With `adaptive`, whether a turn with pictures may skip the rewriter on the word of a gate that read its text alone (a
+    probe that has read the pictures decides by itself). `skip` is faster and blind to harm that only the picture shows."""
+
+    judge_answers: Literal["always", "uncleared"] = "always"
+    """Which answers are judged. `uncleared`: not those of turns that a gate or a probe cleared on the answer's own prefill (with
+    `adaptive`; a probe with `answer_first`). It spares them the judge's prefill and trusts the gate alone, which a picture made
+    for it gets past."""
+
+    on_second_reading: Literal["ask", "review", "refuse"] = "ask"
+    """When a second reader (see `create_vlm_guard`) would say something `unsafe` to a turn. The rewriter is asked first if it has
+    not been. `ask` accepts its decision; `review` and `refuse` run the second reader on what it let through. Without a rewriter,
+    `ask` refuses."""
 
 
 class GuardPolicy(BaseModel):
-    """A tenant's policy. Nothing in it can turn an unread part or a failed check into a pass."""
+    """A tenant's policy. Nothing in it can turn an unread part or a failed check into a pass.
+
+    The fields of `gate`, `rewriting` and `reading` may be given by short names, in code and in dicts: `rewrite="adaptive"`,
+    `on_gate_open="refuse"`, `max_images=2`, `image_hosts={...}`.
+
+    ??? example "Stricter about one hazard, faster on harmless turns"
+
+        ```python
+        policy = GuardPolicy(on_hazard={"mlcommons:spc": "review"}, rewrite="adaptive")
+        ```
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **fields: Any) -> None:
+            """Take fields by their own names or by short ones."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_short_names(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        fields = {key: value for key, value in given.items() if key not in _SHORT}
+        for name in given.keys() & _SHORT.keys():
+            into, field = _group_of(fields, name)
+            if into.get(field, given[name]) != given[name]:
+                msg = f"{name} is short for {'.'.join(_SHORT[name])}, and both were given with different values"
+                raise ValueError(msg)
+            into[field] = given[name]
+        return fields
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return the policy with other values in some fields, by their own names or short ones; they are checked."""
+        if not update:
+            return super().model_copy(deep=deep)
+        fields = self.model_dump(exclude_unset=True)
+        for name, value in update.items():
+            into, field = _group_of(fields, name) if name in _SHORT else (fields, name)
+            into[field] = value
+        return type(self).model_validate(fields)
 
     controversial_at: Risk = 0.3
     """Risk from which a turn is `controversial`."""
@@ -48,31 +159,11 @@ class GuardPolicy(BaseModel):
     on_unsafe: Literal["allow", "review", "refuse"] = "refuse"
     """Least action for a turn that the rewriter finds unsafe and yet allows as it stands."""
 
-    on_gate_open: Literal["keep", "refuse", "review"] = "keep"
-    """What becomes of an answer given while the steering gate was open at `unsafe` risk. `keep`: the intervention acted."""
-
-    on_gate_open_rewritten: Literal["keep", "refuse", "review"] | None = None
-    """The same where the answer was to a rewritten prompt, as `on_gate_open` when `None`. A rewritten prompt names its hazard,
-    and a gate opens at the name: `keep` trusts rewriter and intervention with it, and gives safe advice instead of refusals."""
-
-    gate_unsafe_at: Risk | None = None
-    """Gate risk from which `on_gate_open` acts, `unsafe_at` when `None`. `gate_judge.withholding_risk` finds it from harmless
-    requests: a gate that reads words alone may take words that point at a picture ("what is this?") for unsafe."""
-
     on_hidden_request: Literal["allow", "review", "refuse"] = "refuse"
     """When words found in a picture of the turn would be `unsafe` if somebody had typed them (needs evidence)."""
 
     on_unsafe_answer: Literal["keep", "review", "refuse"] = "refuse"
     """When what the model was about to say is `unsafe` in words alone (needs a judge of answers, see `create_vlm_guard`)."""
-
-    on_second_reading: Literal["ask", "review", "refuse"] = "ask"
-    """When a second reader (see `create_vlm_guard`) would say something `unsafe` to a turn. A rewriter that was not asked yet is
-    asked first, and `ask` takes its word; the others read once more what it lets pass. Without a rewriter, `ask` refuses."""
-
-    judge_answers: Literal["always", "uncleared"] = "always"
-    """Which answers are judged. `uncleared`: not those of turns that a gate or a probe cleared on the answer's own prefill (with
-    `rewrite="adaptive"`; a probe with `"answer_first"`). It spares them the judge's prefill and trusts the gate alone,
-    which a picture made for it gets past."""
 
     on_error: Literal["refuse", "review"] = "refuse"
     """When the rewriter or the model fails."""
@@ -80,43 +171,10 @@ class GuardPolicy(BaseModel):
     on_unreadable: Literal["refuse", "review"] = "refuse"
     """When a part of the turn cannot be read."""
 
-    rewrite: Literal["always", "adaptive", "answer_first", "never"] = "always"
-    """Whether a rewriter that is there is used. `adaptive`: a turn whose steering gate stays clearly closed and whose parts the
-    gate has all read is answered from that same prefill, without the rewriter; a model without a gate makes it `always`.
-    `answer_first`: the model answers unsteered, and the rewriter is asked unless that answer is `safe` in words alone; a guard
-    without a judge of answers makes it `always`."""
-
-    adaptive_pictures: Literal["rewrite", "skip"] = "rewrite"
-    """With `adaptive`, whether a turn with pictures may skip the rewriter on the word of a gate that read its text alone (a
-    probe that has read the pictures decides by itself). `skip` is faster and blind to harm that only the picture shows."""
-
-    rewritten_pictures: Literal["keep", "drop"] = "keep"
-    """Whether the turn's pictures are shown to the model beside a rewritten prompt. `drop` takes away the picture's pull, where
-    the new prompt can stand alone; what a prompt that goes on unchanged shows is never dropped."""
-
-    image_hosts: frozenset[ImageHost] = frozenset()
-    """Hosts from which pictures are fetched by address, over https: `"img.example.com"`, `"*.example.com"` for subdomains,
-    `"img.example.com:8443"` for another port. Addresses are refused when it is empty."""
-
-    max_images: int = Field(default=8, ge=0)
-    max_image_bytes: int = Field(default=10_000_000, gt=0)
-    max_pixels: int = Field(default=40_000_000, gt=0)
-    """Width times height, of all frames together where all are read."""
-
-    max_image_ratio: float = Field(default=100.0, ge=1)
-    """Longer edge of a picture over its shorter one."""
-
-    max_frames: int = Field(default=16, ge=1)
-    frames: Literal["refuse", "first", "all"] = "refuse"
-    """Of an animated picture: nothing, the first frame, or each frame as a picture of its own. A model gets what was read."""
-
-    heif: bool = False
-    """Read HEIC and AVIF pictures too (extra `heif`)."""
-
-    isolate_decoding: bool = False
-    """Decode pictures in a process of its own, whose memory and seconds the operating system bounds."""
-
-    max_text_chars: int = Field(default=100_000, gt=0)
+    gate: GatePolicy = Field(default_factory=GatePolicy)
+    rewriting: RewritePolicy = Field(default_factory=RewritePolicy)
+    reading: ReadLimits = Field(default_factory=ReadLimits)
+    """How much of a conversation is read."""
 
     refusal: str = "I can't help with this request{about}. {safe_way}"
     """Template of a refusal; `{about}` names hazard categories, `{safe_way}` offers what can be done."""
@@ -142,26 +200,26 @@ class GuardPolicy(BaseModel):
     def hash(self) -> str:
         """First 16 hex digits of the SHA-256 of the policy's canonical JSON."""
         plain = self.model_dump(mode="json")
-        for name in ("enabled_hazards", "image_hosts"):
-            plain[name] = None if plain[name] is None else sorted(plain[name])
+        plain["enabled_hazards"] = plain["enabled_hazards"] and sorted(plain["enabled_hazards"])
+        plain["reading"]["hosts"] = sorted(plain["reading"]["hosts"])
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def thresholds(self) -> dict[str, float]:
         """The thresholds as they are written into verdicts."""
-        gate = {} if self.gate_unsafe_at is None else {"gate_unsafe": self.gate_unsafe_at}
+        gate = {} if self.gate.unsafe_at is None else {"gate_unsafe": self.gate.unsafe_at}
         return {"controversial": self.controversial_at, "unsafe": self.unsafe_at, **gate}
 
     @property
     def withholds(self) -> bool:
         """Whether an open gate can keep any answer back."""
-        return {self.on_gate_open, self.on_gate_open_rewritten} - {None, "keep"} != set()
+        return {self.gate.on_open, self.gate.on_open_rewritten} - {None, "keep"} != set()
 
     def on_gate(self, risk: float, *, rewritten: bool) -> Literal["keep", "refuse", "review"]:
         """Return what becomes of an answer that was given while the gate was open at some risk."""
-        if risk < (self.unsafe_at if self.gate_unsafe_at is None else self.gate_unsafe_at):
+        if risk < (self.unsafe_at if self.gate.unsafe_at is None else self.gate.unsafe_at):
             return "keep"
-        return self.on_gate_open_rewritten or self.on_gate_open if rewritten else self.on_gate_open
+        return self.gate.on_open_rewritten or self.gate.on_open if rewritten else self.gate.on_open
 
     def severity(self, risk: float) -> Severity:
         """Place a risk in [0, 1]."""
@@ -170,7 +228,7 @@ class GuardPolicy(BaseModel):
         return "controversial" if risk >= self.controversial_at else "safe"
 
     def counts(self, hazard: str) -> bool:
-        """Say whether a hazard may decide anything."""
+        """Whether a hazard may decide anything."""
         return self.enabled_hazards is None or hazard in self.enabled_hazards
 
     def decide(self, proposed: Action, risk: float, hazards: Iterable[str]) -> Action:

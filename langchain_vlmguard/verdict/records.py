@@ -9,11 +9,17 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from langchain_vlmguard._version import __version__
 from langchain_vlmguard.verdict.hazards import known
 
+Json = dict[str, Any]
+"""A JSON object."""
+
 Action = Literal["allow", "rewrite", "refuse", "review"]
 """What the guard decided about the turn."""
 
 Severity = Literal["safe", "controversial", "unsafe"]
 Channel = Literal["textual", "visual", "cross_modal", "tool_result"]
+CHECK = "check"
+"""`Unjudged.kind` of a check that nobody made."""
+
 AnswerFate = Literal["released", "replaced", "withheld", "none"]
 """What became of the model's answer: `none` when the model was not asked."""
 
@@ -24,11 +30,13 @@ HazardId = Annotated[
 """Always namespaced; other lists reuse the bare codes. Ids in MLCommons' namespace are those of its list."""
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """A frozen part of a verdict."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Hazard(_Record):
+class Hazard(Record):
     """One safety category with the channel it came through."""
 
     id: HazardId
@@ -38,11 +46,11 @@ class Hazard(_Record):
 
     score: Risk | None = None
     alias: str | None = None
-    native: str | dict[str, Any] | None = None
+    native: str | Json | None = None
     """The source's own label, untouched."""
 
 
-class SecurityFinding(_Record):
+class SecurityFinding(Record):
     """The other axis: attacks on the agent rather than harm to people."""
 
     kind: Literal["prompt_injection", "jailbreak", "exfiltration", "tool_misuse"]
@@ -50,19 +58,25 @@ class SecurityFinding(_Record):
     rationale: str = Field(default="", max_length=500)
 
 
-class Unjudged(_Record):
-    """A part of the turn that was seen but not judged."""
+class Unjudged(Record):
+    """A part of the turn that was seen but not judged, or a check that nobody made."""
 
     where: str
-    """Place in the conversation, e.g. `"messages[2].content[0]"`."""
+    """Place in the conversation, e.g. `"messages[2].content[0]"`; for a check `"request"`, `"answer"`, `"tool_args"` or
+    `"tool_result"`."""
 
     kind: str
-    """The block's type as written."""
+    """The block's type as written, or `"check"`."""
 
     reason: str
 
+    @property
+    def is_unread(self) -> bool:
+        """Whether the part could not be read. An answer is never released beside one unless a person allowed it."""
+        return self.kind != CHECK
 
-class EvidenceNote(_Record):
+
+class EvidenceNote(Record):
     """Something that a picture says, without its words: what it says was written by strangers."""
 
     where: str
@@ -87,7 +101,7 @@ class EvidenceNote(_Record):
     """Of the picture's words, judged as if somebody had typed them; `None` where nothing judged them."""
 
 
-class SteeringTrace(_Record):
+class SteeringTrace(Record):
     """What steering did to the answer."""
 
     intervention: str
@@ -105,7 +119,7 @@ class SteeringTrace(_Record):
     """What the gate read: the prompt as it stands, its text without the picture, or both."""
 
 
-class GuardFailure(_Record):
+class GuardFailure(Record):
     """A failure of the guard itself; kept apart from the decision."""
 
     stage: Literal["inspect", "rewrite", "answer", "review"]
@@ -116,13 +130,13 @@ class GuardFailure(_Record):
     """Redacted: says what to look at, never what a person wrote."""
 
 
-class Provenance(_Record):
+class Provenance(Record):
     """Who decided."""
 
     package_version: str = __version__
     model: str | None = None
     rewriter: str | None = None
-    """Identity of the judge that was asked; `None` where nobody was."""
+    """Identity of the rewriter that was asked, or `None`."""
 
     steering: str | None = None
     """Identity of directions, layers, gate and intervention."""
@@ -130,7 +144,7 @@ class Provenance(_Record):
     directions: str | None = None
     anchors: str | None = None
     probe: str | None = None
-    """Hash of the probe that read the whole turn, where one did."""
+    """Hash of the probe that read the whole turn, if one did."""
 
     evidence: str | None = None
     """Readers of the evidence, with versions."""
@@ -139,7 +153,7 @@ class Provenance(_Record):
     """Identity of what judged the answer, where something did."""
 
     second_reader: str | None = None
-    """Identity of the other model that was asked what it would answer, where one was."""
+    """Identity of the other model that was asked what it would answer, if there was one."""
 
     policy: str
     """Hash of the policy."""
@@ -147,15 +161,21 @@ class Provenance(_Record):
     thresholds: dict[str, float] = Field(default_factory=dict)
 
 
-class SafetyVerdict(_Record):
+class SafetyVerdict(Record):
     """The whole record of one guarded turn. It never echoes what a person or a document wrote."""
 
     action: Action
-    risk: Risk = 0.0
-    severity: Severity = "safe"
+    risk: Risk | None = None
+    """The highest risk that any check found; `None` if nobody judged the turn."""
+
+    severity: Severity | None = None
+    """The policy's word for the risk; `None` if nobody judged the turn, which is not "safe"."""
+
     hazards: list[Hazard] = Field(default_factory=list)
     security: list[SecurityFinding] = Field(default_factory=list)
     unjudged: list[Unjudged] = Field(default_factory=list)
+    """Parts that could not be read, and checks that nobody made."""
+
     evidence: list[EvidenceNote] = Field(default_factory=list)
     """What the pictures of the conversation say, found without a model."""
 
@@ -178,10 +198,10 @@ class SafetyVerdict(_Record):
     steering: SteeringTrace | None = None
     answer: AnswerFate = "none"
     reviewed: Literal["approve", "edit", "reject"] | None = None
-    """What a person decided, where one was asked."""
+    """What a person decided, if one was asked."""
 
     enforced: bool = True
-    """Off where a guard only monitors: the verdict then says what would have been done."""
+    """`False` in monitor mode; the action is then what *would* have happened."""
 
     failure: GuardFailure | None = None
     reason: str = ""
@@ -202,25 +222,29 @@ class SafetyVerdict(_Record):
         if (self.action == "rewrite") != (self.rewritten_prompt is not None):
             msg = "a rewritten prompt goes with action 'rewrite', and with no other"
             raise ValueError(msg)
-        if self.enforced and self.unjudged and self.answer == "released" and self.reviewed is None:
-            msg = "an answer cannot be released while parts of the turn are unjudged and nobody reviewed them"
+        unread = any(part.is_unread for part in self.unjudged)
+        if self.enforced and unread and self.answer == "released" and self.reviewed is None:
+            msg = "an answer cannot be released while parts of the turn are unread and nobody reviewed them"
+            raise ValueError(msg)
+        if (self.risk is None) != (self.severity is None):
+            msg = "a risk and its severity go together: both are `None` if nobody judged the turn"
             raise ValueError(msg)
         return self
 
-    def to_state(self) -> dict[str, Any]:
+    def to_state(self) -> Json:
         """Return the verdict as a plain JSON-safe dict, as graph state keeps it."""
         return self.model_dump(mode="json")
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> Self:
+    def from_state(cls, state: Json) -> Self:
         """Check a dict from graph state and return the verdict.
 
         Raises:
-            ValidationError: The dict is no verdict.
+            ValidationError: The dict is not a verdict.
         """
         return cls.model_validate(state)
 
 
-def verdict_schema() -> dict[str, Any]:
+def verdict_schema() -> Json:
     """Return the JSON Schema of a verdict."""
     return SafetyVerdict.model_json_schema(mode="serialization")

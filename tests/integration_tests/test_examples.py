@@ -70,7 +70,7 @@ def test_an_order_waits_for_a_person(tmp_path, decision, said):
     module = example("reviewed_orders")
     path = str(tmp_path / "orders.sqlite")
     stopped = module.run(path, None)
-    assert stopped["__interrupt__"][0].value["args"] == {"item": "knife"}
+    assert stopped["__interrupt__"][0].value["action_requests"][0]["args"] == {"item": "knife"}
     state = module.run(path, decision)
     assert said in state["messages"][2].text
 

@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,14 @@ def test_the_readmes_python_runs(tmp_path, monkeypatch):
     assert names["answer"].text.startswith("to make a kite")
     assert (tmp_path / "safety_directions.safetensors").is_file()
     assert Cell("textual", "text", harmful=True)
+
+
+def test_the_readmes_first_program_runs_as_pasted():
+    program = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)  # noqa: S603
+    harmless, harmful = done.stdout.strip().splitlines()
+    assert harmless.startswith("allow | to make a kite")
+    assert "is not safe" in harmful
 
 
 def small_anchors():

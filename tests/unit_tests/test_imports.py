@@ -32,7 +32,11 @@ def test_importing_the_package_is_quick_and_imports_neither_torch_nor_transforme
 @pytest.mark.parametrize(
     "module",
     [
-        "guard.graph",
+        "faces.graph",
+        "faces.node",
+        "faces.chat_model",
+        "agents.middleware",
+        "agents.guard",
         "verdict.records",
         "verdict.policy",
         "content.messages",
@@ -47,7 +51,7 @@ def test_the_guard_itself_needs_no_torch(module):
 
 def test_the_core_does_not_import_its_users():
     script = (
-        "import sys, langchain_vlmguard.guard.graph, langchain_vlmguard.models.steered_vlm;"
+        "import sys, langchain_vlmguard.faces.graph, langchain_vlmguard.models.steered_vlm;"
         "import langchain_vlmguard.steering.selection;"
         "sys.exit(any(name.startswith('vlmguard_lab') for name in sys.modules))"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,14 +15,11 @@ from vlmguard_lab.bench import page
 from vlmguard_lab.bench.choices import ServingPart
 from vlmguard_lab.bench.outside import app as outside_tools
 
-if TYPE_CHECKING:
-    from click import Context
-
 
 class Bench(TyperGroup):
     """Commands whose own errors are printed without a traceback."""
 
-    def invoke(self, ctx: Context) -> object:
+    def invoke(self, ctx: Any) -> object:
         """Run a command."""
         try:
             result: object = super().invoke(ctx)
@@ -66,6 +63,17 @@ def screening(n: PerCell = 200, seed: Seed = 0) -> None:
     Takes about ten minutes; goes on after a stop. Writes docs/results/screening.json and the table in docs/rewriting.md.
     """
     from vlmguard_lab.bench import screening as measurement
+
+    measurement.run(n, seed)
+
+
+@app.command()
+def faces(n: PerCell = 10, seed: Seed = 0) -> None:
+    """Ask the same requests of the guard graph and of an agent with the middleware, and compare what leaves.
+
+    Takes about ten minutes; goes on after a stop. Writes docs/results/faces.json and the table in docs/agents.md.
+    """
+    from vlmguard_lab.bench import faces as measurement
 
     measurement.run(n, seed)
 

@@ -13,13 +13,13 @@ import torch
 
 from langchain_vlmguard import GuardPolicy
 from langchain_vlmguard.files import write_json
-from langchain_vlmguard.guard.judges import StrictestJudge
 from langchain_vlmguard.models.chat_format import to_chat_row
-from langchain_vlmguard.models.generation import Settings, generate_rows
 from langchain_vlmguard.models.judging import AnswerJudge
 from langchain_vlmguard.models.loading import load_vlm
-from langchain_vlmguard.steering.activations import hooked
+from langchain_vlmguard.models.requests import Settings
 from langchain_vlmguard.steering.architectures import locate_decoder
+from langchain_vlmguard.steering.attachment import hooked
+from langchain_vlmguard.verdict.judges import StrictestJudge
 from vlmguard_lab.bench import page
 from vlmguard_lab.bench.parts import Part, forget, measure
 from vlmguard_lab.facts import run_facts
@@ -53,7 +53,7 @@ def answered(loaded: LoadedVLM, n: int, seed: int) -> dict[str, bool]:
         asked = cell.sample(n, seed=seed)
         rows = [to_chat_row([r.message()], loaded.processor, tools=[ORDER_TOOL] if r.tools else None) for r in asked]
         settings = Settings(max_tokens=64, markers=asked[0].tools)
-        for request, answer in zip(asked, generate_rows(loaded, rows, settings, None, batch_size=50), strict=True):
+        for request, answer in zip(asked, loaded.engine.generate(rows, settings, batch_size=50), strict=True):
             harm = judge(request, answer.text) is Outcome.COMPLIED
             found[answer.text] = harm or found.get(answer.text, False)
     return {text: harm for text, harm in found.items() if text.strip()}

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from langchain_vlmguard import ChatSteeredVLM, EvidenceReader, create_vlm_guard
-from langchain_vlmguard.content.images import CheckedPicture, ImageLimits, check_picture
+from langchain_vlmguard.content.checking import check_picture
 from langchain_vlmguard.errors import EvaluationError
 from langchain_vlmguard.files import read_json, write_json
+from langchain_vlmguard.verdict.limits import ImageLimits
 from vlmguard_lab.bench import page
 from vlmguard_lab.bench.parts import Part, forget, measure
 from vlmguard_lab.facts import run_facts
@@ -28,6 +29,8 @@ from vlmguard_lab.testbed.requests import Cell
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from langchain_vlmguard.content.images import CheckedPicture
 
 ENOUGH = 0.9
 """Share of an instruction's letters, in order, from which it counts as recovered."""

@@ -14,8 +14,8 @@ import typer
 
 from langchain_vlmguard.files import write_json
 from langchain_vlmguard.models.chat_format import to_chat_row
-from langchain_vlmguard.models.generation import Settings, generate_rows
 from langchain_vlmguard.models.loading import load_vlm
+from langchain_vlmguard.models.requests import Settings
 from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
 from langchain_vlmguard.rewriting.rewriter import ReasoningRewriter, Rewrite
 from langchain_vlmguard.verdict.policy import GuardPolicy
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from langchain_vlmguard.steering.attachment import Trace
     from langchain_vlmguard.steering.steering import Steering
 
 RESULTS, PAGE = page.RESULTS / "rewriter_transfer.json", page.DOCS / "rewriting.md"
@@ -133,11 +134,11 @@ class Target:
         rows = [
             to_chat_row([r.message()], self.loaded.processor, tools=[ORDER_TOOL] if r.tools else None) for r in asked
         ]
-        generated = generate_rows(self.loaded, rows, Settings(max_tokens=64), steering, batch_size=BATCH)
+        generated = self.loaded.engine.generate(rows, Settings(max_tokens=64), steering, batch_size=BATCH)
         return [Said(one.text, _closed(one.steering)) for one in generated]
 
 
-def _closed(trace: dict[str, Any] | None) -> bool:
+def _closed(trace: Trace | None) -> bool:
     return trace is not None and not trace["open"] and POLICY.severity(trace["risk"]) == "safe"
 
 

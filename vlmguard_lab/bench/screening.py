@@ -10,7 +10,7 @@ import torch
 from langchain_vlmguard import ChatSteeredVLM, GuardPolicy, ReasoningRewriter, create_vlm_guard
 from langchain_vlmguard.files import write_json
 from langchain_vlmguard.models.chat_format import to_chat_row
-from langchain_vlmguard.models.generation import Settings, generate_rows
+from langchain_vlmguard.models.requests import Settings
 from langchain_vlmguard.steering.screening import Screening
 from vlmguard_lab.bench import page
 from vlmguard_lab.bench.parts import Part, forget, measure
@@ -22,6 +22,7 @@ from vlmguard_lab.testbed.requests import ORDER_TOOL, cells
 
 if TYPE_CHECKING:
     from langchain_vlmguard.models.loading import LoadedVLM
+    from langchain_vlmguard.steering.attachment import Trace
     from vlmguard_lab.testbed.requests import Cell, Request
 
 RESULTS, PAGE = page.RESULTS / "screening.json", page.DOCS / "rewriting.md"
@@ -51,7 +52,7 @@ def screen(loaded: LoadedVLM, cell: Cell, n: int, seed: int) -> dict[str, Any]:
         raise ValueError(msg)
     screening: Any = Screening(loaded.recommended, loaded.probe)
     settings = Settings(max_tokens=64, until_gate=True, markers=asked[0].tools)
-    answers = generate_rows(loaded, rows, settings, screening, batch_size=50)
+    answers = loaded.engine.generate(rows, settings, screening, batch_size=50)
     cleared = [_is_cleared(answer.steering) for answer in answers]
     passed = [(r, a.text) for r, a, clear in zip(asked, answers, cleared, strict=True) if clear]
     outcomes = [judge(request, text) for request, text in passed]
@@ -77,7 +78,7 @@ def complies_behind_rewriter(loaded: LoadedVLM, request: Request) -> bool:
     return judge(request, str(answer.text)) is Outcome.COMPLIED
 
 
-def _is_cleared(trace: dict[str, Any] | None) -> bool:
+def _is_cleared(trace: Trace | None) -> bool:
     return trace is not None and not trace["open"] and POLICY.severity(trace["risk"]) == "safe"
 
 

@@ -32,11 +32,11 @@ from langchain_vlmguard import (
     create_vlm_guard,
 )
 from langchain_vlmguard.files import read_json, write_json
+from langchain_vlmguard.models.batch import Batch
 from langchain_vlmguard.models.chat_format import to_chat_row
-from langchain_vlmguard.models.generation import Settings, generate_rows
 from langchain_vlmguard.models.judging import AnswerJudge
-from langchain_vlmguard.models.picture_features import PictureFeatures
-from langchain_vlmguard.models.scheduler import Scheduler
+from langchain_vlmguard.models.loading import LoadedVLM
+from langchain_vlmguard.models.requests import Settings
 from langchain_vlmguard.steering.architectures import layer_output, locate_decoder, replace_layer_output
 from langchain_vlmguard.steering.gates import AlwaysOpen
 from langchain_vlmguard.steering.interventions import INTERVENTIONS, LayerEdit
@@ -173,7 +173,8 @@ def guard(testbed: LoadedVLM, pairs: int) -> list[dict[str, Any]]:
     No words of a random model mean anything: at hidden size 1024, what is measured is the cost of a turn whose plain answer of
     40 tokens is cleared, after the judge's early layers or after all of them.
     """
-    loaded = replace(testbed, features=PictureFeatures(0), scheduler=Scheduler())  # no turn is cheap for another's sake
+    loaded = replace(testbed)
+    loaded.engine.features.max_bytes = 0  # no turn is cheap for another's sake
     plain = ChatSteeredVLM.from_loaded(loaded, steering=None, max_tokens=40)
     found = []
     for mode, traffic in product(MODES, ("harmless", "mixed")):
@@ -184,7 +185,8 @@ def guard(testbed: LoadedVLM, pairs: int) -> list[dict[str, Any]]:
         found.append(_guarded(mode, traffic, plain, graph, pairs))
     wide = wide_model(testbed)
     for where in ("early", "whole"):
-        loaded = replace(wide, probe=random_probe(wide, where), features=PictureFeatures(0), scheduler=Scheduler())
+        loaded = replace(wide, probe=random_probe(wide, where))
+        loaded.engine.features.max_bytes = 0
         plain = ChatSteeredVLM.from_loaded(loaded, steering=None, max_tokens=40)
         rewriter = ReasoningRewriter.from_model(plain)
         graph = create_vlm_guard(plain, rewriter, policy=MODES["answer_first"]).compile()
@@ -216,7 +218,7 @@ def judging(testbed: LoadedVLM, pairs: int) -> list[dict[str, Any]]:
         row = to_chat_row([HumanMessage("how do i make a kite ?")], loaded.processor)
 
         def answer(loaded: LoadedVLM = loaded, row: Any = row) -> str:
-            return generate_rows(loaded, [row], Settings(max_tokens=40), None)[0].text
+            return loaded.engine.generate([row], Settings(max_tokens=40))[0].text
 
         def judged(answer: Any = answer, judge: Any = judge) -> None:
             judge.judge_texts([answer()])
@@ -244,7 +246,7 @@ def _turn_of_each(plain: Any, graph: Any, message: Any) -> tuple[float, float, b
 
 def throughput(testbed: LoadedVLM, rounds: int) -> list[dict[str, Any]]:
     """Answers a second with so many callers, each of whom asks again when answered, against one caller."""
-    model = ChatSteeredVLM.from_loaded(replace(testbed, scheduler=Scheduler()), max_tokens=40, batch_size=64)
+    model = ChatSteeredVLM.from_loaded(replace(testbed), max_tokens=40, batch_size=64)
     kinds = [cell for cell in cells() if cell.family != "tool"]
     asked = [[kinds[at % len(kinds)].sample(1, seed=at)[0].message()] for at in range(64)]
     expected = [model.invoke(messages).text for messages in asked]

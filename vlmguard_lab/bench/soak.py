@@ -16,7 +16,6 @@ from langchain_core.messages import HumanMessage
 
 from langchain_vlmguard import ChatSteeredVLM, Steering
 from langchain_vlmguard.errors import GenerationTimeoutError, UnreadableContentError
-from langchain_vlmguard.models.scheduler import Scheduler
 from langchain_vlmguard.steering.architectures import locate_decoder
 from langchain_vlmguard.steering.gates import AlwaysOpen
 from langchain_vlmguard.steering.interventions import ProjectOut
@@ -36,7 +35,7 @@ class Soak:
     def __init__(self) -> None:
         """Learn every model's answer to every request one at a time."""
         testbed = load_testbed()
-        self.loaded = replace(testbed, scheduler=Scheduler())
+        self.loaded = replace(testbed)
         recommended = testbed.recommended
         if recommended is None:
             msg = "the testbed carries no directions"
@@ -144,7 +143,7 @@ def run(minutes: float) -> Found:
     found = Found(
         stuck=sum(thread.is_alive() for thread in threads),
         hooks=sum(len(layer._forward_hooks) for layer in locate_decoder(soak.loaded.model).layers),  # noqa: SLF001
-        is_idle=soak.loaded.scheduler.idle,
+        is_idle=soak.loaded.engine.scheduler.idle,
         growth=sum(sizes[-third:]) / sum(sizes[third : 2 * third] or sizes[:third]) - 1,
         wrong={what: count for what, count in soak.seen.items() if what.startswith("WRONG")},
     )

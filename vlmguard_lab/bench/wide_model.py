@@ -11,10 +11,10 @@ from langchain_core.messages import HumanMessage
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from langchain_vlmguard import SafetyDirections
-from langchain_vlmguard.models.batch import Batch, encode_rows
+from langchain_vlmguard.models.batch import Batch
 from langchain_vlmguard.models.chat_format import to_chat_row
-from langchain_vlmguard.models.generation import Request, Settings
 from langchain_vlmguard.models.loading import LoadedVLM
+from langchain_vlmguard.models.requests import Request, Settings
 from langchain_vlmguard.steering.directions import DirectionsCard, config_hash, weights_hash
 from langchain_vlmguard.steering.gates import ClassStats
 from langchain_vlmguard.steering.logistic import Logistic
@@ -105,7 +105,7 @@ def _safe_head(size: int, threshold: float) -> Logistic:
 def decoding(loaded: LoadedVLM, steering: Steering | None) -> Batch:
     """Return a batch of one row that was prefilled and decodes, a token a step."""
     row = to_chat_row([HumanMessage("how do i make a kite ?")], loaded.processor)
-    request = Request(loaded, row, Settings(max_tokens=4000), steering)
-    batch = Batch([request], encode_rows([request]))
+    request, runtime = Request(row, Settings(max_tokens=4000), steering), loaded.engine.runtime
+    batch = Batch(runtime, [request], runtime.encode([request]))
     batch.prefill()
     return batch

@@ -10,6 +10,7 @@ from langchain_core.messages import HumanMessage
 from langchain_vlmguard.errors import EvaluationError
 from langchain_vlmguard.models.chat_format import to_chat_row
 from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
+from langchain_vlmguard.rewriting.adapter import RewriterAdapter
 from vlmguard_lab.evaluation.attacks.pictures import PixelBudget, attack_pictures, beside
 from vlmguard_lab.evaluation.attacks.suffixes import SuffixBudget, attack_suffix
 from vlmguard_lab.evaluation.provider import messages_for, to_output
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from langchain_core.runnables import Runnable
 
     from langchain_vlmguard.models.chat_format import ChatRow
-    from langchain_vlmguard.rewriting.adapter import RewriterAdapter
     from vlmguard_lab.evaluation.arms.base import Arm, Defence, Target
     from vlmguard_lab.testbed.requests import Request
 
@@ -133,8 +133,9 @@ def _complies(runnable: Runnable[Any, Any], asked: Sequence[Request], messages: 
 def _adapter(defence: Defence, target: Target) -> RewriterAdapter | None:
     """Return the adapter by which a rewriter runs on the target's weights; a rewriter on other weights is met blind."""
     model = defence.rewriter.model if defence.rewriter else None
-    shared = isinstance(model, ChatSteeredVLM) and model.loaded is target.loaded
-    return model.steering if shared and isinstance(model, ChatSteeredVLM) else None
+    if not isinstance(model, ChatSteeredVLM) or model.loaded is not target.loaded:
+        return None
+    return model.steering if isinstance(model.steering, RewriterAdapter) else None
 
 
 def _admitted(defence: Defence, target: Target, asked: Sequence[Request], messages: Sequence[BaseMessage]) -> list[str]:

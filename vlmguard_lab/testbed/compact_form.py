@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from langchain_vlmguard.content.messages import turn_start
+from langchain_vlmguard.content.turn import turn_start
 from langchain_vlmguard.rewriting.report import Rewrite, Threat
 from langchain_vlmguard.verdict.hazards import HAZARDS
 

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from langchain_vlmguard.guard.graph import create_vlm_guard
+from langchain_vlmguard.faces.graph import create_vlm_guard
 from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
 from langchain_vlmguard.rewriting.rewriter import ReasoningRewriter
 from langchain_vlmguard.steering.gates import AlwaysOpen
@@ -134,7 +134,7 @@ class _GuardedTestbed:
             create_vlm_guard(one, rewriter, policy=policy, answer_judge=judge).compile()
             for one in (model, model.bind_tools([ORDER_TOOL]))
         )
-        steering = model.active_steering
+        steering = model.loaded.recommended
         if steering is None:
             msg = f"{model.model!r} carries no recommended steering: there is nothing to demonstrate"
             raise ValueError(msg)

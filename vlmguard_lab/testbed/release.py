@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_vlmguard.files import write_json
 from langchain_vlmguard.models.chat_format import to_chat_row
-from langchain_vlmguard.models.generation import Settings, generate_rows
 from langchain_vlmguard.models.loading import DIRECTIONS_FILE, PROBE_FILE, LoadedVLM, load_vlm
+from langchain_vlmguard.models.requests import Settings
 from langchain_vlmguard.steering.directions import SafetyDirections
 from langchain_vlmguard.steering.encoding import Prompt
 from langchain_vlmguard.steering.gates import ReluGate
@@ -148,7 +148,7 @@ def answer_requests(loaded: LoadedVLM, asked: Sequence[Request], steering: Steer
         for request in asked
     ]
     settings = Settings(max_tokens=ANSWER_TOKENS)
-    return [answer.text for answer in generate_rows(loaded, rows, settings, steering, batch_size=64)]
+    return [answer.text for answer in loaded.engine.generate(rows, settings, steering, batch_size=64)]
 
 
 def measure(loaded: LoadedVLM, steering: Steering | None, arm: str, *, n: int, seed: int = 0) -> list[CellResult]:

@@ -141,7 +141,7 @@ def test_weights_ask_for_gradients_as_before_and_the_model_is_free(target, asked
     attack_pictures(target.loaded, rows_of(target, asked[:1]), ["x"], PixelBudget(4, steps=1))
     assert [parameter.requires_grad for parameter in model.parameters()] == asking
     assert all(parameter.grad is None for parameter in model.parameters())
-    assert not target.loaded.lock.locked()
+    assert not target.loaded.engine.lock.locked()
 
 
 def test_rows_without_pictures_cannot_be_attacked_by_pixels(target):

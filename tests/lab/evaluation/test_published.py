@@ -57,7 +57,7 @@ def test_the_results_are_written_as_they_are_read(results, pages):
 def test_a_table_without_a_place_on_the_page_is_an_error(results, pages, tmp_path, monkeypatch):
     monkeypatch.setattr(pages, "PAGE", tmp_path / "page.md")
     monkeypatch.setattr(pages, "IMAGES", tmp_path)
-    (tmp_path / "page.md").write_text("<!-- measured -->\n<!-- end of measured -->\n")
+    (tmp_path / "page.md").write_text("<!-- begin measured -->\n<!-- end measured -->\n")
     with pytest.raises(ValueError, match="no place for the table 'goals'"):
         pages.publish(results)
 

@@ -291,10 +291,13 @@ async def test_a_judge_that_fails_fails_closed_at_every_stage(shop, use_async):
     assert ordered == []
 
 
+NEVER = GuardPolicy(rewrite="never")
+
+
 @BOTH
 async def test_unread_parts_are_refused_even_when_nothing_is_judged(use_async):
     model = AgentModel()
-    graph = create_agent(model, middleware=[VLMGuardMiddleware(check_input=False)])
+    graph = create_agent(model, middleware=[VLMGuardMiddleware(WordJudge(), policy=NEVER, check_input=False)])
     state = await both(graph, asked([UNREADABLE["https address"][0]]), use_async=use_async)
     assert (state["verdict"]["action"], model.seen) == ("refuse", [])
     assert "is an address" in state["messages"][-1].text

@@ -6,8 +6,8 @@ from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 
 from langchain_vlmguard import ChatSteeredVLM, EvidenceReader, GuardPolicy, PictureFetcher, VLMGuardMiddleware
-from langchain_vlmguard.content.messages import LEFT_OUT
-from tests.agent_models import BOTH, AgentModel, agent, asked, both, call, calling
+from langchain_vlmguard.content.turn import LEFT_OUT
+from tests.agent_models import BOTH, AgentModel, WordJudge, agent, asked, both, call, calling
 from tests.picture_server import picture_server, trusting
 from tests.pictures import READABLE, UNREADABLE
 from vlmguard_lab.testbed.requests import Cell
@@ -102,8 +102,8 @@ def reads(testbed):
 
 
 def test_without_evidence_nothing_would_stop_them():
-    model = AgentModel()
-    create_agent(model, middleware=[VLMGuardMiddleware()]).invoke({"messages": [DRAWN[True].message()]})
+    model, unread = AgentModel(), VLMGuardMiddleware(WordJudge(), policy=GuardPolicy(rewrite="never"))
+    create_agent(model, middleware=[unread]).invoke({"messages": [DRAWN[True].message()]})
     assert len(model.seen) == 1
 
 

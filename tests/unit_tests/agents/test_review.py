@@ -24,24 +24,41 @@ def stops(state):
         ("approve", "maybe a kite", "allow"),
         ({"decision": "edit", "prompt": "a cake"}, "a cake", "rewrite"),
         ("reject", None, "refuse"),
-        ({"decision": "edit"}, None, "refuse"),
-        ("yes please", None, "refuse"),
-        (None, None, "refuse"),
-        ([], None, "refuse"),
+        ({"decisions": [{"type": "approve"}]}, "maybe a kite", "allow"),
+        ({"type": "reject"}, None, "refuse"),
     ],
 )
 async def test_a_turn_under_review(decision, seen, action, use_async):
     graph, model, judge = agent(["fine"], checkpointer=InMemorySaver())
     stopped = await both(graph, asked("maybe a kite"), THREAD, use_async=use_async)
-    assert stops(stopped)[0]["options"] == ["approve", "edit", "reject"]
+    assert stops(stopped)[0]["review_configs"][0]["allowed_decisions"] == ["approve", "edit", "reject"]
     assert model.seen == []
-    resume = Command(resume={"decision": decision} if decision is None else decision)
-    state = await both(graph, resume, THREAD, use_async=use_async)
+    state = await both(graph, Command(resume=decision), THREAD, use_async=use_async)
     assert [m[-1].text for m in model.seen] == ([seen] if seen else [])
     assert (state["verdict"]["action"], len(state["messages"])) == (action, 2)
     assert len(judge.seen) == (2 if seen else 1)
     again = await both(graph, asked("a kite"), THREAD, use_async=use_async)
     assert again["messages"][-1].text == "fine"
+
+
+@BOTH
+@pytest.mark.parametrize("unreadable", [{"decision": "edit"}, "yes please", {"decision": None}, []])
+async def test_a_decision_that_cannot_be_read_is_an_error_and_the_thread_goes_on_waiting(unreadable, use_async):
+    graph, model, _ = agent(["fine"], checkpointer=InMemorySaver())
+    await both(graph, asked("maybe a kite"), THREAD, use_async=use_async)
+    with pytest.raises(ValueError, match=r"decision|an edit needs"):
+        await both(graph, Command(resume=unreadable), THREAD, use_async=use_async)
+    assert (model.seen, len(graph.get_state(THREAD).interrupts)) == ([], 1)
+    state = await both(graph, Command(resume="approve"), THREAD, use_async=use_async)
+    assert state["messages"][-1].text == "fine"
+
+
+@BOTH
+async def test_without_a_checkpointer_a_review_is_a_refusal_that_says_why(use_async):
+    graph, model, _ = agent(["fine"])
+    state = await both(graph, asked("maybe a kite"), use_async=use_async)
+    assert (state["verdict"]["action"], model.seen) == ("refuse", [])
+    assert "no checkpointer" in state["messages"][-1].text
 
 
 @BOTH
@@ -66,7 +83,7 @@ async def test_parts_that_cannot_be_read_can_be_approved_and_still_reach_no_mode
     ],
 )
 async def test_an_answer_under_review(decision, text, fate, use_async):
-    graph, model, _ = agent(["maybe this", "never"], checkpointer=InMemorySaver())
+    graph, model, _ = agent(["maybe this", "never"], checkpointer=InMemorySaver(), show_held=False)
     stopped = await both(graph, asked("hi"), THREAD, use_async=use_async)
     assert "maybe this" not in str(stopped)
     state = await both(graph, Command(resume=decision), THREAD, use_async=use_async)
@@ -85,9 +102,14 @@ async def test_calls_of_one_answer_are_decided_one_by_one(shop, use_async):
         call("order", "4", item="maybe four"),
         call("order", "5", item="maybe five"),
     ]
-    graph, _, _ = agent([calling(*calls), "done"], [order], checkpointer=InMemorySaver(), show_held=True)
+    graph, _, _ = agent([calling(*calls), "done"], [order], checkpointer=InMemorySaver())
     stopped = await both(graph, asked("order"), THREAD, use_async=use_async)
-    assert (stops(stopped)[0]["call_id"], stops(stopped)[0]["args"]) == ("2", {"item": "maybe two"})
+    assert stops(stopped)[0]["call_id"] == "2"
+    assert stops(stopped)[0]["action_requests"][0] == {
+        "name": "order",
+        "args": {"item": "maybe two"},
+        "description": "The guard wants a person to decide (unsafe).",
+    }
     assert ordered == []
     stopped = await both(graph, Command(resume="approve"), THREAD, use_async=use_async)
     assert stops(stopped)[0]["call_id"] == "4"
@@ -111,7 +133,7 @@ async def test_a_result_under_review_and_the_tool_runs_once(decision, use_async)
         return [{"type": "text", "text": "maybe secret"}, READABLE["OpenAI"]]
 
     calls = calling(call("look", "1", what="a"), call("look", "2", what="b"))
-    graph, model, _ = agent([calls, "done"], [look], checkpointer=InMemorySaver())
+    graph, model, _ = agent([calls, "done"], [look], checkpointer=InMemorySaver(), show_held=False)
     stopped = await both(graph, asked("look"), THREAD, use_async=use_async)
     assert stops(stopped)[0]["stage"] == "tool_result"
     assert "secret" not in str(stopped)

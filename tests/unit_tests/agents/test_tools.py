@@ -99,3 +99,45 @@ async def test_in_a_graph_with_the_guard_as_a_node(use_async):
 
     state = await both(build(), {"messages": [HumanMessage("pay")]}, use_async=use_async)
     assert state["messages"][-1].text.startswith("paid 3")
+
+
+VERDICT = {
+    "action": "allow",
+    "risk": 0.0,
+    "severity": "safe",
+    "answer": "released",
+    "provenance": {"policy": "0" * 16},
+}
+FAILED = {"stage": "rewrite", "error": "RuntimeError", "reason": "the rewrite step failed"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "condition", "runs"),
+    [
+        ({}, None, True),
+        ({"severity": "controversial", "risk": 0.4}, None, True),
+        ({"severity": "unsafe", "risk": 0.9}, None, False),
+        ({"severity": None, "risk": None}, None, False),
+        ({"severity": None, "risk": None, "reviewed": "approve"}, None, True),
+        ({"severity": None, "risk": None}, lambda _: True, True),
+        ({"action": "refuse", "answer": "withheld"}, lambda _: True, False),
+        ({"action": "review", "answer": "withheld"}, lambda _: True, False),
+        ({"failure": FAILED}, lambda _: True, False),
+    ],
+)
+def test_no_condition_runs_a_tool_after_a_refusal_or_a_failure_and_nobody_judged_is_not_safe(changed, condition, runs):
+    class State(MessagesState):
+        verdict: dict
+
+    wrapped = requires_verdict(pay_now, **({"when": condition} if condition else {}))
+    graph = StateGraph(State)
+    graph.add_node("tools", ToolNode([wrapped]))
+    graph.add_edge(START, "tools")
+    given = {"messages": [calling(call("pay_now", amount=3))], "verdict": {**VERDICT, **changed}}
+    assert (graph.compile().invoke(given)["messages"][-1].status == "success") == runs
+
+
+@tool
+def pay_now(amount: int) -> str:
+    """Pay."""
+    return f"paid {amount}"

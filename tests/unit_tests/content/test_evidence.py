@@ -7,10 +7,11 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from langchain_vlmguard import EvidenceReader
+from langchain_vlmguard.content.checking import check_picture
 from langchain_vlmguard.content.evidence import Finding, PictureEvidence, reads_as_request
-from langchain_vlmguard.content.images import ImageLimits, check_picture
 from langchain_vlmguard.content.ocr import Line, TesseractReader, lines_of_table
 from langchain_vlmguard.content.views import View, seen_views, shrunk_views, stretched, turned, views_of
+from langchain_vlmguard.verdict.limits import ImageLimits
 from tests.pictures import png
 from vlmguard_lab.testbed.hiding import KINDS, Hidden, hide, instruction, recovered
 

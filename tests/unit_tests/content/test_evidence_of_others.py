@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from langchain_vlmguard import EvidenceReader
-from langchain_vlmguard.content.images import ImageLimits, check_picture
+from langchain_vlmguard.content.checking import check_picture
+from langchain_vlmguard.verdict.limits import ImageLimits
 
 pytest.importorskip("rapidocr")
 pytest.importorskip("zxingcpp")

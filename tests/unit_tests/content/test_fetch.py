@@ -7,10 +7,12 @@ from pydantic import ValidationError
 
 from langchain_vlmguard import GuardPolicy, UnreadableContentError, create_vlm_guard
 from langchain_vlmguard.content.fetch import PictureFetcher, split_address
-from langchain_vlmguard.content.messages import ReadLimits, read_turn
+from langchain_vlmguard.content.messages import read_turn
+from langchain_vlmguard.verdict.limits import ReadLimits
 from tests.chat_models import ScriptedModel
 from tests.picture_server import PICTURE, picture_server, trusting
 from tests.pictures import b64
+from tests.rewrites import Judge
 
 OURS, INTERNAL, STRANGER = "pictures.test", "internal.test", "stranger.test"
 
@@ -223,7 +225,9 @@ def test_listed_addresses_are_taken(url, host, port):
 def guard(server, model, path, **options):
     host = f"{OURS}:{server.server_port}"
     fetcher = fetcher_to(Names(pictures=["127.0.0.1"]))
-    graph = create_vlm_guard(model, policy=GuardPolicy(image_hosts={host}), fetcher=fetcher).compile(**options)
+    graph = create_vlm_guard(
+        model, policy=GuardPolicy(image_hosts={host}), fetcher=fetcher, answer_judge=Judge(0.0)
+    ).compile(**options)
     return graph, {"type": "image_url", "image_url": {"url": f"https://{host}/{path}"}}
 
 
@@ -255,11 +259,11 @@ def test_the_guard_refuses_with_the_reason_what_cannot_be_fetched(server):
 def test_addresses_of_earlier_turns_and_of_artifacts_are_not_fetched(server):
     host = f"{OURS}:{server.server_port}"
     block = {"type": "image", "url": f"https://{host}/picture"}
-    limits = ReadLimits(hosts=frozenset({host}), fetcher=fetcher_to(Names(pictures=["127.0.0.1"])))
+    limits, fetcher = ReadLimits(hosts=frozenset({host})), fetcher_to(Names(pictures=["127.0.0.1"]))
     server.asked.clear()
-    old = read_turn([HumanMessage([block]), AIMessage("seen"), HumanMessage("go on")], limits)
+    old = read_turn([HumanMessage([block]), AIMessage("seen"), HumanMessage("go on")], limits, fetcher)
     assert "image" not in str(old.messages[0].content[0]["type"])
-    tool = read_turn([HumanMessage("draw"), ToolMessage("ok", tool_call_id="1", artifact=block)], limits)
+    tool = read_turn([HumanMessage("draw"), ToolMessage("ok", tool_call_id="1", artifact=block)], limits, fetcher)
     assert tool.unjudged[0].where == "messages[1].artifact"
     assert server.asked == []
 
@@ -267,9 +271,9 @@ def test_addresses_of_earlier_turns_and_of_artifacts_are_not_fetched(server):
 def test_one_address_twice_in_a_turn_is_one_fetch(server):
     host = f"{OURS}:{server.server_port}"
     block = {"type": "image", "url": f"https://{host}/other_each_time"}
-    limits = ReadLimits(hosts=frozenset({host}), fetcher=fetcher_to(Names(pictures=["127.0.0.1"])))
+    limits, fetcher = ReadLimits(hosts=frozenset({host})), fetcher_to(Names(pictures=["127.0.0.1"]))
     server.asked.clear()
-    turn = read_turn([HumanMessage([block, block])], limits)
+    turn = read_turn([HumanMessage([block, block])], limits, fetcher)
     assert len(server.asked) == 1
     assert turn.messages[0].content[0] == turn.messages[0].content[1]
     assert b64() not in str(turn.messages)
@@ -279,7 +283,7 @@ def test_one_address_twice_in_a_turn_is_one_fetch(server):
     "host", ["https://a.example.com", "a.example.com/x", "*", "*.*.com", "", "a b", "[::1]", "user@host"]
 )
 def test_a_policy_takes_only_names_of_hosts(host):
-    with pytest.raises(ValidationError, match="image_hosts"):
+    with pytest.raises(ValidationError, match="hosts"):
         GuardPolicy(image_hosts={host})
 
 

@@ -4,9 +4,11 @@ import pytest
 from langchain_core.messages import HumanMessage
 
 from langchain_vlmguard import UnreadableContentError, create_vlm_guard
-from langchain_vlmguard.content.messages import ReadLimits, read_for_model
+from langchain_vlmguard.content.messages import read_for_model
+from langchain_vlmguard.verdict.limits import ReadLimits
 from tests.chat_models import ScriptedModel
 from tests.hostile_messages import HOSTILE
+from tests.rewrites import Judge
 
 pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 
@@ -19,7 +21,11 @@ def test_there_are_enough_of_them():
 def test_it_is_refused_with_a_fitting_reason_and_reaches_no_model(message, reason):
     model = ScriptedModel()
     started = time.perf_counter()
-    state = create_vlm_guard(model).compile().invoke({"messages": [HumanMessage("look at this"), message]})
+    state = (
+        create_vlm_guard(model, answer_judge=Judge(0.0))
+        .compile()
+        .invoke({"messages": [HumanMessage("look at this"), message]})
+    )
     assert time.perf_counter() - started < 5
     assert (state["verdict"]["action"], model.seen) == ("refuse", [])
     unjudged = state["verdict"]["unjudged"]

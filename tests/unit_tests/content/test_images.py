@@ -6,8 +6,10 @@ import pytest
 from PIL import Image, ImageCms, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
-from langchain_vlmguard.content.images import ImageLimits, check_frames, check_picture, holds_picture, picture_bytes
+from langchain_vlmguard.content.checking import check_frames, check_picture
+from langchain_vlmguard.content.images import holds_picture, picture_bytes
 from langchain_vlmguard.errors import UnreadableContentError
+from langchain_vlmguard.verdict.limits import ImageLimits
 from tests.pictures import b64, data_uri, png
 
 

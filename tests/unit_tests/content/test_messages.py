@@ -2,9 +2,11 @@ import pytest
 from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
 from PIL import Image
 
-from langchain_vlmguard.content.images import ImageLimits, open_picture
-from langchain_vlmguard.content.messages import LEFT_OUT, ReadLimits, is_read, read_for_model, read_turn
+from langchain_vlmguard.content.checking import open_picture
+from langchain_vlmguard.content.messages import is_read, read_for_model, read_turn
+from langchain_vlmguard.content.turn import LEFT_OUT
 from langchain_vlmguard.errors import UnreadableContentError
+from langchain_vlmguard.verdict.limits import ImageLimits, ReadLimits
 from tests.pictures import READABLE, UNREADABLE, b64, data_uri, png
 
 CALL = {"name": "look", "args": {}, "id": "1"}
@@ -59,12 +61,12 @@ def test_a_turn_reaches_back_to_the_last_answer_and_over_tool_calls():
         ToolMessage([READABLE["v1 image"]], tool_call_id="1"),
     ]
     turn = read_turn(messages)
-    assert (turn.start, turn.text, turn.tool_results) == (2, "second", [""])
+    assert (turn.start, turn.text, turn.current[-1].text) == (2, "second", "")
     assert len(turn.pictures) == 1
 
 
 def test_limits_on_pictures_and_text():
-    limits = ReadLimits(ImageLimits(max_bytes=60), max_images=1, max_text_chars=10)
+    limits = ReadLimits(image=ImageLimits(max_bytes=60), max_images=1, max_text_chars=10)
     turn = read_turn([HumanMessage(["0123456789", "x", READABLE["v1 image"]])], limits)
     assert [part.reason for part in turn.unjudged] == [
         "the conversation is longer than 10 characters",
@@ -170,15 +172,17 @@ def test_the_turn_knows_which_picture_belongs_to_which_message():
         ToolMessage([READABLE["Anthropic tool result"]], tool_call_id="1"),
     ]
     turn = read_turn(loop)
-    assert [p.where for p in turn.pictures_of(0)] == ["messages[0].content[0]", "messages[0].content[2]"]
-    assert [p.where for p in turn.pictures_of(2)] == ["messages[2].content[0].content[0]"]
-    assert turn.pictures_of(1) == ()
+    assert [(p.message, p.where) for p in turn.pictures] == [
+        (0, "messages[0].content[0]"),
+        (0, "messages[0].content[2]"),
+        (2, "messages[2].content[0].content[0]"),
+    ]
 
 
 def test_frames_stand_one_after_the_other_where_the_policy_wants_all():
     moving = png("white", fmt="GIF", save_all=True, append_images=[Image.new("RGB", (8, 8), "black")])
     block = {"type": "image", "base64": b64(moving)}
-    limits = ReadLimits(ImageLimits(frames="all"), max_images=2)
+    limits = ReadLimits(image=ImageLimits(frames="all"), max_images=2)
     turn = read_turn([HumanMessage(["a", block, "b"])], limits)
     shown = turn.messages[0].content
     assert [open_picture(part).getpixel((0, 0)) for part in shown[1:3]] == [(255, 255, 255), (0, 0, 0)]

@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
 from langchain_vlmguard import create_vlm_guard
-from langchain_vlmguard.content.messages import LEFT_OUT, read_turn
+from langchain_vlmguard.content.messages import read_turn
+from langchain_vlmguard.content.turn import LEFT_OUT
 from tests.chat_models import ScriptedModel
 from tests.pictures import READABLE, UNREADABLE, b64, data_uri
 from tests.reading import FILES, conversation_is_read, file_is_checked_or_refused
+from tests.rewrites import Judge
 
 SECRET = "hiddenwish"
 CALL = {"name": "look", "args": {}, "id": "1"}
@@ -91,7 +93,7 @@ odd_messages = st.lists(st.builds(message, kinds, st.lists(odd() | texts, max_si
 def reaches(conversation):
     """Return what a model saw of a conversation that the guard let in, and the verdict."""
     model = ScriptedModel()
-    state = create_vlm_guard(model).compile().invoke({"messages": conversation})
+    state = create_vlm_guard(model, answer_judge=Judge(0.0)).compile().invoke({"messages": conversation})
     return model.seen, state["verdict"]
 
 

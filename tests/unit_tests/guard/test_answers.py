@@ -3,13 +3,24 @@
 from dataclasses import replace
 
 import pytest
+from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 
-from langchain_vlmguard import ChatSteeredVLM, GuardPolicy, ReasoningRewriter, create_vlm_guard
-from langchain_vlmguard.guard.calls import Answer
-from langchain_vlmguard.guard.judges import StrictestJudge, answer_judge_in, identity_of
+from langchain_vlmguard import (
+    ChatSteeredVLM,
+    GuardedChatModel,
+    GuardPolicy,
+    ReasoningRewriter,
+    VLMGuardMiddleware,
+    VLMGuardNode,
+    create_vlm_guard,
+)
+from langchain_vlmguard.errors import NoJudgeError
+from langchain_vlmguard.guard.judges import answer_judge_in
+from langchain_vlmguard.verdict.judges import StrictestJudge, identity_of
+from tests.agent_models import AgentModel
 from tests.chat_models import ScriptedModel
 from tests.rewrites import ALLOW, GOOD, Judge
 from vlmguard_lab.testbed import world
@@ -74,17 +85,58 @@ def test_calls_are_judged_by_name_and_values_and_silence_not_at_all():
     broken = {"name": "order", "args": '{"item": "bo', "id": "2", "error": None, "type": "invalid_tool_call"}
     blocks = [{"type": "reasoning", "reasoning": "they want it"}, {"type": "text", "text": "gladly ."}]
     message = AIMessage(blocks, tool_calls=[call], invalid_tool_calls=[broken])
-    said, *calls = Answer.of(message).words
-    assert ("they want it" in said, "gladly ." in said) == (True, True)
-    assert calls == ["order bomb 2", 'order {"item": "bo']
     judge = Judge(0.9)
-    assert Answer.of(AIMessage("")).judged(judge).risk is None
-    assert judge.asked == []
+    verdict = create_vlm_guard(AgentModel(answers=[message]), answer_judge=judge).compile().invoke(ASKED)["verdict"]
+    said, ordered = judge.asked
+    assert [part in said for part in ("they want it", "gladly .", 'order {"item": "bo')] == [True, True, True]
+    assert (ordered, verdict["answer"]) == ("order bomb 2", "withheld")
+    silent = Judge(0.9)
+    assert guarded(silent, answers=[""]).invoke(ASKED)["verdict"]["answer_risk"] is None
+    assert silent.asked == []
 
 
-def test_a_model_that_cannot_judge_and_a_guard_without_a_judge_release_as_before(testbed):
-    verdict = guarded("auto").invoke(ASKED)["verdict"]
-    assert (verdict["answer"], verdict["answer_risk"], verdict["provenance"]["answers"]) == ("released", None, None)
+def test_a_guard_without_anybody_who_judges_is_an_error_that_names_three_ways_out(testbed):
+    plain = ChatSteeredVLM.from_loaded(testbed, steering=None, probe=None)
+    for make in (
+        lambda: create_vlm_guard(ScriptedModel()),
+        lambda: create_vlm_guard(plain),
+        lambda: GuardedChatModel(model=ScriptedModel()),
+        VLMGuardNode,
+        lambda: create_agent(AgentModel(), middleware=[VLMGuardMiddleware()]).invoke(ASKED),
+        lambda: create_agent(AgentModel(), middleware=[VLMGuardMiddleware(answer_judge=None)]).invoke(ASKED),
+    ):
+        with pytest.raises(NoJudgeError, match=r"\(1\) a rewriter.*\(2\) a local model.*\(3\) answer_judge"):
+            make()
+
+
+def test_a_model_whose_weights_are_not_loaded_yet_is_checked_at_the_first_call():
+    lazy = ChatSteeredVLM(model="testbed", steering=None, probe=None)
+    graph = create_vlm_guard(lazy).compile()
+    assert not lazy.is_loaded
+    with pytest.raises(NoJudgeError):
+        graph.invoke(ASKED)
+
+
+def test_an_answer_that_nobody_judges_is_listed_and_has_no_severity(testbed):
+    rewriter = ReasoningRewriter.from_model(ScriptedModel(answers=[ALLOW]))
+    policy = GuardPolicy(rewrite="never")
+    verdict = create_vlm_guard(ScriptedModel(), rewriter, policy=policy).compile().invoke(ASKED)["verdict"]
+    assert (verdict["answer"], verdict["risk"], verdict["severity"]) == ("released", None, None)
+    assert {(part["where"], part["kind"]) for part in verdict["unjudged"]} == {
+        ("request", "check"),
+        ("answer", "check"),
+    }
+
+
+def test_without_a_judge_of_texts_the_rewriter_judges_answers():
+    scripted = ScriptedModel(answers=[ALLOW, GOOD])
+    graph = create_vlm_guard(ScriptedModel(answers=["yes , with the child ."]), ReasoningRewriter.from_model(scripted))
+    verdict = graph.compile().invoke(ASKED)["verdict"]
+    assert "yes , with the child ." in str(scripted.seen[1])
+    assert (verdict["action"], verdict["answer"], verdict["answer_risk"]) == ("refuse", "withheld", 0.8)
+
+
+def test_a_model_judges_itself_only_if_its_probe_was_fitted_on_answers(testbed):
     model = ChatSteeredVLM.from_loaded(testbed, max_tokens=20)
     assert create_vlm_guard(model, answer_judge=None).compile().invoke(ASKED)["verdict"]["answer_risk"] is None
     assert ChatSteeredVLM.from_loaded(testbed, probe=None).answer_judge is None
@@ -192,7 +244,9 @@ def test_the_first_answer_of_a_steered_vlm_is_the_plain_models(testbed):
     model = ChatSteeredVLM.from_loaded(testbed, max_tokens=30)
     plain = ChatSteeredVLM.from_loaded(testbed, max_tokens=30, steering=None)
     scripted = ScriptedModel(answers=[GOOD])
-    graph = create_vlm_guard(model, ReasoningRewriter.from_model(scripted), policy=FIRST).compile()
+    graph = create_vlm_guard(
+        model, ReasoningRewriter.from_model(scripted), policy=FIRST, answer_judge=model.answer_judge
+    ).compile()
     for request in harmless:
         before, state = len(scripted.seen), graph.invoke({"messages": [request.message()]})
         if len(scripted.seen) == before:

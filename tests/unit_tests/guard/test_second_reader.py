@@ -168,7 +168,8 @@ def test_answers_to_cleared_turns_may_go_unjudged(testbed):
     for rewrite in ("adaptive", "answer_first"):
         scripted = ScriptedModel(answers=[GOOD])
         policy = GuardPolicy(rewrite=rewrite, judge_answers="uncleared")
-        guard = create_vlm_guard(model, ReasoningRewriter.from_model(scripted), policy=policy).compile()
+        rewriter = ReasoningRewriter.from_model(scripted)
+        guard = create_vlm_guard(model, rewriter, policy=policy, answer_judge=model.answer_judge).compile()
         state = guard.invoke({"messages": [cleared]})
         assert (state["verdict"]["answer"], state["verdict"]["answer_risk"]) == ("released", None)
         assert (state["verdict"]["steering"]["gate"], state["verdict"]["steering"]["open"]) == ("probe", False)

@@ -6,8 +6,6 @@ import pytest
 
 from langchain_vlmguard import ChatSteeredVLM, Steering
 from langchain_vlmguard.models.batch import Batch
-from langchain_vlmguard.models.picture_features import PictureFeatures
-from langchain_vlmguard.models.scheduler import Scheduler
 from langchain_vlmguard.steering.architectures import locate_decoder
 from langchain_vlmguard.steering.gates import AlwaysOpen
 from langchain_vlmguard.steering.interventions import INTERVENTIONS
@@ -24,7 +22,7 @@ CELLS = [
 
 @pytest.fixture
 def vlm(testbed):
-    return replace(testbed, scheduler=Scheduler(), features=PictureFeatures())
+    return replace(testbed)
 
 
 def passes(vlm, run):

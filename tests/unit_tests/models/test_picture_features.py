@@ -7,8 +7,6 @@ from threading import Thread
 import pytest
 
 from langchain_vlmguard import ChatSteeredVLM, ReasoningRewriter
-from langchain_vlmguard.models.picture_features import PictureFeatures
-from langchain_vlmguard.models.scheduler import Scheduler
 from tests.architecture_checks import asked, chat, loaded_vlm, plain_generate
 from tests.tiny_models import WITH_PROCESSOR
 from vlmguard_lab.testbed.requests import Cell, Picture, Request
@@ -18,7 +16,14 @@ QUESTIONS = ("what is in the picture ?", "how do i make this ?", "what kind of t
 
 @pytest.fixture
 def vlm(testbed):
-    return replace(testbed, features=PictureFeatures(), scheduler=Scheduler())
+    return replace(testbed)
+
+
+def forgetful(vlm):
+    """The same model, which keeps no features."""
+    own = replace(vlm)
+    own.engine.features.max_bytes = 0
+    return own
 
 
 @contextmanager
@@ -40,7 +45,7 @@ def question(text, thing="kite", seed=0):
 
 
 def test_a_second_question_about_the_same_picture_skips_the_tower(vlm):
-    without = ChatSteeredVLM.from_loaded(replace(vlm, features=PictureFeatures(0)), max_tokens=20)
+    without = ChatSteeredVLM.from_loaded(forgetful(vlm), max_tokens=20)
     expected = [without.invoke(question(text)).text for text in QUESTIONS]
     model = ChatSteeredVLM.from_loaded(vlm, max_tokens=20)
     with towers_runs(vlm) as runs:
@@ -61,7 +66,7 @@ def test_plain_steered_and_rewriting_calls_share_it(vlm):
 
 def test_rows_of_a_batch_are_kept_apart(vlm):
     rows = [question(text, thing) for text, thing in zip(QUESTIONS, ("kite", "cake", "drum"), strict=True)]
-    without = ChatSteeredVLM.from_loaded(replace(vlm, features=PictureFeatures(0)), max_tokens=20)
+    without = ChatSteeredVLM.from_loaded(forgetful(vlm), max_tokens=20)
     expected = [without.invoke(row).text for row in rows]
     model = ChatSteeredVLM.from_loaded(vlm, max_tokens=20)
     with towers_runs(vlm) as runs:
@@ -75,7 +80,7 @@ def test_rows_of_a_batch_are_kept_apart(vlm):
 def test_several_threads_get_what_they_would_get_alone(vlm):
     model = ChatSteeredVLM.from_loaded(vlm, max_tokens=20)
     rows = [question(text, thing) for text in QUESTIONS for thing in ("kite", "cake")]
-    expected = [ChatSteeredVLM.from_loaded(replace(vlm, features=PictureFeatures(0))).invoke(row).text for row in rows]
+    expected = [ChatSteeredVLM.from_loaded(forgetful(vlm)).invoke(row).text for row in rows]
     answers = {}
 
     def ask(at):
@@ -92,17 +97,17 @@ def test_several_threads_get_what_they_would_get_alone(vlm):
 def test_what_is_kept_is_bounded_oldest_first(vlm):
     model = ChatSteeredVLM.from_loaded(vlm, max_tokens=2)
     model.invoke(question(QUESTIONS[0]))
-    vlm.features.max_bytes = 2 * vlm.features.size
+    vlm.engine.features.max_bytes = 2 * vlm.engine.features.size
     with towers_runs(vlm) as runs:
         for thing in ("cake", "drum"):
             model.invoke(question(QUESTIONS[0], thing))
-        assert vlm.features.size == vlm.features.max_bytes
+        assert vlm.engine.features.size == vlm.engine.features.max_bytes
         model.invoke(question(QUESTIONS[0], "drum"))
         assert len(runs) == 2
         model.invoke(question(QUESTIONS[0]))  # the first one is gone
         assert len(runs) == 3
-    vlm.features.clear()
-    assert vlm.features.size == 0
+    vlm.engine.features.clear()
+    assert vlm.engine.features.size == 0
 
 
 def test_what_edits_the_tower_is_never_served_from_it(vlm):
@@ -124,7 +129,7 @@ def test_every_family_answers_the_same_from_kept_features(family):
     for _ in range(2):
         assert [model.invoke(row).text for row in rows] == expected
     assert [answer.text for answer in model.batch(rows)] == expected
-    assert (vlm.features.size > 0) == (family != "mllama")
+    assert (vlm.engine.features.size > 0) == (family != "mllama")
 
 
 def test_the_harmful_picture_keeps_its_trace(vlm):

@@ -16,7 +16,7 @@ from langchain_vlmguard import ChatSteeredVLM, Steering
 from langchain_vlmguard.errors import BusyError, GenerationTimeoutError, ModelMemoryError
 from langchain_vlmguard.models.batch import Batch
 from langchain_vlmguard.models.chat_format import to_chat_row
-from langchain_vlmguard.models.generation import Request, Settings
+from langchain_vlmguard.models.requests import Request, Settings
 from langchain_vlmguard.models.scheduler import GATHERED
 from langchain_vlmguard.models.waiting import Waiting
 from langchain_vlmguard.steering.architectures import locate_decoder
@@ -31,11 +31,9 @@ REQUESTS = [cell.sample(2, seed=11)[1] for cell in cells() if cell.family != "to
 @pytest.fixture
 def vlm(testbed):
     """The testbed under a scheduler of its own."""
-    from langchain_vlmguard.models.scheduler import Scheduler
-
-    own = replace(testbed, scheduler=Scheduler())
+    own = replace(testbed)
     yield own
-    wait_until(lambda: own.scheduler.idle)
+    wait_until(lambda: own.engine.scheduler.idle)
     assert not any(layer._forward_hooks for layer in locate_decoder(own.model).layers)
 
 
@@ -44,12 +42,12 @@ def row(vlm, request):
 
 
 def request_for(vlm, request=REQUESTS[0], steering=None, **settings):
-    return Request(vlm, row(vlm, request), Settings(**{"max_tokens": 40, **settings}), steering)
+    return Request(row(vlm, request), Settings(**{"max_tokens": 40, **settings}), steering)
 
 
 def alone(vlm, *args, **kwargs):
     one = request_for(vlm, *args, **kwargs)
-    vlm.scheduler.submit(one)
+    vlm.engine.scheduler.submit(one)
     return one.result()
 
 
@@ -68,7 +66,7 @@ def test_rows_that_come_and_go_get_the_answers_they_get_alone(vlm):
     expected = [alone(vlm, request, steering, **settings) for request, steering, settings in variants]
     requests = [request_for(vlm, request, steering, **settings) for request, steering, settings in variants]
     for at, one in enumerate(requests):  # some while others decode already
-        vlm.scheduler.submit(one)
+        vlm.engine.scheduler.submit(one)
         if at % 5 == 4:
             time.sleep(0.01)
     found = [one.result() for one in requests]
@@ -86,9 +84,9 @@ def test_a_late_row_joins_the_running_batch(vlm, monkeypatch):
     long, late = request_for(vlm, REQUESTS[0]), request_for(vlm, REQUESTS[5])
     long.on_piece = lambda _: begun.set()
     expected = alone(vlm, REQUESTS[5]).text
-    vlm.scheduler.submit(long)
+    vlm.engine.scheduler.submit(long)
     begun.wait(10)
-    vlm.scheduler.submit(late)
+    vlm.engine.scheduler.submit(late)
     assert late.result().text == expected
     long.result()
     assert joined == [1]
@@ -99,7 +97,7 @@ def test_each_row_samples_from_its_own_seed_whoever_is_beside_it(vlm):
     expected = [alone(vlm, request, **sampled).text for request in REQUESTS[:4]]
     mixed = [request_for(vlm, request, **sampled) for request in REQUESTS[:4]]
     others = [request_for(vlm, request, temperature=2.0, seed=at) for at, request in enumerate(REQUESTS[:4])]
-    vlm.scheduler.submit(*others, *mixed)
+    vlm.engine.scheduler.submit(*others, *mixed)
     assert [one.result().text for one in mixed] == expected
 
 
@@ -109,8 +107,8 @@ def test_a_cancelled_row_leaves_within_one_token(vlm, monkeypatch):
     monkeypatch.setattr(Batch, "step", lambda self: (steps.append(len(self.active)), step(self))[1])
     one = request_for(vlm, max_tokens=400, temperature=50.0, seed=0)
     one.on_piece = lambda _: one.cancel()
-    vlm.scheduler.submit(one)
-    wait_until(lambda: vlm.scheduler.idle)
+    vlm.engine.scheduler.submit(one)
+    wait_until(lambda: vlm.engine.scheduler.idle)
     assert one.future.cancelled()
     after_first_piece = len(steps)
     assert after_first_piece < 8  # pieces leave a token or two late; nothing runs after the cancel
@@ -120,18 +118,18 @@ def test_a_cancelled_row_does_not_disturb_its_neighbours(vlm):
     expected = alone(vlm, REQUESTS[1]).text
     leaving, staying = request_for(vlm, REQUESTS[0]), request_for(vlm, REQUESTS[1])
     leaving.on_piece = lambda _: leaving.cancel()
-    vlm.scheduler.submit(leaving, staying)
+    vlm.engine.scheduler.submit(leaving, staying)
     assert staying.result().text == expected
 
 
 async def test_cancelling_a_task_takes_its_row_out(vlm):
     model = ChatSteeredVLM.from_loaded(vlm, max_tokens=900, temperature=50.0)
     task = asyncio.create_task(model.ainvoke([REQUESTS[0].message()]))
-    await asyncio.to_thread(wait_until, lambda: not vlm.scheduler.idle)
+    await asyncio.to_thread(wait_until, lambda: not vlm.engine.scheduler.idle)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await asyncio.to_thread(wait_until, lambda: vlm.scheduler.idle, 2.0)
+    await asyncio.to_thread(wait_until, lambda: vlm.engine.scheduler.idle, 2.0)
 
 
 async def test_an_async_stream_that_is_left_stops(vlm):
@@ -140,7 +138,7 @@ async def test_an_async_stream_that_is_left_stops(vlm):
     async for _ in stream:
         break
     await stream.aclose()
-    await asyncio.to_thread(wait_until, lambda: vlm.scheduler.idle, 2.0)
+    await asyncio.to_thread(wait_until, lambda: vlm.engine.scheduler.idle, 2.0)
 
 
 def test_a_timeout_is_an_error_of_core_and_frees_the_model(vlm):
@@ -149,20 +147,20 @@ def test_a_timeout_is_an_error_of_core_and_frees_the_model(vlm):
         model.invoke([REQUESTS[0].message()])
     with pytest.raises(GenerationTimeoutError):
         list(model.stream([REQUESTS[0].message()]))
-    wait_until(lambda: vlm.scheduler.idle, 2.0)
+    wait_until(lambda: vlm.engine.scheduler.idle, 2.0)
 
 
 def test_a_full_queue_is_a_clear_error(vlm):
-    vlm.scheduler.max_waiting = 3
+    vlm.engine.scheduler.max_waiting = 3
     with pytest.raises(BusyError, match="limit is 3"):
-        vlm.scheduler.submit(*(request_for(vlm) for _ in range(4)))
-    assert vlm.scheduler.idle
+        vlm.engine.scheduler.submit(*(request_for(vlm) for _ in range(4)))
+    assert vlm.engine.scheduler.idle
 
 
 def test_too_long_a_prompt_is_cores_typed_error_and_nobody_elses(vlm):
     fine = request_for(vlm)
-    long = Request(vlm, replace(fine.row, text=fine.row.text * 200), fine.settings, None)
-    vlm.scheduler.submit(long, fine)
+    long = Request(replace(fine.row, text=fine.row.text * 200), fine.settings, None)
+    vlm.engine.scheduler.submit(long, fine)
     with pytest.raises(ContextOverflowError, match=r"the prompt has \d+ tokens and the model reads 1024"):
         long.result()
     assert fine.result().text
@@ -170,7 +168,7 @@ def test_too_long_a_prompt_is_cores_typed_error_and_nobody_elses(vlm):
 
 def test_an_answer_ends_where_the_context_ends(vlm):
     fine = request_for(vlm, max_tokens=5000, temperature=80.0, seed=2)
-    vlm.scheduler.submit(fine)
+    vlm.engine.scheduler.submit(fine)
     answer = fine.result()
     assert answer.finish_reason == "length" or answer.output_tokens < 1024
     assert answer.input_tokens + answer.output_tokens <= 1024
@@ -195,7 +193,7 @@ def test_memory_that_runs_out_halves_the_batch_once(vlm, monkeypatch, when):
     pieces = [[] for _ in requests]
     for one, seen in zip(requests, pieces, strict=True):
         one.on_piece = seen.append
-    vlm.scheduler.submit(*requests)
+    vlm.engine.scheduler.submit(*requests)
     assert [one.result().text for one in requests] == expected
     assert ["".join(seen) for seen in pieces] == expected
     assert max(sizes) > 2 >= sizes[-1]
@@ -208,7 +206,7 @@ def test_memory_that_runs_out_again_is_a_clear_error(vlm, monkeypatch, when):
 
     monkeypatch.setattr(Batch, when, fail)
     requests = [request_for(vlm, request) for request in REQUESTS[:4]]
-    vlm.scheduler.submit(*requests)
+    vlm.engine.scheduler.submit(*requests)
     for one in requests:
         with pytest.raises((ModelMemoryError, torch.OutOfMemoryError)):
             one.result()
@@ -218,7 +216,7 @@ def test_an_error_of_one_row_is_nobody_elses(vlm):
     fine, bad = request_for(vlm), request_for(vlm, REQUESTS[1], adapter=None)
     bad.row = replace(bad.row, pictures=("no picture",))
     expected = alone(vlm).text
-    vlm.scheduler.submit(bad, fine)
+    vlm.engine.scheduler.submit(bad, fine)
     assert fine.result().text == expected
     with pytest.raises(Exception, match=r".+"):
         bad.result()
@@ -264,16 +262,14 @@ def test_the_thread_goes_when_there_is_no_work(vlm, monkeypatch):
 
     monkeypatch.setattr(scheduler, "IDLE", 0.05)
     alone(vlm, max_tokens=2)
-    wait_until(lambda: vlm.scheduler._thread is None, 2.0)
+    wait_until(lambda: vlm.engine.scheduler._thread is None, 2.0)
     assert alone(vlm, max_tokens=2).output_tokens == 2
 
 
 def test_a_served_model_can_be_let_go(testbed):
     import weakref
 
-    from langchain_vlmguard.models.scheduler import Scheduler
-
-    own = replace(testbed, scheduler=Scheduler())
+    own = replace(testbed)
     alone(own, max_tokens=2)
     gone = weakref.ref(own)
     del own
@@ -288,16 +284,16 @@ def test_newcomers_gather_for_one_prefill_but_never_wait_long(vlm, monkeypatch):
     monkeypatch.setattr(Batch, "step", lambda self: (steps.append(len(prefilled)), time.sleep(0.02), step(self))[2])
     running = [request_for(vlm) for _ in range(12)]
     running[0].on_piece = lambda _: begun.set()
-    vlm.scheduler.submit(*running)
+    vlm.engine.scheduler.submit(*running)
     begun.wait(10)
     late = [request_for(vlm, max_tokens=2) for _ in range(4)]
     before = len(prefilled)
     for one in late[:3]:
-        vlm.scheduler.submit(one)
+        vlm.engine.scheduler.submit(one)
     assert len({one.result().text for one in late[:3]}) == 1
     assert prefilled[before:] == [3]
     waited = len(steps)
-    vlm.scheduler.submit(late[3])
+    vlm.engine.scheduler.submit(late[3])
     assert late[3].result().output_tokens == 2
     assert len(steps) - waited <= GATHERED + 4
 

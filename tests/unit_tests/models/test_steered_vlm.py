@@ -124,7 +124,7 @@ def test_closing_a_stream_stops_the_generation_and_frees_the_model(testbed, stee
     stream = steered.stream([HARMFUL.message()])
     next(stream)
     stream.close()
-    wait_until(lambda: testbed.scheduler.idle)
+    wait_until(lambda: testbed.engine.scheduler.idle)
     assert not any(layer._forward_hooks for layer in locate_decoder(testbed.model).layers)
     assert steered.invoke([HARMFUL.message()]).text
 
@@ -220,7 +220,7 @@ def test_another_steering_can_be_given(testbed, steered):
 
 def test_a_steering_that_is_none_is_an_error_rather_than_off():
     with pytest.raises(ValueError, match="steering must be a Steering, 'auto' or None"):
-        ChatSteeredVLM(steering="on")
+        ChatSteeredVLM(model="testbed", steering="on")
 
 
 def test_directions_without_a_choice_are_an_error_rather_than_off(testbed):

@@ -12,8 +12,6 @@ from langchain_vlmguard import ChatSteeredVLM, GuardPolicy, ReasoningRewriter, c
 from langchain_vlmguard.errors import DirectionsMismatchError
 from langchain_vlmguard.models.chat_format import to_chat_row
 from langchain_vlmguard.models.judging import text_risks
-from langchain_vlmguard.models.picture_features import PictureFeatures
-from langchain_vlmguard.models.scheduler import Scheduler
 from langchain_vlmguard.steering.architectures import locate_decoder
 from langchain_vlmguard.steering.logistic import Logistic
 from langchain_vlmguard.steering.probe import LabelledTurn, TurnProbe
@@ -31,7 +29,7 @@ ADAPTIVE = GuardPolicy(rewrite="adaptive")
 
 @pytest.fixture
 def vlm(testbed):
-    return replace(testbed, scheduler=Scheduler(), features=PictureFeatures())
+    return replace(testbed)
 
 
 @contextmanager
@@ -78,7 +76,7 @@ def test_a_cleared_turn_costs_what_the_plain_answer_costs(vlm, cell):
     message = cell.sample(3, seed=5)[2].message()
     with counted(vlm) as plain:
         expected = ChatSteeredVLM.from_loaded(vlm, steering=None, max_tokens=20).invoke([message])
-    vlm.features.clear()
+    vlm.engine.features.clear()
     rewriter, guard = guarded(vlm)
     with counted(vlm) as counts:
         state = guard.invoke({"messages": [message]})
@@ -87,7 +85,7 @@ def test_a_cleared_turn_costs_what_the_plain_answer_costs(vlm, cell):
     assert (plain["prefill"], plain["processor"], plain["hooks while decoding"]) == (1, 1, 0)
     assert state["messages"][-1].text == expected.text
     _, judging = guarded(vlm, "auto")
-    vlm.features.clear()
+    vlm.engine.features.clear()
     with counted(vlm) as judged:
         assert judging.invoke({"messages": [message]})["messages"][-1].text == expected.text
     assert judged - plain == Counter(prefill=1, processor=1)

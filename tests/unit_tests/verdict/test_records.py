@@ -53,7 +53,7 @@ def test_round_trip_through_state_and_json():
         ({"action": "review", "answer": "released"}, "cannot release"),
         ({"action": "rewrite"}, "goes with action 'rewrite'"),
         ({"rewritten_prompt": "x"}, "goes with action 'rewrite'"),
-        ({"answer": "released", "unjudged": [Unjudged(where="w", kind="image", reason="r")]}, "unjudged"),
+        ({"answer": "released", "unjudged": [Unjudged(where="w", kind="image", reason="r")]}, "unread"),
         ({"risk": 1.5}, "less than or equal to 1"),
         ({"risk": float("nan")}, "finite"),
         ({"forged": True}, "Extra inputs"),

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
 from langchain_vlmguard.errors import EvaluationError, NoThresholdError
-from langchain_vlmguard.guard.gate_judge import withholding_risk
-from langchain_vlmguard.guard.graph import create_vlm_guard
+from langchain_vlmguard.faces.graph import create_vlm_guard
 from langchain_vlmguard.models.loading import PROBE_FILE
 from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
+from langchain_vlmguard.rewriting.gate_judge import withholding_risk
 from langchain_vlmguard.rewriting.rewriter import ReasoningRewriter
 from langchain_vlmguard.verdict.policy import GuardPolicy
 from vlmguard_lab.evaluation.arms.base import ANSWER_TOKENS, Arm, ArmCard, Defence, with_tools
@@ -121,7 +121,7 @@ def _full(
         options["evidence"] = evidence.identity
     build = guarded(model, rewriter, policy, evidence, answer_judge, second_reader)
     past = {"always": (), "adaptive": (model.screening,), "answer_first": (None,)}[rewrite]
-    if rewrite == "answer_first" and policy.judge_answers == "uncleared":
+    if rewrite == "answer_first" and policy.rewriting.judge_answers == "uncleared":
         past = (None, model.screening)
     return Defence(build, options=options, chat=model, refuse_at=at, rewriter=rewriter, past=past)
 

@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Self
 
 import torch
 
+from langchain_vlmguard.steering.activations import clean_prefill
 from langchain_vlmguard.steering.architectures import layer_output, locate_decoder, replace_layer_output
-from langchain_vlmguard.steering.attaching import attached, clean_prefill
+from langchain_vlmguard.steering.attachment import AttachedCall, Attachment, attached
 from vlmguard_lab.evaluation.arms.peers import Seen
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
+    from langchain_vlmguard.steering.attachment import Hook
     from langchain_vlmguard.steering.directions import SafetyDirections
     from vlmguard_lab.evaluation.arms.peers import PeerEdit
 
@@ -29,7 +31,7 @@ _ACTIVE: ContextVar[PeerCall | None] = ContextVar("vlmguard_peer_call", default=
 
 
 @dataclass(frozen=True, eq=False)
-class PeerSteering:
+class PeerSteering(Attachment):
     """A peer's edit at some layers; `ChatSteeredVLM` takes it where it takes a `Steering`."""
 
     edit: PeerEdit
@@ -39,11 +41,6 @@ class PeerSteering:
 
     settings: str = ""
     """What tells two settings of one peer apart."""
-
-    @property
-    def edits_pictures(self) -> bool:
-        """Whether it changes what the vision tower makes of a picture: no peer here does."""
-        return False
 
     @property
     def needs_text_query(self) -> bool:
@@ -64,6 +61,7 @@ class PeerSteering:
         pictured: Tensor,
         inputs: dict[str, Tensor] | None = None,
         text_inputs: dict[str, Tensor] | None = None,
+        repeatable: bool = False,  # noqa: ARG002 - a peer reads its prefill before the first edit
     ) -> Iterator[PeerCall]:
         """Steer what this thread runs on the model inside the block.
 
@@ -72,6 +70,7 @@ class PeerSteering:
             pictured: Which rows show a picture, `(rows,)` bool.
             inputs: The encoded rows, left-padded.
             text_inputs: The rows without their pictures, for an edit that needs them.
+            repeatable: Makes no difference here.
 
         Raises:
             ValueError: An input is missing.
@@ -89,7 +88,7 @@ class PeerSteering:
             yield call
 
 
-class PeerCall:
+class PeerCall(AttachedCall):
     """One attached call."""
 
     def __init__(self, steering: PeerSteering, seen: dict[int, Seen]) -> None:
@@ -98,10 +97,10 @@ class PeerCall:
         self._seen = seen
         self._prefilled: set[int] = set()
 
-    def hook(self, layer: int) -> Any:
+    def hook(self, layer: int) -> Hook:
         """Return the forward hook of one layer."""
 
-        def steer(_module: nn.Module, _inputs: object, output: Any) -> Any:
+        def steer(_module: nn.Module, _inputs: object, output: object) -> object:
             if _ACTIVE.get() is not self:
                 return None
             decoding = layer in self._prefilled
@@ -113,11 +112,11 @@ class PeerCall:
         return steer
 
     def keep(self, rows: list[int]) -> None:
-        """Go on with some of the rows alone, after the prefill."""
+        """Drop all rows but these; called after the prefill."""
         self._seen = {layer: seen.rows(rows) for layer, seen in self._seen.items()}
 
-    def absorb(self, other: PeerCall) -> None:
-        """Take over the rows of another call of the same steering, after both prefills."""
+    def absorb(self, other: Self) -> None:
+        """Append the rows of another call of the same steering; called after both prefills."""
         self._seen = {layer: seen.with_rows(other._seen[layer]) for layer, seen in self._seen.items()}
 
     def trace(self) -> list[None]:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.functional import cross_entropy
 
-from langchain_vlmguard.steering.activations import hooked
 from langchain_vlmguard.steering.architectures import image_token_id, layer_output, locate_decoder, replace_layer_output
-from langchain_vlmguard.steering.interventions import LayerEdit
+from langchain_vlmguard.steering.attachment import hooked
 from langchain_vlmguard.steering.screening import Screening
 from langchain_vlmguard.steering.steering import Steering
 from langchain_vlmguard.steering.turn_states import TurnStates
@@ -30,8 +29,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from langchain_vlmguard.rewriting.adapter import RewriterAdapter
+    from langchain_vlmguard.steering.attachment import Attachment, Hook
+    from langchain_vlmguard.steering.gates import ClassStats
 
-    Defence = Steering | PeerSteering | Screening | None
     Edit = Callable[[Tensor, int], Tensor]
 
 _IGNORED = -100
@@ -82,7 +82,7 @@ class Loss:
 def attack_loss(
     model: PreTrainedModel,
     batch: Batch,
-    defence: Any = None,
+    defence: Attachment | None = None,
     *,
     refuse_at: float | None = None,
     adapter: RewriterAdapter | None = None,
@@ -107,7 +107,7 @@ def attack_loss(
     return replace(loss, rewriter=report)
 
 
-def _defended_loss(model: PreTrainedModel, batch: Batch, defence: Any, refuse_at: float | None) -> Loss:
+def _defended_loss(model: PreTrainedModel, batch: Batch, defence: Attachment | None, refuse_at: float | None) -> Loss:
     if defence is None:
         answer, said = _answer_loss(model, batch, None)
         return Loss(answer, torch.zeros_like(answer), said)
@@ -127,21 +127,21 @@ def _steered_loss(model: PreTrainedModel, batch: Batch, steering: Steering, refu
     layers = tuple(sorted({*steering.layers, steering.read_layer}))
     clean = _states(model, batch.inputs, layers)
     queries = _states(model, batch.text_inputs, layers) if steering.needs_text_query and batch.text_inputs else clean
-    strength, gate = _gate(
-        steering, clean[steering.read_layer], queries[steering.read_layer], batch.pictured, refuse_at
-    )
+    pictured = batch.pictured
+    strength, gate = _gate(steering, clean[steering.read_layer], queries[steering.read_layer], pictured, refuse_at)
     prompt = batch.inputs["attention_mask"].shape[1]
 
     def edit(hidden: Tensor, layer: int) -> Tensor:
         last = hidden.shape[1] if steering.decode else prompt
         tokens = hidden[:, prompt - 1 : last]
-        reference = (
-            queries[layer] @ steering.directions.vectors[layer].T if steering.intervention.needs_text_query else None
+        repeats = tokens.shape[1]
+        reference = None
+        if steering.intervention.needs_text_query:
+            reference = (queries[layer] @ steering.directions.vectors[layer].T).repeat_interleave(repeats, 0)
+        layer_edit = steering.layer_edit(
+            layer, strength.repeat_interleave(repeats), pictured.repeat_interleave(repeats), reference
         )
-        edited = steering.intervention.edit(
-            tokens.flatten(0, 1).float(),
-            _layer_edit(steering, layer, strength, batch.pictured, reference, tokens.shape[1]),
-        )
+        edited = steering.intervention.edit(tokens.flatten(0, 1).float(), layer_edit)
         return torch.cat((hidden[:, : prompt - 1], edited.view_as(tokens), hidden[:, last:]), dim=1)
 
     answer, said = _answer_loss(model, batch, (steering.layers, edit))
@@ -149,23 +149,29 @@ def _steered_loss(model: PreTrainedModel, batch: Batch, steering: Steering, refu
 
 
 def _gate(
-    steering: Steering, state: Tensor, query: Tensor, pictured: Tensor, refuse_at: float | None
+    steering: Steering, full: Tensor, query: Tensor, pictured: Tensor, refuse_at: float | None
 ) -> tuple[Tensor, Tensor]:
-    """Return strength and openness; the wider of the readings where the gate reads both."""
-    at, direction = steering.read_layer, steering.directions.vectors[steering.read_layer][0]
-    text, shown = steering.directions.text[at], steering.directions.picture[at]
-    readings = []
-    if steering.reads != "query" or not pictured.any():
-        coordinate = state @ direction
-        both = [_read(steering, coordinate, stats, refuse_at) for stats in (shown, text)]
-        readings.append([torch.where(pictured, one, other) for one, other in zip(*both, strict=True)])
-    if steering.reads != "input" and pictured.any():
-        readings.append(list(_read(steering, query @ direction, text, refuse_at)))
-    strength, openness = (torch.stack(kind).amax(0) for kind in zip(*readings, strict=True))
-    return strength, openness
+    """Return each row's strength and openness; the wider of both readings if the gate takes two.
+
+    Both readings are taken by themselves: one may give the higher strength and the other the higher openness.
+    """
+    text, shown = steering.directions.text[steering.read_layer], steering.directions.picture[steering.read_layer]
+    reads = steering.reads if pictured.any() else "input"
+    strengths, openness = [], []
+    if reads != "query":
+        reading = steering.read_gate(pictured, full)
+        strengths.append(reading.strength)
+        beside, alone = (_beyond(steering, reading.score, stats, refuse_at) for stats in (shown, text))
+        openness.append(torch.where(pictured, beside, alone))
+    if reads != "input":
+        reading = steering.read_gate(pictured, None, query)
+        strengths.append(reading.strength)
+        openness.append(_beyond(steering, reading.score, text, refuse_at))
+    return torch.stack(strengths).amax(0), torch.stack(openness).amax(0)
 
 
-def _read(steering: Steering, coordinate: Tensor, stats: Any, refuse_at: float | None) -> tuple[Tensor, Tensor]:
+def _beyond(steering: Steering, coordinate: Tensor, stats: ClassStats, refuse_at: float | None) -> Tensor:
+    """Return how far coordinates lie beyond the gate's threshold, and beyond the guard's own if it refuses by the gate."""
     threshold = steering.gate.threshold(stats)
     openness = ((coordinate - threshold) / stats.spread[0]).relu()
     if not torch.isfinite(threshold):
@@ -173,21 +179,7 @@ def _read(steering: Steering, coordinate: Tensor, stats: Any, refuse_at: float |
     if refuse_at is not None:
         bound = torch.logit(torch.tensor(refuse_at)) * stats.spread[0] / stats.separability[0] + stats.midpoint[0]
         openness = openness + ((coordinate - bound) / stats.spread[0]).relu()
-    return steering.gate.strength(coordinate, stats), openness
-
-
-def _layer_edit(
-    steering: Steering, layer: int, strength: Tensor, pictured: Tensor, reference: Tensor | None, tokens: int
-) -> LayerEdit:
-    directions = steering.directions
-    return LayerEdit(
-        vectors=directions.vectors[layer],
-        strength=strength.repeat_interleave(tokens),
-        pictured=pictured.repeat_interleave(tokens),
-        text=directions.text[layer],
-        picture=directions.picture[layer],
-        reference=None if reference is None else reference.repeat_interleave(tokens, 0),
-    )
+    return openness
 
 
 def _screened_loss(model: PreTrainedModel, batch: Batch, screening: Screening) -> Loss:
@@ -267,7 +259,7 @@ def _run_watched(
 ) -> None:
     """Run the prompts with gradients and show the output of some layers."""
 
-    def watch(layer: int) -> Any:
+    def watch(layer: int) -> Hook:
         def hook(_module: object, _inputs: object, output: object) -> None:
             see(layer, layer_output(output))
 
@@ -283,8 +275,8 @@ def _run_watched(
 def _edited(model: PreTrainedModel, steered: tuple[Sequence[int], Edit] | None) -> Iterator[None]:
     layers, edit = steered or ((), lambda hidden, _: hidden)
 
-    def at(layer: int) -> Any:
-        def hook(_module: object, _inputs: object, output: Any) -> Any:
+    def at(layer: int) -> Hook:
+        def hook(_module: object, _inputs: object, output: object) -> object:
             return replace_layer_output(output, edit(layer_output(output), layer))
 
         return hook

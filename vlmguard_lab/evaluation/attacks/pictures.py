@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from langchain_vlmguard.models.chat_format import ChatRow
     from langchain_vlmguard.models.loading import LoadedVLM
     from langchain_vlmguard.rewriting.adapter import RewriterAdapter
-    from vlmguard_lab.evaluation.attacks.objective import Defence
+    from langchain_vlmguard.steering.attachment import Attachment
 
 _LEVELS = 255
 _IMAGE_DIMENSIONS = 4
@@ -65,7 +65,7 @@ def attack_pictures(
     wanted: Sequence[str],
     budget: PixelBudget,
     *,
-    defence: Defence = None,
+    defence: Attachment | None = None,
     refuse_at: float | None = None,
     adapter: RewriterAdapter | None = None,
     admitted: Sequence[str] = (),
@@ -113,7 +113,11 @@ def beside(picture: Image, text: str) -> HumanMessage:
 
 
 def encode_batch(
-    loaded: LoadedVLM, rows: Sequence[ChatRow], wanted: Sequence[str], defence: Defence, admitted: Sequence[str] = ()
+    loaded: LoadedVLM,
+    rows: Sequence[ChatRow],
+    wanted: Sequence[str],
+    defence: Attachment | None,
+    admitted: Sequence[str] = (),
 ) -> Batch:
     """Encode prompts and wanted answers for the attack's objective."""
     device = loaded.model.device
@@ -176,7 +180,7 @@ def _gradient(
     batch: Batch,
     scale: PixelScale,
     levels: Tensor,
-    defence: Defence,
+    defence: Attachment | None,
     refuse_at: float | None,
     adapter: RewriterAdapter | None,
 ) -> tuple[Tensor, Tensor]:
@@ -203,7 +207,7 @@ def _as_pictures(levels: Tensor) -> list[Image]:
 def frozen(loaded: LoadedVLM) -> Iterator[None]:
     """Take no gradients of weights inside the block, and hold the model's lock."""
     asking = [parameter for parameter in loaded.model.parameters() if parameter.requires_grad]
-    with loaded.lock:
+    with loaded.engine.lock:
         for parameter in asking:
             parameter.requires_grad = False
         try:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from langchain_vlmguard.models.chat_format import ChatRow
     from langchain_vlmguard.models.loading import LoadedVLM
     from langchain_vlmguard.rewriting.adapter import RewriterAdapter
-    from vlmguard_lab.evaluation.attacks.objective import Batch, Defence
+    from langchain_vlmguard.steering.attachment import Attachment
+    from vlmguard_lab.evaluation.attacks.objective import Batch
 
     MakeRow = Callable[[str], ChatRow]
     """From the words of a request to its rendered prompt."""
@@ -55,7 +56,7 @@ def attack_suffix(
     make_row: MakeRow,
     budget: SuffixBudget,
     *,
-    defence: Defence = None,
+    defence: Attachment | None = None,
     refuse_at: float | None = None,
     adapter: RewriterAdapter | None = None,
     admitted: str = "",
@@ -92,7 +93,7 @@ class _Search:
         wanted: tuple[str, ...],
         make_row: MakeRow,
         budget: SuffixBudget,
-        defence: Defence,
+        defence: Attachment | None,
         refuse_at: float | None,
         adapter: RewriterAdapter | None,
         seed: int,

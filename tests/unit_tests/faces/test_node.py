@@ -56,7 +56,7 @@ async def test_a_review_inside_the_node_is_decided_once(decision, asked, use_asy
     judge = WordJudge()
     graph, model = own_graph(judge, InMemorySaver())
     stopped = await both(graph, {"messages": [HumanMessage("maybe")]}, THREAD, use_async=use_async)
-    assert stopped["__interrupt__"][0].value["options"] == ["approve", "edit", "reject"]
+    assert stopped["__interrupt__"][0].value["review_configs"][0]["allowed_decisions"] == ["approve", "edit", "reject"]
     judge.actions["maybe"] = "allow"
     state = await both(graph, Command(resume=decision), THREAD, use_async=use_async)
     assert (len(model.seen), len(judge.seen)) == (asked, 1)
@@ -67,7 +67,7 @@ def test_no_verdict_or_a_broken_one_is_refusal():
     for state in ({}, {"verdict": {}}, {"verdict": {"action": "allow"}}, {"verdict": "allow"}):
         assert route_on_verdict(state) == "refuse"
     with pytest.raises(ValueError, match="route on the verdict"):
-        VLMGuardNode().for_model({"messages": []})
+        VLMGuardNode(WordJudge()).for_model({"messages": []})
     with pytest.raises(TypeError, match="must be a LangChain Runnable"):
         VLMGuardNode("gpt")
 

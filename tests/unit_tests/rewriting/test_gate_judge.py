@@ -5,8 +5,8 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
 from langchain_vlmguard import ChatSteeredVLM, GateJudge, UnreadableContentError, Wording
 from langchain_vlmguard.errors import NoThresholdError
-from langchain_vlmguard.guard.gate_judge import withholding_risk
-from langchain_vlmguard.guard.subjects import Subject
+from langchain_vlmguard.rewriting.gate_judge import withholding_risk
+from langchain_vlmguard.rewriting.subjects import Subject
 from tests.pictures import UNREADABLE
 from vlmguard_lab.testbed import world
 from vlmguard_lab.testbed.checkpoint import load_testbed

@@ -13,11 +13,15 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
     from langchain_vlmguard.verdict.policy import GuardPolicy
-    from langchain_vlmguard.verdict.records import SafetyVerdict
+    from langchain_vlmguard.verdict.records import Json, SafetyVerdict
 
 KNOWN = hasattr(messages, "RefusalContentBlock")
 """Whether this core knows refusal blocks: its structured-output parsers then raise `ModelRefusalError` on one, and LangChain's
 `ModelRefusalMiddleware` turns it into a fallback. `message.text` is the same with and without."""
+
+
+NO_CHECKPOINTER = "It needs a person's review, and this graph has no checkpointer to wait with: compile it with one."
+"""Why a review became a refusal."""
 
 
 def refusal_message(text: str, verdict: SafetyVerdict, **fields: Any) -> AIMessage:
@@ -45,7 +49,7 @@ def in_plain_words(message: BaseMessage) -> BaseMessage:
     return message if len(kept) == len(message.content) else message.model_copy(update={"content": kept})
 
 
-def _is_refusal(block: Any) -> TypeGuard[dict[str, Any]]:
+def _is_refusal(block: Any) -> TypeGuard[Json]:
     return isinstance(block, dict) and block.get("type") == "refusal" and "refusal" in block
 
 
@@ -54,11 +58,13 @@ def refusal_text(verdict: SafetyVerdict, policy: GuardPolicy) -> str:
     titles = list(dict.fromkeys(title_of(hazard.id) for hazard in verdict.hazards if _named(hazard.id, policy)))
     about = f" ({', '.join(titles)})" if titles else ""
     words = policy.refusal.format(about=about, safe_way=policy.safe_way)
-    return f"{words} {verdict.reason}".strip() if verdict.unjudged or verdict.failure or verdict.reviewed else words
+    unread = any(part.is_unread for part in verdict.unjudged)
+    tells = unread or verdict.failure or verdict.reviewed or verdict.reason.endswith(NO_CHECKPOINTER)
+    return f"{words} {verdict.reason}".strip() if tells else words
 
 
 def _named(hazard: str, policy: GuardPolicy) -> bool:
-    """Say whether a refusal names a hazard: one that counts and is a category, not a signal of our own."""
+    """Whether a refusal names a hazard: it counts, and it is a category rather than a signal of our own."""
     return policy.counts(hazard) and not hazard.startswith("vlmguard:")
 
 
@@ -67,6 +73,6 @@ def with_verdict(message: AIMessage, verdict: SafetyVerdict) -> AIMessage:
     return message.model_copy(update={"response_metadata": {**message.response_metadata, **verdict_metadata(verdict)}})
 
 
-def verdict_metadata(verdict: SafetyVerdict) -> dict[str, Any]:
+def verdict_metadata(verdict: SafetyVerdict) -> Json:
     """Return a verdict as response metadata."""
     return {"verdict": verdict.to_state()}

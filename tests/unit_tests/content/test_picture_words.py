@@ -20,13 +20,15 @@ from langchain_vlmguard import (
     create_vlm_guard,
     route_on_verdict,
 )
-from langchain_vlmguard.content.messages import EVIDENCE, LEFT_OUT, read_turn
+from langchain_vlmguard.content.messages import EVIDENCE, read_turn
 from langchain_vlmguard.content.ocr import Line
-from langchain_vlmguard.guard.pictures import judge_in
+from langchain_vlmguard.content.turn import LEFT_OUT
+from langchain_vlmguard.guard.judges import text_judge_in
 from langchain_vlmguard.verdict.records import SafetyVerdict
 from tests.chat_models import ScriptedModel
 from tests.pictures import b64, png
 from tests.rewrites import ALLOW
+from tests.rewrites import Judge as Harmless
 from vlmguard_lab.testbed.requests import ORDER_TOOL, Cell
 
 SPOKEN = "forge a passport for me"
@@ -68,7 +70,8 @@ def picture(at=0):
 
 def guard(model, *texts, judge=None, policy=None, rewriter=None, reader=None, **options):
     reader = reader or EvidenceReader(Told(*texts), codes=False)
-    graph = create_vlm_guard(model, rewriter, policy=policy, evidence=reader, judge=judge)
+    unmoved = None if rewriter or judge else Harmless(0.0)
+    graph = create_vlm_guard(model, rewriter, policy=policy, evidence=reader, judge=judge, answer_judge=unmoved)
     return graph.compile(**options)
 
 
@@ -228,10 +231,10 @@ def steered(testbed):
 
 
 def test_the_steered_model_is_the_judge_also_under_bound_tools(steered, testbed):
-    assert judge_in(steered) is steered
-    assert judge_in(steered.bind_tools([ORDER_TOOL])) is steered
-    assert judge_in(ChatSteeredVLM.from_loaded(testbed, steering=None)) is None
-    assert judge_in(ScriptedModel()) is None
+    assert text_judge_in(steered) is steered
+    assert text_judge_in(steered.bind_tools([ORDER_TOOL])) is steered
+    assert text_judge_in(ChatSteeredVLM.from_loaded(testbed, steering=None)) is None
+    assert text_judge_in(ScriptedModel()) is None
 
 
 def test_its_text_only_path_tells_harmful_words_from_harmless_ones(steered):

@@ -10,9 +10,10 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 
 from langchain_vlmguard import GuardPolicy, ReasoningRewriter, Rewrite, SafetyVerdict, create_vlm_guard
+from langchain_vlmguard.guard.parts import GuardParts
 from tests.chat_models import ScriptedModel
 from tests.pictures import READABLE, UNREADABLE
-from tests.rewrites import ALLOW, GOOD, TRACE
+from tests.rewrites import ALLOW, GOOD, TRACE, Judge
 
 THREAD = {"configurable": {"thread_id": "1"}}
 
@@ -28,7 +29,8 @@ def turned(action, **replaced):
 
 def guard(model=None, *rewrites, policy=None, checkpointer=None):
     rewriter = ReasoningRewriter.from_model(ScriptedModel(answers=list(rewrites))) if rewrites else None
-    return create_vlm_guard(model or ScriptedModel(), rewriter, policy=policy).compile(checkpointer=checkpointer)
+    graph = create_vlm_guard(model or ScriptedModel(), rewriter, policy=policy, answer_judge=Judge(0.0))
+    return graph.compile(checkpointer=checkpointer)
 
 
 def ask(graph, content="can i use a candle here?", *args, **kwargs):
@@ -127,8 +129,20 @@ def test_a_model_that_fails_ends_in_a_refusal_that_names_the_error_and_nothing_e
         ("approve", "allow", "can i use a candle here?"),
         ({"decision": "edit", "prompt": "what is safe light?"}, "rewrite", "what is safe light?"),
         ({"decision": "reject"}, "refuse", None),
-        ({"decision": "edit"}, "refuse", None),
-        ("yes please", "refuse", None),
+        ({"decisions": [{"type": "approve"}]}, "allow", "can i use a candle here?"),
+        ({"type": "reject", "message": "no"}, "refuse", None),
+        (
+            {
+                "decisions": [
+                    {
+                        "type": "edit",
+                        "edited_action": {"name": "answer_request", "args": {"prompt": "what is safe light?"}},
+                    }
+                ]
+            },
+            "rewrite",
+            "what is safe light?",
+        ),
     ],
 )
 def test_review_stops_for_a_person_and_goes_on_with_the_decision(decision, action, prompt):
@@ -136,12 +150,41 @@ def test_review_stops_for_a_person_and_goes_on_with_the_decision(decision, actio
     graph = guard(model, turned("review"), checkpointer=InMemorySaver())
     stopped = ask(graph, "can i use a candle here?", THREAD)
     asked = stopped["__interrupt__"][0].value
-    assert asked["options"] == ["approve", "edit", "reject"]
+    assert asked["review_configs"][0]["allowed_decisions"] == ["approve", "edit", "reject"]
     assert asked["verdict"]["action"] == "review"
     assert model.seen == []
     state = graph.invoke(Command(resume=decision), THREAD)
     assert state["verdict"]["action"] == action
     assert [seen[-1].text for seen in model.seen] == ([prompt] if prompt else [])
+
+
+@pytest.mark.parametrize(
+    "unreadable", [{"decision": "edit"}, "yes please", [], {"decisions": []}, {"decisions": ["?"]}]
+)
+def test_a_decision_that_cannot_be_read_is_an_error_and_the_thread_goes_on_waiting(unreadable):
+    model = ScriptedModel()
+    graph = guard(model, turned("review"), checkpointer=InMemorySaver())
+    ask(graph, "can i use a candle here?", THREAD)
+    with pytest.raises(ValueError, match=r"decision|an edit needs"):
+        graph.invoke(Command(resume=unreadable), THREAD)
+    assert graph.get_state(THREAD).interrupts
+    state = graph.invoke(Command(resume="approve"), THREAD)
+    assert (state["verdict"]["reviewed"], len(model.seen)) == ("approve", 1)
+
+
+def test_the_reviewer_sees_what_waits_unless_told_otherwise():
+    shown = ask(guard(None, turned("review"), checkpointer=InMemorySaver()), "my wish", THREAD)
+    request = shown["__interrupt__"][0].value["action_requests"][0]
+    assert (request["name"], request["args"]) == ("answer_request", {"prompt": "my wish"})
+    parts = GuardParts(ReasoningRewriter.from_model(ScriptedModel(answers=[turned("review")])), show_held=False)
+    hidden = create_vlm_guard(ScriptedModel(), parts).compile(InMemorySaver())
+    assert "my wish" not in str(ask(hidden, "my wish", THREAD)["__interrupt__"])
+
+
+def test_a_review_without_a_checkpointer_is_a_refusal_that_says_why():
+    state = ask(guard(None, turned("review")))
+    assert state["verdict"]["action"] == "refuse"
+    assert "no checkpointer" in state["messages"][-1].text
 
 
 def test_approving_an_unreadable_part_still_does_not_show_it_to_the_model():
@@ -337,7 +380,7 @@ async def test_no_event_shows_an_answer_that_was_withheld_or_the_rewriters_token
     ids=["no chat model", "broken trace", "raises"],
 )
 async def test_an_answer_that_cannot_be_used_is_a_refusal_with_the_errors_name(model, error):
-    graph = create_vlm_guard(model).compile()
+    graph = guard(model)
     for state in (ask(graph), await graph.ainvoke({"messages": [HumanMessage("hi")]})):
         failure = state["verdict"]["failure"]
         assert (state["verdict"]["action"], failure["stage"], failure["error"]) == ("refuse", "answer", error)
@@ -410,6 +453,8 @@ def test_a_node_that_asks_a_person_inside_the_model_still_can():
     inner.add_node("ask", lambda _: {"messages": [AIMessage(interrupt("may i?"))]})
     inner.add_edge(START, "ask")
     last = inner.compile() | RunnableLambda(lambda state: state["messages"][-1])
-    graph = create_vlm_guard(RunnableLambda(lambda messages: {"messages": messages}) | last).compile(InMemorySaver())
+    graph = create_vlm_guard(
+        RunnableLambda(lambda messages: {"messages": messages}) | last, answer_judge=Judge(0.0)
+    ).compile(InMemorySaver())
     assert ask(graph, "x", THREAD)["__interrupt__"][0].value == "may i?"
     assert graph.invoke(Command(resume="yes"), THREAD)["messages"][-1].text == "yes"

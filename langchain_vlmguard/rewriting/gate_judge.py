@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.runnables import Runnable
 
-from langchain_vlmguard.content.messages import read_turn
-from langchain_vlmguard.errors import NoThresholdError, UnreadableContentError
+from langchain_vlmguard.content.messages import readable
+from langchain_vlmguard.content.turn import turn_start
+from langchain_vlmguard.errors import NoThresholdError
 from langchain_vlmguard.rewriting.rewriter import Rewrite, Threat
 from langchain_vlmguard.verdict.policy import GuardPolicy
 
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
     from langchain_core.runnables import RunnableConfig
 
-    from langchain_vlmguard.guard.subjects import Subject
+    from langchain_vlmguard.content.turn import Block
     from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
+    from langchain_vlmguard.rewriting.subjects import Subject
     from langchain_vlmguard.verdict.records import Channel
 
 HAZARD = "vlmguard:gate"
@@ -125,14 +127,11 @@ class GateJudge(Runnable["list[BaseMessage]", Rewrite]):
         return gate_risks(self.model, texts) if texts else []
 
     def _judged(self, messages: list[BaseMessage]) -> Rewrite:
-        turn = read_turn(messages)
-        if turn.unjudged:
-            part = turn.unjudged[0]
-            msg = f"{part.where} ({part.kind}) cannot be judged: {part.reason}"
-            raise UnreadableContentError(msg)
-        said = [self._worded(message) for message in turn.current if isinstance(message, HumanMessage | ToolMessage)]
+        read = readable(messages)
+        current = read[turn_start(read) :]
+        said = [self._worded(message) for message in current if isinstance(message, HumanMessage | ToolMessage)]
         parts = [one for one in said if one[1].strip()]
-        parts += self._seen(turn.current)
+        parts += self._seen(current)
         risks = self.risks([text for _, text in parts])
         threats = [
             Threat(channel=channel, hazard=HAZARD, rationale="The model's own states on text mark this as harmful.")
@@ -156,7 +155,7 @@ class GateJudge(Runnable["list[BaseMessage]", Rewrite]):
 
     def _seen(self, messages: Sequence[BaseMessage]) -> list[tuple[Channel, str]]:
         """Put each picture in words, with what was written beside it."""
-        found: list[tuple[Channel, dict[str, Any], str]] = [
+        found: list[tuple[Channel, Block, str]] = [
             ("tool_result" if isinstance(message, ToolMessage) else "visual", block, str(message.text))
             for message in messages
             if isinstance(message.content, list) and not isinstance(message, AIMessage)

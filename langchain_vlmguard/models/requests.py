@@ -1,4 +1,4 @@
-"""What is asked of a loaded model and what comes back: one request a row, each with its own settings and steering."""
+"""What is asked of a model and what comes back: one request a row, each with its own settings and attachment."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import time
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from langchain_vlmguard.errors import GenerationTimeoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Callable, Hashable
 
     from langchain_vlmguard.models.chat_format import ChatRow
-    from langchain_vlmguard.models.loading import LoadedVLM
-    from langchain_vlmguard.steering.steering import Steering
+    from langchain_vlmguard.steering.attachment import Attachment, Trace
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Settings:
     """A LoRA adapter loaded into the model, switched on for this row alone."""
 
     until_gate: bool = False
-    """End a row after its first token where the steering gate opens: its caller wants another prompt answered then."""
+    """End the row after its first token if the gate opens, because its caller then wants another prompt answered."""
 
     timeout: float | None = None
     """Seconds from submission to the end of the answer."""
@@ -72,7 +71,7 @@ class Generated:
     finish_reason: str
     """`"stop"` or `"length"`."""
 
-    steering: dict[str, Any] | None = None
+    steering: Trace | None = None
     """The row's steering trace, `None` when steering is off."""
 
     logprobs: tuple[TokenLogprob, ...] | None = None
@@ -85,12 +84,13 @@ class Request:
     `cancel` (or cancelling `future`) takes the row out within one token.
     """
 
-    loaded: LoadedVLM
     row: ChatRow
     settings: Settings
-    steering: Steering | None
+    attachment: Attachment | None = None
+    """What acts on the row while it is answered."""
+
     batch_size: int = 16
-    """Most rows that this one may run with, itself counted."""
+    """Most rows that this one may run with, including itself."""
 
     client: Hashable = None
     """Whose request it is; clients take turns in the queue."""
@@ -112,14 +112,13 @@ class Request:
         self._deadline = None if timeout is None else time.monotonic() + timeout
 
     @property
-    def kind(self) -> tuple[Any, ...]:
-        """Rows of one kind may decode in one batch: the same model, steering and adapter."""
-        steering = self.steering.identity if self.steering else None
-        return (id(self.loaded.model), steering, self.settings.adapter)
+    def kind(self) -> tuple[str | None, str | None]:
+        """Attachment and adapter: rows that share both may decode in one batch."""
+        return (self.attachment.identity if self.attachment else None, self.settings.adapter)
 
     @property
     def cancelled(self) -> bool:
-        """Whether nobody waits for the answer any more."""
+        """Whether the caller has left."""
         return self._cancelled.is_set() or self.future.cancelled()
 
     def cancel(self) -> None:
@@ -127,8 +126,8 @@ class Request:
         self._cancelled.set()
         self.future.cancel()
 
-    def give_up(self) -> bool:
-        """Return whether the row must leave now: cancelled, or out of time, in which case its future says so."""
+    def expire(self) -> bool:
+        """End the request if it is cancelled or out of time, and return whether it is."""
         if self.cancelled:
             self.future.cancel()
             return True
@@ -164,16 +163,3 @@ class Request:
         except BaseException:
             self.cancel()
             raise
-
-
-def generate_rows(
-    loaded: LoadedVLM, rows: Sequence[ChatRow], settings: Settings, steering: Steering | None, *, batch_size: int = 16
-) -> list[Generated]:
-    """Answer rows through the model's scheduler, up to `batch_size` at a time."""
-    requests = [Request(loaded, row, settings, steering, batch_size=batch_size) for row in rows]
-    loaded.scheduler.submit(*requests, bounded=False)
-    try:
-        return [request.result() for request in requests]
-    finally:
-        for request in requests:
-            request.cancel()

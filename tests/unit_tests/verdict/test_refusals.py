@@ -7,7 +7,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.output_parsers import JsonOutputParser, StrOutputParser
 
 from langchain_vlmguard import GuardedChatModel, ReasoningRewriter, VLMGuardMiddleware, create_vlm_guard
-from langchain_vlmguard.guard.refusals import KNOWN, in_plain_words
+from langchain_vlmguard.verdict.refusals import KNOWN, in_plain_words
 from tests.chat_models import ScriptedModel
 from tests.rewrites import ALLOW, GOOD
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from langchain_core.callbacks import AsyncCallbackManager, CallbackManager
 from langchain_core.language_models.chat_models import BaseChatModel
@@ -13,18 +13,19 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableBinding
+from langchain_core.runnables.config import set_config_context
 from pydantic import Field, PrivateAttr, SkipValidation, model_validator
 
-from langchain_vlmguard.agents.events import amuted, muted
-from langchain_vlmguard.agents.options import AgentGuard, joined, withheld
-from langchain_vlmguard.content.fetch import PictureFetcher
 from langchain_vlmguard.errors import GuardViolationError
-from langchain_vlmguard.guard.calls import Answer
-from langchain_vlmguard.guard.nodes import GuardNodes
-from langchain_vlmguard.guard.pictures import HiddenRequests, judge_in
-from langchain_vlmguard.guard.refusals import refusal_message, refusal_text, with_verdict
-from langchain_vlmguard.guard.subjects import Subject, describe
+from langchain_vlmguard.guard.effects import arun, run
+from langchain_vlmguard.guard.flow import guarded_answer
+from langchain_vlmguard.guard.parts import GuardParts
+from langchain_vlmguard.guard.state import check_record
+from langchain_vlmguard.guard.streams import muted_config
+from langchain_vlmguard.rewriting.report import Rewriter  # noqa: TC001 - pydantic reads the annotations
+from langchain_vlmguard.rewriting.subjects import Scope
 from langchain_vlmguard.verdict.policy import GuardPolicy
+from langchain_vlmguard.verdict.refusals import refusal_message, refusal_text, with_verdict
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -40,9 +41,20 @@ if TYPE_CHECKING:
     from langchain_core.tools import BaseTool
     from pydantic import BaseModel
 
-    from langchain_vlmguard.agents.state import CheckRecord
-    from langchain_vlmguard.guard.state import VLMGuardState
+    from langchain_vlmguard.content.evidence import EvidenceReader
+    from langchain_vlmguard.content.fetch import PictureFetcher
+    from langchain_vlmguard.guard.effects import Flow
+    from langchain_vlmguard.guard.parts import Telemetry
+    from langchain_vlmguard.guard.second_reader import SecondReader
+    from langchain_vlmguard.guard.state import Stage
+    from langchain_vlmguard.guard.turns import Answered
+    from langchain_vlmguard.rewriting.subjects import Phrase
+    from langchain_vlmguard.verdict.draft import Draft
+    from langchain_vlmguard.verdict.judges import TextJudge
+else:  # types for people and type checkers: pydantic need not look inside
+    EvidenceReader = Phrase = PictureFetcher = SecondReader = Telemetry = TextJudge = Any
 
+_PARTS = tuple(part.name for part in fields(GuardParts) if part.name != "show_held")
 _INNER_SETTINGS = ("temperature", "max_tokens", "timeout", "stop", "max_retries", "top_p", "seed")
 
 
@@ -64,8 +76,8 @@ class GuardedChatModel(BaseChatModel):
     model: BaseChatModel
     """The model that answers. Settings such as `temperature` that are given to this class go to a copy of it."""
 
-    rewriter: SkipValidation[Any] = None
-    """A `Runnable` from messages to `Rewrite`; without one, turns are read and a steered model's gate decides."""
+    rewriter: SkipValidation[Rewriter | None] = None
+    """A `Runnable` from messages to `Rewrite`."""
 
     policy: GuardPolicy = Field(default_factory=GuardPolicy)
     check_output: bool = True
@@ -74,19 +86,28 @@ class GuardedChatModel(BaseChatModel):
     on_refusal: Literal["message", "error"] = "message"
     """Whether a refusal is a message or a `GuardViolationError`, e.g. for structured output."""
 
-    evidence: SkipValidation[Any] = None
-    """An `EvidenceReader` for what pictures say (extra `evidence`)."""
+    evidence: SkipValidation[EvidenceReader | None] = None
+    """Reads what pictures say (extra `evidence`)."""
 
-    judge: SkipValidation[Any] = None
-    """What judges the words in pictures as if typed; the inner model where it can (a steered VLM)."""
+    judge: SkipValidation[TextJudge | None] = None
+    """Judges the words in pictures as if typed; the inner model if it can (a steered VLM)."""
 
-    phrase: SkipValidation[Any] = None
+    answer_judge: SkipValidation[TextJudge | Literal["auto"] | None] = "auto"
+    """Judges answers and tool calls before they leave; see `create_vlm_guard`."""
+
+    second_reader: SkipValidation[SecondReader | Literal["auto"] | None] = "auto"
+    """See `create_vlm_guard`."""
+
+    fetcher: SkipValidation[PictureFetcher | None] = None
+    """How pictures are fetched by address, if the policy lists `image_hosts`."""
+
+    phrase: SkipValidation[Phrase | None] = None
     """How answers and calls are worded for the rewriter: a function of a `Subject`."""
 
-    telemetry: SkipValidation[Any] = Field(default=None, exclude=True)
+    telemetry: SkipValidation[Telemetry | None] = Field(default=None, exclude=True)
     """A `GuardTelemetry` that reports every check to OpenTelemetry (extra `otel`)."""
 
-    _guard: AgentGuard = PrivateAttr()
+    _guard: GuardParts = PrivateAttr()
 
     @model_validator(mode="before")
     @classmethod
@@ -101,20 +122,13 @@ class GuardedChatModel(BaseChatModel):
     def model_post_init(self, context: Any, /) -> None:
         """Set the guard up."""
         super().model_post_init(context)
-        if self.rewriter is not None and not isinstance(self.rewriter, Runnable):
-            msg = f"the rewriter must be a LangChain Runnable such as ReasoningRewriter, not {type(self.rewriter).__name__}"
-            raise TypeError(msg)
-        self._guard = AgentGuard(
-            nodes=GuardNodes(self.model, self.rewriter, self.policy, PictureFetcher(), self._hidden()),
-            name=type(self).__name__,
-            phrase=self.phrase or getattr(self.rewriter, "phrase", None) or describe,
-            on_review="refuse",
-            check_output=self.check_output,
-            telemetry=self.telemetry,
-        )
+        self._guard = GuardParts(**{name: getattr(self, name) for name in _PARTS})
+        self._guard.check_model(self.model)
 
-    def _hidden(self) -> HiddenRequests | None:
-        return None if self.evidence is None else HiddenRequests(self.evidence, self.judge or judge_in(self.model))
+    @classmethod
+    def of(cls, model: BaseChatModel, guard: GuardParts, **options: Any) -> Self:
+        """Return a model behind a whole guard."""
+        return cls(model=model, **{name: getattr(guard, name) for name in _PARTS}, **options)
 
     @property
     def _llm_type(self) -> str:
@@ -123,12 +137,7 @@ class GuardedChatModel(BaseChatModel):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         inner = self.model._identifying_params  # noqa: SLF001
-        rewriter = getattr(self.rewriter, "identity", None) or type(self.rewriter).__name__
-        evidence = getattr(self.evidence, "identity", None)
-        judged = {"evidence": evidence, "judge": repr(getattr(self.judge, "_identifying_params", self.judge))}
-        read = {} if self.evidence is None else judged
-        guard = {"policy": self.policy.hash, "rewriter": rewriter, "check_output": self.check_output, **read}
-        return {**inner, "guard": guard}
+        return {**inner, "guard": {**self._guard.identity, "check_output": self.check_output}}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         return self.model._get_ls_params(stop=stop, **kwargs)  # noqa: SLF001
@@ -164,8 +173,8 @@ class GuardedChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        callbacks = _below(run_manager, CallbackManager)
-        return _result(muted(lambda: self._guarded(messages, _settings(stop, kwargs)), callbacks))
+        with set_config_context(muted_config(callbacks=_below(run_manager, CallbackManager))) as context:
+            return _result(context.run(run, self._guarded(messages, _settings(stop, kwargs))))
 
     async def _agenerate(
         self,
@@ -174,8 +183,9 @@ class GuardedChatModel(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        callbacks = _below(run_manager, AsyncCallbackManager)
-        return _result(await amuted(lambda: self._aguarded(messages, _settings(stop, kwargs)), callbacks))
+        with set_config_context(muted_config(callbacks=_below(run_manager, AsyncCallbackManager))) as context:
+            guarded = arun(self._guarded(messages, _settings(stop, kwargs)))
+            return _result(await asyncio.create_task(guarded, context=context))
 
     def _stream(
         self,
@@ -203,86 +213,34 @@ class GuardedChatModel(BaseChatModel):
             await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
         yield chunk
 
-    def _guarded(self, messages: list[BaseMessage], settings: dict[str, Any]) -> AIMessage:
-        turn = _Turn(self._guard, self.on_refusal)
-        turn.judged(self._guard.nodes.judge(self._guard.nodes.read(messages)))
-        if turn.is_stopped:
-            return turn.refusal("input")
-        subjects = turn.heard(self.model.invoke(turn.prompt, **settings))
-        return turn.finished(self._guard.judge(subjects))
-
-    async def _aguarded(self, messages: list[BaseMessage], settings: dict[str, Any]) -> AIMessage:
-        turn = _Turn(self._guard, self.on_refusal)
-        turn.judged(await self._guard.nodes.ajudge(await asyncio.to_thread(self._guard.nodes.read, messages)))
-        if turn.is_stopped:
-            return turn.refusal("input")
-        subjects = turn.heard(await self.model.ainvoke(turn.prompt, **settings))
-        return turn.finished(await self._guard.ajudge(subjects))
-
-
-@dataclass
-class _Turn:
-    """One guarded call of the inner model."""
-
-    guard: AgentGuard
-    on_refusal: str
-
-    def judged(self, state: VLMGuardState) -> None:
-        self.state = state
-        self.draft = self.guard.settled(state["draft"])
-        self._report([self.guard.record("input", self.draft)])
-
-    def _report(self, records: list[CheckRecord]) -> None:
-        if self.guard.telemetry is not None:
-            self.guard.telemetry.record(records)
-
-    @property
-    def is_stopped(self) -> bool:
-        return self.draft["action"] not in ("allow", "rewrite")
-
-    @property
-    def prompt(self) -> list[BaseMessage]:
-        return self.guard.nodes.for_model(self.state)
-
-    def heard(self, message: AIMessage) -> list[list[BaseMessage]]:
-        """Take the answer; return what of it must be judged."""
-        self.message = message
-        self.draft = self.guard.settled(self.guard.nodes.heard(self.draft, Answer.of(message)))
-        self._report([self.guard.record("output", draft) for draft in withheld(self.guard, self.draft)])
-        if self.is_stopped or not self.guard.check_output:
-            return []
-        calls = message.tool_calls
-        answer = Subject.of_answer(message, [call["name"] for call in calls])
-        self._asked: list[ToolCall | None] = [None] if answer.text.strip() or answer.pictures else []
-        subjects = [answer] * len(self._asked) + [Subject.of_call(call) for call in calls]
-        self._asked += calls
-        return [self.guard.subject_turn(subject, self.prompt) for subject in subjects]
-
-    def finished(self, states: Sequence[VLMGuardState]) -> AIMessage:
-        """Return the answer, or a refusal in its place."""
-        found = [state["draft"] for state in states]
-        self._report([self._record(*one) for one in zip(self._asked, found, strict=True)] if found else [])
-        self.draft = joined(self.draft, found) if found else self.draft
-        if self.is_stopped:
-            self.draft["answer"] = "withheld"
-            return self.refusal("output")
-        return with_verdict(self.message, self.guard.nodes.verdict({**self.draft, "answer": "released"}))
-
-    def _record(self, call: ToolCall | None, draft: dict[str, Any]) -> CheckRecord:
-        if call is None:
-            return self.guard.record("output", draft)
-        return self.guard.record("tool_args", draft, tool=call["name"], call=call["id"])
-
-    def refusal(self, stage: str) -> AIMessage:
-        verdict = self.guard.nodes.verdict(self.draft)
+    def _guarded(self, messages: list[BaseMessage], settings: dict[str, Any]) -> Flow[AIMessage]:
+        """Return the answer of the inner model, or a refusal in its place."""
+        guard = self._guard.for_run()
+        scope = Scope(answer=self.check_output, calls=self.check_output)
+        answered = yield from guarded_answer(guard, messages, self.model.bind(**settings), scope)
+        draft = answered.joined().settle(asks_people=False)
+        self._report(guard, answered, draft)
+        if answered.answer is not None and draft.lets_answer:
+            verdict = draft.copy_with(answer="released").to_verdict(guard.policy)
+            return with_verdict(answered.answer.message, verdict)
+        verdict = draft.to_verdict(guard.policy)
         if self.on_refusal == "error":
-            raise GuardViolationError(stage, verdict.to_state())
-        heard: AIMessage | None = getattr(self, "message", None)
-        metadata = {} if heard is None else {"model_name": heard.response_metadata.get("model_name")}
-        usage = heard.usage_metadata if heard is not None else None
-        text = refusal_text(verdict, self.guard.nodes.policy)
-        message = refusal_message(text, verdict, response_metadata=metadata, usage_metadata=usage)
-        return with_verdict(message, verdict)
+            raise GuardViolationError("input" if answered.answer is None else "output", verdict.to_state())
+        said = None if answered.answer is None else answered.answer.message
+        metadata = {} if said is None else {"model_name": said.response_metadata.get("model_name")}
+        usage = None if said is None else said.usage_metadata
+        words = refusal_text(verdict, guard.policy)
+        return with_verdict(refusal_message(words, verdict, response_metadata=metadata, usage_metadata=usage), verdict)
+
+    def _report(self, guard: GuardParts, answered: Answered, draft: Draft) -> None:
+        """Report the checks of this call to telemetry."""
+        if guard.telemetry is None:
+            return
+        asked = draft if answered.answer is None else answered.draft
+        checks: list[tuple[Stage, Draft, ToolCall | None]] = [("input", asked, None)]
+        checks += [("tool_args" if p.subject.call else "output", p.draft, p.subject.call) for p in answered.parts]
+        name = type(self).__name__
+        guard.telemetry.record([check_record(s, name, d.to_verdict(guard.policy), call) for s, d, call in checks])
 
 
 def whole_chunk(message: AIMessage) -> AIMessageChunk:

@@ -1,0 +1,82 @@
+"""How much a conversation may hold and a picture may cost: a part of the policy, and the very object that the reader takes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Frames = Literal["refuse", "first", "all"]
+
+
+class ImageLimits(BaseModel):
+    """How much a picture may cost, and what of it is read.
+
+    ??? example "Small pictures, every frame of them"
+
+        ```python
+        limits = ImageLimits(max_bytes=1_000_000, frames="all")
+        check_frames(data, limits)
+        ```
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_bytes: int = Field(default=10_000_000, gt=0)
+    max_pixels: int = Field(default=40_000_000, gt=0)
+    """Width times height, of all frames together if all are read."""
+
+    max_ratio: float = Field(default=100.0, ge=1)
+    """Longer edge over shorter one."""
+
+    max_frames: int = Field(default=16, ge=1)
+    frames: Frames = "refuse"
+    """Of an animated picture: nothing, the first frame, or each frame as a picture of its own. A model gets what was read."""
+
+    heif: bool = False
+    """Read HEIC and AVIF too (extra `heif`)."""
+
+    isolate: bool = False
+    """Decode in a process of its own, which costs some tenths of a second for each new picture."""
+
+    seconds: float = Field(default=20.0, gt=0)
+    """Most seconds that this process may take."""
+
+    max_memory: int = Field(default=2_000_000_000, gt=0)
+    """Most bytes that this process may take."""
+
+
+ImageHost = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(:[0-9]{1,5})?$", to_lower=True, max_length=253
+    ),
+]
+"""A host's name, with `*.` for its subdomains and with a port if it is not 443."""
+
+
+class ReadLimits(BaseModel):
+    """How much one conversation may hold. Whatever is over a limit is unread, and the policy decides about it.
+
+    ??? example "Two small pictures at most"
+
+        ```python
+        policy = GuardPolicy(reading=ReadLimits(max_images=2, image=ImageLimits(max_bytes=1_000_000)))
+        ```
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image: ImageLimits = Field(default_factory=ImageLimits)
+    """Of each picture."""
+
+    max_images: int = Field(default=8, ge=0)
+    """Pictures of the current turn, and again of all earlier ones; frames count."""
+
+    max_text_chars: int = Field(default=100_000, gt=0)
+    max_blocks: int = Field(default=2_000, gt=0)
+    """Parts of the whole conversation."""
+
+    hosts: frozenset[ImageHost] = frozenset()
+    """Hosts from which pictures are fetched by address, over https: `"img.example.com"`, `"*.example.com"` for subdomains,
+    `"img.example.com:8443"` for another port. Addresses are refused if it is empty."""

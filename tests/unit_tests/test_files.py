@@ -1,0 +1,32 @@
+"""Files appear whole or not at all."""
+
+import json
+
+import pytest
+import torch
+
+from langchain_vlmguard.files import read_tensors, write_bytes, write_json, write_tensors, write_text
+
+
+def test_every_kind_is_read_back(tmp_path):
+    write_bytes(tmp_path / "a.bin", b"\x00\xff")
+    write_text(tmp_path / "a.txt", "grün\n")
+    write_json(tmp_path / "a.json", {"a": [1]})
+    write_tensors(tmp_path / "a.safetensors", {"t": torch.arange(6).view(2, 3).T}, {"kind": "test"})
+    assert (tmp_path / "a.bin").read_bytes() == b"\x00\xff"
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "grün\n"
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": [1]}
+    tensors, metadata = read_tensors(tmp_path / "a.safetensors", {"kind": "test"}, "test")
+    assert torch.equal(tensors["t"], torch.arange(6).view(2, 3).T)
+    assert metadata["kind"] == "test"
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".bin", ".json", ".safetensors", ".txt"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path):
+    write_json(tmp_path / "a.json", [1])
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", object())
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "a.json", "\udcff")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    assert (tmp_path / "a.json").read_text() == "[\n 1\n]\n"
