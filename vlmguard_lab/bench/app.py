@@ -22,11 +22,10 @@ class Bench(TyperGroup):
     def invoke(self, ctx: Any) -> object:
         """Run a command."""
         try:
-            result: object = super().invoke(ctx)
+            return super().invoke(ctx)
         except VLMGuardError as error:
             Console(stderr=True).print(f"[red]{escape(str(error))}[/red]")
             raise typer.Exit(2) from error
-        return result
 
 
 app = typer.Typer(
@@ -39,6 +38,9 @@ app.add_typer(outside_tools, name="outside-tools")
 
 PerCell = Annotated[int, typer.Option("--n", min=1, help="Requests a cell.")]
 Seed = Annotated[int, typer.Option(help="Seed of the sampled requests.")]
+Work = Annotated[Path, typer.Option(help="Finished parts; a stopped run goes on from here.")]
+Results = Annotated[Path, typer.Option("--json", help="Write the results here.")]
+OnlyPart = Annotated[list[ServingPart] | None, typer.Option(help="Measure this part alone; repeat for more.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Parts measured at a time, a core each.")]
 
 
@@ -80,11 +82,11 @@ def faces(n: PerCell = 10, seed: Seed = 0) -> None:
 
 @app.command()
 def serving(
-    only: Annotated[list[ServingPart] | None, typer.Option(help="Measure this part alone; repeat for more.")] = None,
+    only: OnlyPart = None,
     pairs: Annotated[int, typer.Option(min=1, help="Pairs a measurement of the overhead.")] = 400,
     turns: Annotated[int, typer.Option(min=1, help="Pairs a measurement of the guard.")] = 60,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds a measurement of the throughput.")] = 5,
-    output: Annotated[Path, typer.Option("--json", help="Write the results here.")] = page.PERFORMANCE,
+    output: Results = page.PERFORMANCE,
 ) -> None:
     """Time what serving costs: steering a token, the guard a turn, many callers at once, a fit, the import.
 
@@ -142,7 +144,7 @@ def evidence(
         int, typer.Option(min=0, help="Harmful drawn requests of the testbed; 0 leaves them out.")
     ] = 400,
     harmless: Annotated[int, typer.Option(min=0, help="Harmless drawn requests; 0 leaves them out.")] = 200,
-    output: Annotated[Path, typer.Option("--json", help="Write the results here.")] = page.RESULTS / "evidence.json",
+    output: Results = page.RESULTS / "evidence.json",
 ) -> None:
     """Measure what the evidence reader finds in pictures, and what judging it does to drawn requests.
 
@@ -196,10 +198,8 @@ def rewriter_transfer(
     n: PerCell = 200,
     seed: Seed = 0,
     jobs: Jobs = 2,
-    work: Annotated[Path, typer.Option(help="Finished parts; a stopped run goes on from here.")] = page.WORK
-    / "rewriter-transfer",
-    output: Annotated[Path, typer.Option("--json", help="Write the results here.")] = page.RESULTS
-    / "rewriter_transfer.json",
+    work: Work = page.WORK / "rewriter-transfer",
+    output: Results = page.RESULTS / "rewriter_transfer.json",
 ) -> None:
     """Put one rewriter in front of frozen models: what it mends, what it costs, what each part of the guard adds.
 

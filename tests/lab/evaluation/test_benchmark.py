@@ -6,99 +6,95 @@ from dataclasses import replace
 
 import pytest
 
+from langchain_vlmguard.errors import EvaluationError
+from tests.chat_models import ScriptedModel
+from vlmguard_lab.bench.evaluation import gather, run, tasks
+from vlmguard_lab.bench.evaluation.plan import Measurement, prior
+from vlmguard_lab.evaluation.arms.base import Target
+
 ARMS = ("none", "full")
+FACTS = {"date": "2026-01-01", "machine": "a machine", "versions": {}}
 
 
-@pytest.fixture(scope="module")
-def command():
-    from vlmguard_lab.bench import evaluate
-
-    return evaluate
-
-
-def plan(command, tmp_path, **settings):
+def plan(tmp_path, **settings):
     targets = (("testbed", "testbed"), ("sibling", "folder"))
-    return command.Measurement(tmp_path, targets, ARMS, **{"wide": 1, "narrow": 1, "seeds": (3,), **settings})
+    return Measurement(tmp_path, targets, ARMS, **{"wide": 1, "narrow": 1, "seeds": (3,), **settings})
 
 
-def test_every_target_and_arm_is_a_task_of_its_own(command, tmp_path):
-    tasks = [*plan(command, tmp_path).first_tasks(), *plan(command, tmp_path).other_tasks()]
-    assert len(set(tasks)) == len(tasks)
+def finish(measurement, name):
+    return measurement.finished.finish(tasks.part(measurement, name))
+
+
+def test_every_target_and_arm_is_a_task_of_its_own(tmp_path):
+    names = [*plan(tmp_path).first_tasks(), *plan(tmp_path).other_tasks()]
+    assert len(set(names)) == len(names)
     for target in ("testbed", "sibling"):
         for arm in ARMS:
-            assert {f"tuning/{target}/{arm}", f"cells/{target}/{arm}", f"conversations/{target}/{arm}"} <= set(tasks)
-    assert {f"attack/full/{eps}" for eps in (0, 4, 8, 16, 32, 64)} <= set(tasks)
-    assert "suffixes/full" in tasks
-    assert all(command.prior(plan(command, tmp_path), task) > 0 for task in tasks)
+            assert {f"tuning/{target}/{arm}", f"cells/{target}/{arm}", f"conversations/{target}/{arm}"} <= set(names)
+    assert {f"attack/full/{eps}" for eps in (0, 4, 8, 16, 32, 64)} <= set(names)
+    assert "suffixes/full" in names
+    assert all(prior(plan(tmp_path), name) > 0 for name in names)
 
 
-def test_a_finished_task_is_not_run_again(command, tmp_path, monkeypatch):
-    from vlmguard_lab.bench import evaluation_tasks
-
+def test_a_finished_task_is_not_run_again(tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setitem(evaluation_tasks._TASKS, "sweeps", lambda _plan: calls.append(1) or {"found": 1})
-    first = command.run(plan(command, tmp_path), "sweeps")
-    assert (command.run(plan(command, tmp_path), "sweeps"), len(calls)) == (0.0, 1)
+    monkeypatch.setitem(tasks.TASKS, "sweeps", lambda _plan: calls.append(1) or {"found": 1})
+    first = finish(plan(tmp_path), "sweeps")
+    assert (finish(plan(tmp_path), "sweeps"), len(calls)) == (0.0, 1)
     assert first > 0
-    assert plan(command, tmp_path).value("sweeps") == {"found": 1}
+    assert plan(tmp_path).value("sweeps") == {"found": 1}
 
 
-def test_a_folder_keeps_one_measurement_but_targets_may_be_added(command, tmp_path):
-    command._check_same_counts(plan(command, tmp_path))
-    more = command.Measurement(tmp_path, (("testbed", "testbed"), ("third", "other")), ARMS, 1, 1, (3,))
-    command._check_same_counts(more)
-    command._check_same_counts(plan(command, tmp_path))
-    with pytest.raises(SystemExit, match="another measurement"):
-        command._check_same_counts(plan(command, tmp_path, wide=2))
-    moved = command.Measurement(tmp_path, (("testbed", "testbed"), ("sibling", "elsewhere")), ARMS, 1, 1, (3,))
-    with pytest.raises(SystemExit, match="another measurement"):
-        command._check_same_counts(moved)
+def test_a_folder_keeps_one_measurement_but_targets_may_be_added(tmp_path):
+    run.check_same_counts(plan(tmp_path))
+    more = Measurement(tmp_path, (("testbed", "testbed"), ("third", "other")), ARMS, 1, 1, (3,))
+    run.check_same_counts(more)
+    run.check_same_counts(plan(tmp_path))
+    with pytest.raises(EvaluationError, match="another measurement"):
+        run.check_same_counts(plan(tmp_path, wide=2))
+    moved = Measurement(tmp_path, (("testbed", "testbed"), ("sibling", "elsewhere")), ARMS, 1, 1, (3,))
+    with pytest.raises(EvaluationError, match="another measurement"):
+        run.check_same_counts(moved)
 
 
-def test_a_task_that_fails_leaves_nothing_behind(command, tmp_path, monkeypatch):
-    from vlmguard_lab.bench import evaluation_tasks
-
-    monkeypatch.setitem(evaluation_tasks._TASKS, "sweeps", lambda _plan: 1 / 0)
+def test_a_task_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setitem(tasks.TASKS, "sweeps", lambda _plan: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        command.run(plan(command, tmp_path), "sweeps")
+        finish(plan(tmp_path), "sweeps")
     assert not list(tmp_path.rglob("*.json"))
 
 
-def test_an_arm_that_cannot_be_put_on_a_target_is_skipped_with_the_reason(command, tmp_path, monkeypatch):
-    from tests.chat_models import ScriptedModel
-    from vlmguard_lab.bench import evaluation_tasks
-    from vlmguard_lab.evaluation.arms.base import Target
-
-    monkeypatch.setattr(evaluation_tasks, "_loaded", lambda _plan, name: Target(name, ScriptedModel()))
-    one = plan(command, tmp_path)
-    command.run(one, "tuning/sibling/full")
+def test_an_arm_that_cannot_be_put_on_a_target_is_skipped_with_the_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks, "_loaded", lambda _plan, name: Target(name, ScriptedModel()))
+    one = plan(tmp_path)
+    finish(one, "tuning/sibling/full")
     assert "needs a local model" in one.value("tuning/sibling/full")["skipped"]
-    command.run(one, "cells/sibling/full")
+    finish(one, "cells/sibling/full")
     assert one.value("cells/sibling/full") == {"skipped": True}
-    assert command._rows(one, "cells/sibling/full") == []
+    assert gather.rows_of(one, "cells/sibling/full") == []
 
 
-def test_answers_are_pooled_by_target_and_prompts_compared_within_one(command, tmp_path):
-    one = plan(command, tmp_path)
+def test_answers_are_pooled_by_target_and_prompts_compared_within_one(tmp_path):
+    one = plan(tmp_path)
     for target, shift in (("testbed", 0), ("sibling", 1)):
         for arm in ARMS:
             folder = one.answers(f"cells/{target}/{arm}")
             folder.mkdir(parents=True)
             rows = [answer(arm, index, unsafe=arm == "none" and index >= shift) for index in range(4)]
             (folder / "answers.jsonl").write_text("".join(json.dumps(row) + os.linesep for row in rows))
-            one.file(f"cells/{target}/{arm}").parent.mkdir(exist_ok=True)
-            one.file(f"cells/{target}/{arm}").write_text('{"value": {}}')
-    found = {target: {arm: command._rows(one, f"cells/{target}/{arm}") for arm in ARMS} for target, _ in one.targets}
-    pooled = command._over_targets(found)
+            one.finished.file(f"cells/{target}/{arm}").parent.mkdir(exist_ok=True)
+            one.finished.file(f"cells/{target}/{arm}").write_text('{"value": {}}')
+    found = {target: {arm: gather.rows_of(one, f"cells/{target}/{arm}") for arm in ARMS} for target, _ in one.targets}
+    pooled = gather.over_targets(found)
     unsafe = {row["arm"]: (row["unsafe"]["hits"], row["n"]) for row in pooled["pooled"]}
     assert unsafe == {"none": (7, 8), "full": (0, 8)}
     (pair,) = [pair for pair in pooled["pairs"] if pair["measure"] == "unsafe"]
     assert (pair["only_second"], pair["neither"]) == (7, 1)
 
 
-def test_some_arms_can_be_measured_again_in_place_of_what_they_were(command, tmp_path, monkeypatch):
-    old = json.loads(command.RESULTS.read_text())
-    again = command.Measurement(tmp_path, (("testbed", "testbed"),), ("none", "full"), 1, 1, (3,), kinds=("cells",))
+def test_some_arms_can_be_measured_again_in_place_of_what_they_were(tmp_path, monkeypatch):
+    old = json.loads(run.RESULTS.read_text())
+    again = Measurement(tmp_path, (("testbed", "testbed"),), ("none", "full"), 1, 1, (3,), kinds=("cells",))
     assert {name.split("/")[0] for name in again.other_tasks()} == {"cells"}
 
     def only(rows):
@@ -110,16 +106,16 @@ def test_some_arms_can_be_measured_again_in_place_of_what_they_were(command, tmp
         name: {key: only(value) if key in lists else {} for key, value in target.items()}
         for name, target in old["targets"].items()
     }
-    monkeypatch.setattr(command, "_answers", lambda _plan: fresh)
-    monkeypatch.setattr(command, "_circumstances", lambda _plan: {"date": "2026-01-01", "seconds": 1})
-    new = command.renewed(old, again)
+    monkeypatch.setattr(gather, "answers", lambda _plan: fresh)
+    monkeypatch.setattr(gather, "_seconds", lambda _plan: 1)
+    new = gather.renewed(old, again, FACTS)
     for before, after in ((old, new), (old["targets"]["testbed"], new["targets"]["testbed"])):
         for row in after["pooled"]:
             assert row.pop("fresh", False) is (row["arm"] == "full")
             assert row in before["pooled"]
         assert len(after["pooled"]) == len(before["pooled"])
     assert new["attacks"] == old["attacks"]
-    assert new["again"][-1] == {"arms": ["full"], "kinds": ("cells",), "date": "2026-01-01", "seconds": 1}
+    assert new["again"][-1] == {"arms": ["full"], "kinds": ("cells",), **FACTS, "seconds": 1}
     assert {key: new[key] for key in ("date", "machine", "latency")} == {
         key: old[key] for key in ("date", "machine", "latency")
     }
@@ -132,11 +128,11 @@ def answer(arm, index, *, unsafe):
 
 
 @pytest.mark.slow
-def test_a_small_measurement_is_made_whole_and_goes_on_where_it_was(command, tmp_path, capsys):
+def test_a_small_measurement_is_made_whole_and_goes_on_where_it_was(tmp_path, capsys):
     testbed = (("testbed", "testbed"),)
-    one = command.Measurement(tmp_path, testbed, ("none", "shiftdc", "full"), 1, 1, (3,), 2, 1)
-    command.measure(one, 1)
-    results = command.gather(one)
+    one = Measurement(tmp_path, testbed, ("none", "shiftdc", "full"), 1, 1, (3,), 2, 1)
+    run.measure(one, 1)
+    results = gather.gather(one, FACTS)
     assert len(results["attacks"]["pictures"]) == 18
     assert {row["n"] for row in results["pooled"]} == {10, 12}
     assert [
@@ -144,7 +140,7 @@ def test_a_small_measurement_is_made_whole_and_goes_on_where_it_was(command, tmp
     ] == ["keep"]
     assert results["transfer"][0]["auroc"] == results["transfer"][0]["auroc_turned"] > 0.9
     capsys.readouterr()
-    command.measure(one, 1)
+    run.measure(one, 1)
     assert "0 of " in capsys.readouterr().out
-    again = command.renewed(results, replace(one, arms=("none", "full"), kinds=("cells", "conversations")))
+    again = gather.renewed(results, replace(one, arms=("none", "full"), kinds=("cells", "conversations")), FACTS)
     assert {**again, "again": []} == {**results, "again": []}

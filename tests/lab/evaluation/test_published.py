@@ -1,6 +1,5 @@
 """What docs/evaluation.md says is what was measured, of the arms that the code has, and its code runs."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -8,6 +7,10 @@ from textwrap import indent
 
 import pytest
 
+from vlmguard_lab.bench import outside_tools
+from vlmguard_lab.bench.evaluation import run, tables
+from vlmguard_lab.bench.evaluation.gather import as_json
+from vlmguard_lab.bench.page import marked
 from vlmguard_lab.evaluation.arms.registry import ARMS
 from vlmguard_lab.evaluation.suites.registry import READERS
 from vlmguard_lab.statistics import Share
@@ -21,45 +24,34 @@ def results():
     return json.loads((ROOT / "docs/results/evaluation.json").read_text())
 
 
-def benchmark(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"vlmguard_lab/bench/{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def pages():
-    return benchmark("evaluation_page")
-
-
-def test_every_table_of_the_page_is_that_of_the_results(results, pages):
+def test_every_table_of_the_page_is_that_of_the_results(results):
     page = PAGE.read_text()
-    tables = pages.tables(results)
-    assert len(tables) == 13
-    for name, table in tables.items():
-        assert pages.marked(name, table) in page, name
-    assert indent(pages.marked("evaluation", pages.summary(results)), "  ") in (ROOT / "README.md").read_text()
+    made = tables.tables(results)
+    assert len(made) == 13
+    for name, table in made.items():
+        assert marked(name, table) in page, name
+    assert indent(marked("evaluation", tables.summary(results)), "  ") in (ROOT / "README.md").read_text()
 
 
-def test_the_table_of_outside_tools_is_that_of_their_results(pages):
+def test_the_table_of_outside_tools_is_that_of_their_results():
     results = json.loads((ROOT / "docs/results/outside_tools.json").read_text())
-    table = benchmark("outside_tools").table(results)
+    table = outside_tools.table(results)
     assert len(table.splitlines()) > 2
-    assert pages.marked("outside tools", table) in PAGE.read_text()
+    assert marked("outside tools", table) in PAGE.read_text()
 
 
-def test_the_results_are_written_as_they_are_read(results, pages):
-    assert json.loads(pages.as_json(results)) == results
-    assert pages.as_json(results) == (ROOT / "docs/results/evaluation.json").read_text()
+def test_the_results_are_written_as_they_are_read(results):
+    assert json.loads(as_json(results)) == results
+    assert as_json(results) == (ROOT / "docs/results/evaluation.json").read_text()
 
 
-def test_a_table_without_a_place_on_the_page_is_an_error(results, pages, tmp_path, monkeypatch):
-    monkeypatch.setattr(pages, "PAGE", tmp_path / "page.md")
-    monkeypatch.setattr(pages, "IMAGES", tmp_path)
-    (tmp_path / "page.md").write_text("<!-- begin measured -->\n<!-- end measured -->\n")
-    with pytest.raises(ValueError, match="no place for the table 'goals'"):
-        pages.publish(results)
+def test_a_table_without_a_place_on_the_page_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "PAGE", tmp_path / "page.md")
+    text = "<!-- begin measured -->\n<!-- end measured -->\n"
+    (tmp_path / "page.md").write_text(text)
+    with pytest.raises(ValueError, match="no place for 'goals'"):
+        run.publish()
+    assert (tmp_path / "page.md").read_text() == text
 
 
 def test_published_arms_have_the_formulas_of_the_code(results):
@@ -116,12 +108,12 @@ def test_tuned_options_are_those_that_were_measured(results):
 
 
 @pytest.mark.parametrize("guard", ["full", "full_adaptive", "full_answer_first"])
-def test_the_best_peer_refuses_no_more_than_the_guard(results, pages, guard):
-    best, over = pages.best_peer(results, guard), results["pooled"]
-    assert best not in pages.OURS
+def test_the_best_peer_refuses_no_more_than_the_guard(results, guard):
+    best, over = tables.best_peer(results, guard), results["pooled"]
+    assert best not in tables.OURS
     rows = {row["arm"]: row for row in over if not row["harmful"]}
     harmful = {row["arm"]: row for row in over if row["harmful"]}
-    allowed = [arm for arm in rows if arm not in pages.OURS]
+    allowed = [arm for arm in rows if arm not in tables.OURS]
     allowed = [arm for arm in allowed if rows[arm]["refused"]["value"] <= rows[guard]["refused"]["value"]]
     if best is None:
         assert not allowed

@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -6,6 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests.fuzz import table
+from vlmguard_lab.bench import evidence
+from vlmguard_lab.bench.page import marked
+from vlmguard_lab.testbed.hiding import KINDS
 
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs/content.md"
@@ -24,14 +26,11 @@ def test_the_pages_python_runs():
 
 
 def test_the_pages_table_is_that_of_the_results():
-    spec = importlib.util.spec_from_file_location("benchmarks_evidence", ROOT / "vlmguard_lab/bench/evidence.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     results = json.loads(RESULTS.read_text())
-    assert module.table(results) in PAGE.read_text()
+    assert marked("evidence", evidence.table(results)) in PAGE.read_text()
     assert results["figstep"]["pictures"] >= 50
     assert results["mossbench"]["pictures"] >= 16
-    assert all(results[f"hiding/{kind}"]["variants"] >= 50 for kind in module.KINDS)
+    assert all(results[f"hiding/{kind}"]["variants"] >= 50 for kind in KINDS)
     assert results["testbed drawn/harmful"]["n"] >= 200
 
 
@@ -44,5 +43,5 @@ def test_the_results_keep_what_was_promised():
 
 def test_the_page_says_what_fuzzing_saw():
     results = json.loads((ROOT / "docs/results/fuzz.json").read_text())
-    assert table(results) in PAGE.read_text()
+    assert marked("fuzz", table(results)) in PAGE.read_text()
     assert results["messages"]["cases"] + results["files"]["cases"] >= 1_000_000

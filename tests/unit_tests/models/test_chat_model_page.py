@@ -1,11 +1,13 @@
 """The page's code runs, and its table is that of the results."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
 
 import pytest
+
+from vlmguard_lab.bench.architectures import table
+from vlmguard_lab.bench.page import marked
 
 ROOT = Path(__file__).parents[3]
 
@@ -18,9 +20,6 @@ def test_the_pages_python_runs():
 
 
 def test_the_pages_table_is_that_of_the_results():
-    spec = importlib.util.spec_from_file_location("architectures", ROOT / "vlmguard_lab/bench/architectures.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     rows = json.loads((ROOT / "docs/results/architectures.json").read_text())["rows"]
-    assert module.table(rows) in (ROOT / "docs/chat_model.md").read_text()
+    assert marked("architectures", table(rows)) in (ROOT / "docs/chat_model.md").read_text()
     assert {row["outcome"] for row in rows} == {"works"}
