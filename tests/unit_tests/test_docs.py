@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -101,3 +102,27 @@ def test_links_lead_somewhere(document):
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
         if not target.startswith("http"):
             assert (path.parent / target).exists(), target
+
+
+def quoted_commands():
+    """Every `vlmguard ...` and `vlmguard-bench ...` in the documents, long ones on several lines joined."""
+    for document in DOCUMENTS:
+        text = re.sub(r"\\\n\s*", " ", (ROOT / document).read_text())
+        for command in re.findall(r"^vlmguard(?:-bench)? .+$|(?<=`)vlmguard(?:-bench)? [^`]+(?=`)", text, re.MULTILINE):
+            yield pytest.param(command.split("#")[0].replace("\n", " "), id=f"{document}: {command[:60]}")
+
+
+@pytest.mark.parametrize("command", list(quoted_commands()))
+def test_the_commands_in_the_documents_exist(command):
+    from typer.main import get_command
+
+    from langchain_vlmguard.cli.app import app
+    from vlmguard_lab.bench.app import app as bench
+
+    program, *words = shlex.split(command)
+    found = get_command({"vlmguard": app, "vlmguard-bench": bench}[program])
+    while words and words[0] in getattr(found, "commands", {}):
+        found = found.commands[words.pop(0)]
+    assert not getattr(found, "commands", None) or not words, f"{found.name} has no command {words[0]}"
+    known = {flag for parameter in found.params for flag in (*parameter.opts, *parameter.secondary_opts)}
+    assert {word.split("=")[0] for word in words if word.startswith("--")} <= known | {"--help"}
