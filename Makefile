@@ -14,7 +14,7 @@ OLDEST_TESTS := tests/unit_tests/agents tests/unit_tests/faces tests/unit_tests/
   tests/integration_tests/test_standard_chat.py tests/integration_tests/test_examples.py \
   tests/integration_tests/test_langgraph_dev.py
 
-.PHONY: demo test test-oldest test-all lint format bench evaluate fuzz transfer targets testbed clean
+.PHONY: demo test test-lab test-oldest test-all lint format bench evaluate fuzz transfer targets testbed clean
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -24,8 +24,11 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## The main job: plain and guarded answers side by side, and an HTML page.
 	$(BIN)/vlmguard demo
 
-test: $(READY)  ## Every test that needs no more than minutes.
-	$(BIN)/python -m pytest -q -m "not slow"
+test: $(READY)  ## The package's tests, and the lab's that are quick.
+	$(BIN)/python -m pytest -q -m "not slow and not lab"
+
+test-lab: $(READY)  ## The lab's tests that build, train, attack or measure the testbed.
+	$(BIN)/python -m pytest -q -m "lab and not slow"
 
 $(OLDEST_READY): $(READY)
 	test -x $(OLDEST)/bin/python || $(BIN)/python -m venv $(OLDEST)
@@ -35,9 +38,9 @@ $(OLDEST_READY): $(READY)
 	touch $@
 
 test-oldest: $(OLDEST_READY)  ## What speaks to LangChain and transformers, on the oldest of both.
-	PYTHONPATH=. $(OLDEST)/bin/python -m pytest -q -m "not slow" $(OLDEST_TESTS)
+	PYTHONPATH=. $(OLDEST)/bin/python -m pytest -q -m "not slow and not lab" $(OLDEST_TESTS)
 
-test-all: test test-oldest  ## Both stacks.
+test-all: test test-lab test-oldest  ## Everything, on both stacks.
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -21,6 +21,8 @@ from vlmguard_lab.evaluation.attacks.pictures import encode_batch
 from vlmguard_lab.evaluation.attacks.suffixes import SuffixBudget
 from vlmguard_lab.testbed.requests import MEANINGLESS, Cell
 
+pytestmark = pytest.mark.lab
+
 
 @pytest.fixture(scope="module")
 def target():

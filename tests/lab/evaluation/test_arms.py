@@ -24,6 +24,8 @@ from vlmguard_lab.evaluation.arms.registry import ARMS, arm_named, load_target
 from vlmguard_lab.evaluation.runner import Plan, evaluate
 from vlmguard_lab.testbed.requests import Cell
 
+pytestmark = pytest.mark.lab
+
 PEERS = ("inferaligner", "cmrm", "shiftdc", "mars_style", "astra", "cast", "nullsteer")
 READINGS = ("project_out", "amplify", "transplant", "fulfil", "restore")
 

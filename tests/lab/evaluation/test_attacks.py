@@ -27,6 +27,8 @@ from vlmguard_lab.evaluation.attacks.suffixes import SuffixBudget, attack_suffix
 from vlmguard_lab.testbed.judge import Outcome, judge
 from vlmguard_lab.testbed.requests import Cell
 
+pytestmark = pytest.mark.lab
+
 
 @pytest.fixture(scope="module")
 def target():

@@ -15,6 +15,8 @@ from vlmguard_lab.evaluation.arms.registry import load_target
 from vlmguard_lab.evaluation.report import write_report
 from vlmguard_lab.evaluation.runner import Plan, evaluate
 
+pytestmark = pytest.mark.lab
+
 ARMS = ("none", "steering")
 
 

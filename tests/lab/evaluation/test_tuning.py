@@ -8,6 +8,8 @@ from vlmguard_lab.evaluation.tuning import TUNING_CELLS, Tried, tune, tuning_req
 from vlmguard_lab.testbed import world
 from vlmguard_lab.testbed.requests import HELD_OUT_TEMPLATES, Cell, cells
 
+pytestmark = pytest.mark.lab
+
 
 @pytest.fixture(scope="module")
 def target():

@@ -15,6 +15,8 @@ from vlmguard_lab.testbed.recipes import Recipe, Stage
 from vlmguard_lab.testbed.release import release
 from vlmguard_lab.testbed.requests import Picture
 
+pytestmark = pytest.mark.lab
+
 SMOKE = Recipe(
     hidden=32,
     layers=2,

@@ -16,6 +16,8 @@ from vlmguard_lab.testbed.judge import Outcome, judge
 from vlmguard_lab.testbed.requests import Cell
 from vlmguard_lab.testbed.rewriting import HELD_OUT_ATTACKS, attacked, rewriter_recipe
 
+pytestmark = pytest.mark.lab
+
 FOLDER = Path(__file__).parents[3] / "vlmguard_lab/testbed/rewriter"
 PICTURE_BORNE = [
     Cell(family, variant, harmful=True)

@@ -8,6 +8,8 @@ from langchain_vlmguard import ChatSteeredVLM
 from vlmguard_lab.testbed.judge import Outcome, judge
 from vlmguard_lab.testbed.requests import Cell
 
+pytestmark = pytest.mark.lab
+
 WHOLE = ("idefics3", "internvl")
 """Targets whose alignment mostly or wholly holds beside a meaningless picture."""
 
