@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from langchain_core.messages import HumanMessage
 
 from langchain_vlmguard.models.chat_format import to_chat_row
@@ -106,15 +106,13 @@ def _groups(request: Request) -> tuple[str, ...]:
     return tuple(groups)
 
 
-def refit(checkpoint: str = "testbed") -> TurnProbe:
-    """Fit the probe on a model of the testbed's world and write it beside the weights.
-
-    `python -m vlmguard_lab.testbed.probe [FOLDER]` does it; without a folder, for the shipped weights.
-    """
+def main(
+    checkpoint: Annotated[str, typer.Argument(help="The testbed, or the folder of a model of its world.")] = "testbed",
+) -> None:
+    """Fit the probe on a model of the testbed's world and write it beside the weights (minutes)."""
     found = fit_probe(load_vlm(checkpoint, device="cpu"))
     found.save(Path(checkpoint_path(checkpoint)) / PROBE_FILE)
-    return found
 
 
 if __name__ == "__main__":
-    refit(*sys.argv[1:])
+    typer.run(main)
