@@ -8,19 +8,20 @@ or beyond 512 MB; its input is kept and named. A stopped run goes on where it wa
 """
 
 import json
-import os
-import platform
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.progress import Progress
 
+from langchain_vlmguard.files import write_json
+from vlmguard_lab.bench import page
+from vlmguard_lab.facts import run_facts
+
+RESULTS = page.RESULTS / "fuzz.json"
 TARGETS = ("messages", "files")
 SECONDS, MEGABYTES = 5, 512
 
@@ -48,12 +49,6 @@ def seen_in(folder):
     return json.loads(path.read_text()) if path.exists() else {"cases": 0, "pictures": 0, "slowest_ms": 0, "peak_mb": 0}
 
 
-def write_whole(path, value):
-    beside = path.with_suffix(".tmp")
-    beside.write_text(json.dumps(value, indent=1) + "\n")
-    beside.replace(path)
-
-
 def table(found):
     """Return what was seen as a Markdown table."""
     lines = [
@@ -76,13 +71,14 @@ def main(
     output: Annotated[Path | None, typer.Option("--json")] = None,
 ) -> None:
     """Fuzz and write what was seen."""
+    facts = run_facts("atheris", "pillow")
     with Progress() as progress:
         found = {name: fuzz(name, cases // len(TARGETS), work / name, progress) for name in TARGETS}
-    found |= {"limits": {"seconds": SECONDS, "mb": MEGABYTES}, "date": datetime.now(UTC).date().isoformat()}
-    found["machine"] = f"{os.cpu_count()} CPU cores ({platform.machine()})"
-    found["versions"] = {name: version(name) for name in ("atheris", "pillow", "langchain-core")}
+    found |= {"limits": {"seconds": SECONDS, "mb": MEGABYTES}, **facts}
     if output:
-        write_whole(output, found)
+        write_json(output, found)
+    if output and output.resolve() == RESULTS:
+        page.place(page.DOCS / "content.md", {"fuzz": table(found)})
     typer.echo(table(found))
 
 

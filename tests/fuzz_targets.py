@@ -10,7 +10,8 @@ from pathlib import Path
 import atheris
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
-from tests.fuzz import MEGABYTES, SECONDS, seen_in, write_whole
+from langchain_vlmguard.files import write_json
+from tests.fuzz import MEGABYTES, SECONDS, seen_in
 
 with atheris.instrument_imports(include=["langchain_vlmguard.content", "PIL"]):
     from tests.pictures import READABLE, UNREADABLE, b64, data_uri
@@ -124,7 +125,7 @@ def main(name, cases, folder):
         if seen["cases"] % 1_000 == 0 or seen["cases"] >= cases:
             seen["peak_mb"] = max(seen["peak_mb"], peak_mb())
             assert seen["peak_mb"] < MEGABYTES, "some input takes too much memory"
-            write_whole(folder / "seen.json", seen)
+            write_json(folder / "seen.json", seen)
         if seen["cases"] >= cases:
             os._exit(0)
 

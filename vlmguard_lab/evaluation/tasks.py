@@ -37,11 +37,6 @@ def _earlier(item: Item) -> list[ChatMessage]:
     return [message for turn in turns for message in turn]
 
 
-def item_facts(state: TaskState) -> dict[str, Any]:
-    """Return what `sample` wrote beside the request."""
-    return state.metadata
-
-
 @solver
 def ask() -> Solver:
     """Ask once, offering the item's tools; a tool call is the answer and is not carried out."""
