@@ -50,7 +50,7 @@ def architectures(
 ) -> None:
     """Try every supported architecture with every capability, on tiny random models.
 
-    Takes about five minutes, or seconds a family; goes on after a stop. Families that are not named keep their rows. Writes
+    Takes a few minutes, seconds a family; goes on after a stop. Families that are not named keep their rows. Writes
     docs/results/architectures.json and the table in docs/chat_model.md. Needs a checkout: the models are those of the tests.
     """
     from vlmguard_lab.bench import architectures as measurement
@@ -148,8 +148,8 @@ def evidence(
 ) -> None:
     """Measure what the evidence reader finds in pictures, and what judging it does to drawn requests.
 
-    Takes about two hours on two cores, seconds a picture; goes on after a stop. Parts that are not measured are kept. Writes
-    docs/results/evidence.json and the table in docs/content.md.
+    Takes about an hour and a half of one core, seconds a picture; goes on after a stop. Parts that are not measured are kept.
+    Writes docs/results/evidence.json and the table in docs/content.md.
     """
     from vlmguard_lab.bench import evidence as measurement
 
@@ -203,8 +203,8 @@ def rewriter_transfer(
 ) -> None:
     """Put one rewriter in front of frozen models: what it mends, what it costs, what each part of the guard adds.
 
-    Takes about an hour a model on two cores; goes on after a stop. Writes docs/results/rewriter_transfer.json and the tables in
-    docs/rewriting.md; with another --json, that file alone. `make transfer` runs it with every target and ablation.
+    Takes about half an hour of one core for five models; goes on after a stop. Writes docs/results/rewriter_transfer.json and
+    the tables in docs/rewriting.md; with another --json, that file alone. `make transfer` runs it with every target and ablation.
     """
     from vlmguard_lab.bench import rewriter_transfer as measurement
 
@@ -235,8 +235,8 @@ def evaluate(
 ) -> None:
     """Measure every defence under every attack, on testbeds of several architectures.
 
-    Takes about a day of one core, less with fewer requests; says how long the rest will take, and goes on after a stop. Writes
-    docs/results/evaluation.json, the figures and the tables in docs/evaluation.md, and the README's summary.
+    Takes about two hours of one core as `make evaluate` runs it; says how long the rest will take, and goes on after a stop.
+    Writes docs/results/evaluation.json, the figures and the tables in docs/evaluation.md, and the README's summary.
     """
     from vlmguard_lab.bench.evaluation import run as measurement
 
