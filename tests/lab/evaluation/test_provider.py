@@ -13,9 +13,10 @@ from inspect_ai.tool import ToolCall, ToolInfo
 from langchain_core.messages import HumanMessage
 from PIL import Image
 
-from langchain_vlmguard import create_vlm_guard
+from langchain_vlmguard import ReasoningRewriter, create_vlm_guard
 from langchain_vlmguard.errors import EvaluationError
 from tests.chat_models import ScriptedModel
+from tests.rewrites import ALLOW
 from vlmguard_lab.evaluation.provider import LangChainAPI, as_inspect_model, to_langchain, to_output
 
 
@@ -58,7 +59,8 @@ async def test_a_chat_model_answers_with_its_usage():
 
 
 async def test_a_guard_graph_answers_with_its_verdict():
-    guard = create_vlm_guard(ScriptedModel(answers=["hello"])).compile()
+    rewriter = ReasoningRewriter.from_model(ScriptedModel(answers=[ALLOW]))
+    guard = create_vlm_guard(ScriptedModel(answers=["hello"]), rewriter).compile()
     output = await as_inspect_model("guarded", lambda tools: guard).generate("hi")
     assert output.completion == "hello"
     assert output.metadata["verdict"]["answer"] == "released"
