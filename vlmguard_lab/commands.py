@@ -124,6 +124,8 @@ def _arms_table(results: dict[str, Any]) -> Table:
 
 
 def _turns_table(result: DemoResult, pictures: list[Path | None]) -> Table:
+    from vlmguard_lab.testbed.demo import risk_words
+
     table = Table(title="Plain and guarded, side by side", show_lines=True, title_justify="left")
     for column in ("picture", "request", "plain answer", "guarded answer", "with rewriter", "verdict"):
         table.add_column(column, overflow="fold", ratio=1 if column in ("picture", "verdict") else 2)
@@ -133,7 +135,7 @@ def _turns_table(result: DemoResult, pictures: list[Path | None]) -> Table:
             picture.name if picture else "-",
             f"{'[red]harmful[/red]' if turn.request.harmful else '[green]harmless[/green]'}\n{turn.request.text}",
             *(_judged(turn, text) for text in (turn.plain, turn.guarded, turn.rewritten)),
-            f"{verdict['action']} · {verdict['severity']}\nrisk {verdict['risk']:.2f}",
+            f"{verdict['action']} · {verdict['severity']}\n{risk_words(verdict)}",
         )
     return table
 

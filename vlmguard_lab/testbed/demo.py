@@ -150,6 +150,11 @@ class _GuardedTestbed:
         return [answer_text(state["messages"][-1]) for state in states], [state["verdict"] for state in states]
 
 
+def risk_words(verdict: dict[str, Any]) -> str:
+    """Return a verdict's risk for a reader; a turn that nobody judged has none."""
+    return "risk not judged" if verdict["risk"] is None else f"risk {verdict['risk']:.2f}"
+
+
 def answer_text(message: AIMessage) -> str:
     """Return an answer as the testbed writes it, tool calls included."""
     if message.tool_calls:

@@ -6,7 +6,7 @@ from html import escape
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from vlmguard_lab.testbed.demo import ARMS
+from vlmguard_lab.testbed.demo import ARMS, risk_words
 from vlmguard_lab.testbed.judge import Outcome, judge
 from vlmguard_lab.testbed.requests import png_base64
 
@@ -155,7 +155,7 @@ def _answer(arm: str, turn: Turn, text: str, verdict: dict[str, Any] | None = No
 
 
 def _verdict(verdict: dict[str, Any]) -> str:
-    words = f"{verdict['action']} · {verdict['severity']} · risk {verdict['risk']:.2f}"
+    words = f"{verdict['action']} · {verdict['severity']} · {risk_words(verdict)}"
     if steering := verdict.get("steering"):
         words += f" · gate {'open' if steering['open'] else 'closed'}, strength {steering['strength']:.2f}"
     if prompt := verdict.get("rewritten_prompt"):
