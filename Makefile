@@ -14,7 +14,7 @@ OLDEST_TESTS := tests/unit_tests/agents tests/unit_tests/faces tests/unit_tests/
   tests/integration_tests/test_standard_chat.py tests/integration_tests/test_examples.py \
   tests/integration_tests/test_langgraph_dev.py
 
-.PHONY: demo test test-lab test-oldest test-all lint format bench evaluate fuzz transfer targets testbed clean
+.PHONY: demo test test-lab test-oldest test-all lint format bench evaluate fuzz transfer targets testbed reference clean
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -80,6 +80,11 @@ fuzz: $(READY)  ## A million hostile messages and picture files (half an hour; g
 
 testbed: $(READY)  ## Train the testbed from scratch (half an hour on two cores).
 	$(BIN)/python -m vlmguard_lab.testbed.build
+
+SIZE ?= 0.5b
+
+reference: $(READY)  ## Build the reference model from checked packages into build/reference (SIZE=1.5b: the larger one).
+	$(BIN)/python -m vlmguard_lab.reference build --size $(SIZE)
 
 targets: $(READY)  ## Train the targets that are missing (forty minutes of a core each).
 	for name in gemma3 idefics3 internvl qwen2_vl; do \
