@@ -40,7 +40,9 @@ RESULTS = "results.json"
 class Plan:
     """What to evaluate."""
 
-    suites: Sequence[str]
+    suites: Sequence[str | Suite]
+    """By name, or read already."""
+
     model: str = "testbed"
     arms: Sequence[str] = ("none", "steering")
     judges: Sequence[str] = ()
@@ -90,7 +92,7 @@ def evaluate(
     cards: dict[str, SuiteCard] = {}
     for spec in plan.suites:
         for seed in plan.seeds:
-            suite = load_suite(spec, out, limit=plan.limit, seed=seed)
+            suite = load_suite(spec, out, limit=plan.limit, seed=seed) if isinstance(spec, str) else spec
             cards[suite.card.name] = suite.card
             for name in plan.arms:
                 on_task(f"{suite.card.name} / {name} / seed {seed}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from inspect_ai.dataset import MemoryDataset, Sample
-from inspect_ai.model import ChatMessageAssistant, ChatMessageUser, ContentImage, ContentText
+from inspect_ai.model import ChatMessageAssistant, ChatMessageSystem, ChatMessageUser, ContentImage, ContentText
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 from inspect_ai.tool import ToolDef, ToolParams
 
@@ -29,7 +29,8 @@ def sample(item: Item) -> Sample:
     shown: list[Content] = [ContentImage(image=str(path)) for path in pictures]
     facts = {"cell": item.cell, "harmful": item.harmful, "tools": list(item.tools), "reference": item.reference}
     message = ChatMessageUser(content=[*shown, ContentText(text=item.text)])
-    return Sample(id=item.id, input=[*_earlier(item), message], metadata=facts)
+    told: list[ChatMessage] = [ChatMessageSystem(content=item.system)] if item.system else []
+    return Sample(id=item.id, input=[*told, *_earlier(item), message], metadata=facts)
 
 
 def _earlier(item: Item) -> list[ChatMessage]:

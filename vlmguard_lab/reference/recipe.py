@@ -53,7 +53,7 @@ class Recipe:
     scale: float = 2.0
     stages: tuple[Stage, ...] = (
         Stage("caption", 16, pictures=4, questions=2, chats=0, projector_rate=4e-4),
-        Stage("instruct", 200, pictures=4, questions=5, chats=1, projector_rate=4e-4, adapter_rate=6e-4),
+        Stage("instruct", 120, pictures=4, questions=5, chats=1, projector_rate=4e-4, adapter_rate=6e-4),
     )
 
     @property

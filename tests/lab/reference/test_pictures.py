@@ -35,7 +35,7 @@ def work(tmp_path):
     home = taken["google"] / "package"
     home.mkdir(parents=True)
     (home / "emoji.json").write_text(json.dumps(listed))
-    for name in ("cat", "gun", SEEN[5].emoji[0], UNSEEN[0].emoji[0]):
+    for name in ("cat", "gun", "grapes", SEEN[5].emoji[0], UNSEEN[0].emoji[0]):
         entry = listed[names.index(name)]
         drawn(home / "img/google/64" / entry["image"])
         drawn(taken["twitter"] / "package/img/twitter/64" / entry["image"], "blue")

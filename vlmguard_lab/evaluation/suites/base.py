@@ -39,6 +39,9 @@ class Item:
     tools: tuple[dict[str, Any], ...] = ()
     """Tools offered, in OpenAI's form."""
 
+    system: str = ""
+    """A system prompt of the agent's own; the model's default if empty."""
+
     reference: dict[str, Any] = field(default_factory=dict)
     """What judges of this suite need, as JSON: a warning, a right answer, a label."""
 
