@@ -259,6 +259,43 @@ def evaluate(
 
 
 @app.command()
+def reference(
+    checkpoint: Annotated[Path, typer.Option(help="The reference model.")] = page.ROOT / "build" / "reference",
+    data: Annotated[
+        Path | None, typer.Option(envvar="VLMGUARD_TEST_DATA", help="Folder of the public sets.", exists=True)
+    ] = None,
+    pictures: Annotated[Path, typer.Option(help="Folder of the labelled pictures.")] = page.ROOT
+    / "build"
+    / "reference-work",
+    judge: Annotated[
+        Path | None, typer.Option(help="Checkpoint before training that judges harm; phrases alone judge if none.")
+    ] = None,
+    arms: Annotated[str, typer.Option(help="Arms, separated by commas; all if empty.")] = "",
+    families: Annotated[str, typer.Option(help="Families of requests, separated by commas; all if empty.")] = "",
+    work: Work = page.WORK / "reference",
+    output: Results = page.RESULTS / "reference.json",
+    *,
+    quick: Annotated[bool, typer.Option("--quick", help="Few requests of each kind.")] = False,
+    publish_only: Annotated[bool, typer.Option("--publish-only", help="Draw figures and tables again.")] = False,
+) -> None:
+    """Measure the reference model in plain English: what it refuses, what pictures do to that, and what defences mend.
+
+    Takes about four hours on two cores, and with --quick well under one; goes on after a stop, and takes on further arms and
+    families. Writes docs/results/reference.json, the figures and the tables in docs/reference.md; with another --json, that
+    file alone.
+    """
+    from vlmguard_lab.bench.reference import run as measurement
+
+    if publish_only:
+        measurement.publish()
+        return
+    plan = measurement.plan_of(
+        checkpoint, data, pictures, work, judge=judge, arms=_listed(arms), families=_listed(families), quick=quick
+    )
+    measurement.run(plan, output)
+
+
+@app.command()
 def publish_demo() -> None:
     """Put the demo's measured cells into the README: the picture at its top and the table.
 

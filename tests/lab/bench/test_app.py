@@ -67,13 +67,20 @@ def test_every_make_target_in_the_documents_exists(target):
     assert re.search(rf"^{target}:", (page.ROOT / "Makefile").read_text(), re.MULTILINE), target
 
 
+def program_of(module, words):
+    """The command that a module runs: its `main`, or for a package with an `app` the subcommand that is named."""
+    if find_spec(module).submodule_search_locations is not None:
+        return get_command(import_module(f"{module}.app").app).commands[words[0]]
+    program = typer.Typer()
+    program.command()(import_module(module).main)
+    return get_command(program)
+
+
 @pytest.mark.parametrize("command", quoted(r"python -m ((?:vlmguard_lab|tests)\.[^`\n#)]*)"))
 def test_every_module_that_the_documents_run_exists_and_knows_its_options(command):
     module, *words = shlex.split(command)
     assert find_spec(module), module
-    program = typer.Typer()
-    program.command()(import_module(module).main)
-    known = {flag for parameter in get_command(program).params for flag in parameter.opts}
+    known = {flag for parameter in program_of(module, words).params for flag in parameter.opts}
     assert {word for word in words if word.startswith("--")} <= known
 
 
