@@ -150,7 +150,7 @@ def _halves(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _decode_f32(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
-    values: NDArray[np.float32] = np.ascontiguousarray(raw).view(np.float32)
+    values: NDArray[np.float32] = raw.copy().view(np.float32)
     return values
 
 

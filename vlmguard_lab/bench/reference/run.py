@@ -101,10 +101,10 @@ def publish() -> None:
 
 def _parts(plan: Measurement, finished: Finished) -> list[list[Part]]:
     count = plan.counts
-    first = [Part("directions", partial(fit, plan.checkpoint, plan.tokens), 400.0)]
-    second = [Part("judges/refusal", partial(refusal_agreement, plan), 1.0)]
-    second += [Part(f"pictures/{measure}", partial(seen, plan, measure), 2.0 * count.pictures) for measure in MEASURES]
-    second += [
+    first = [Part("judges/refusal", partial(refusal_agreement, plan), 1.0)]
+    first += [Part(f"pictures/{measure}", partial(seen, plan, measure), 2.0 * count.pictures) for measure in MEASURES]
+    first += [Part("directions", partial(fit, plan.checkpoint, plan.tokens), 400.0)]
+    second = [
         Part(f"answers/{arm}/{family}", partial(answered, plan, arm, family), 5.0 * plan.limit(arm))
         for family in plan.families
         for arm in plan.arms
