@@ -9,7 +9,10 @@ from functools import cache
 from pathlib import Path
 
 _HERE = Path(__file__).parent
-_VOWELS = "aeiou"
+_VOWELS, _LIKE_YOU = tuple("aeiou"), ("uni", "uku", "eu")
+_SINGULAR = ("ss", "us")
+"""Ends of words that are no plurals."""
+
 _ONE_IN = 7
 """One group of concepts in this many is held out."""
 
@@ -64,9 +67,9 @@ class Concept:
 
 def phrase_of(name: str, *, countable: bool = True) -> str:
     """Return a name with its article, if it takes one."""
-    if not countable or (name.endswith("s") and not name.endswith("ss")) or " and " in name:
+    if not countable or (name.endswith("s") and not name.endswith(_SINGULAR)) or " and " in name:
         return name
-    return f"{'an' if name[0] in _VOWELS else 'a'} {name}"
+    return f"{'an' if name.startswith(_VOWELS) and not name.startswith(_LIKE_YOU) else 'a'} {name}"
 
 
 @cache

@@ -48,7 +48,7 @@ _KIND = (
 )
 _KINDS = ("It belongs to this kind: {kind}.", "{Kind}.")
 
-SHARES = {"name": 0.34, "short": 0.06, "choice": 0.26, "list": 0.06, "is": 0.14, "kind": 0.04, "fact": 0.10}
+SHARES = {"name": 0.30, "short": 0.05, "choice": 0.34, "list": 0.06, "is": 0.16, "kind": 0.04, "fact": 0.05}
 """How often each form is drawn."""
 
 

@@ -45,15 +45,15 @@ class Recipe:
     """Height and width of a picture, in pixels: 49 patches, so 49 tokens."""
 
     seed: int = 0
-    start_steps: int = 700
+    start_steps: int = 600
     """Steps in which the projector learns the names without the language model."""
 
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
     rank: int = 8
     scale: float = 2.0
     stages: tuple[Stage, ...] = (
-        Stage("caption", 16, pictures=4, questions=2, chats=0, projector_rate=4e-4),
-        Stage("instruct", 120, pictures=4, questions=5, chats=1, projector_rate=4e-4, adapter_rate=6e-4),
+        Stage("caption", 8, pictures=4, questions=2, chats=0, projector_rate=5e-5),
+        Stage("instruct", 60, pictures=4, questions=5, chats=1, projector_rate=3e-5, adapter_rate=8e-4),
     )
 
     @property

@@ -7,6 +7,7 @@ is therefore its own doing.
 from __future__ import annotations
 
 import math
+import random
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from langchain_vlmguard.files import read_tensors, write_tensors
 from vlmguard_lab.reference.adapter import Adapter
 from vlmguard_lab.reference.lessons import pack
-from vlmguard_lab.reference.projector import name_targets, start_projector
+from vlmguard_lab.reference.projector import NOISE, name_targets, start_projector, whole_spread
 from vlmguard_lab.reference.visual_part import VisualPart
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Trainer:
         """
         self.recipe, self.reader, self.course, self.work = recipe, reader, course, work
         torch.manual_seed(recipe.seed)
+        self.spread = whole_spread(course.features)
         self.adapter = Adapter(reader.language, recipe.targets, rank=recipe.rank, scale=recipe.scale)
 
     def run(self, say: Callable[[str], None]) -> VisualPart:
@@ -123,7 +125,7 @@ class Trainer:
     def _step(self, stage: Stage, number: int, optimiser: torch.optim.Optimizer) -> float:
         lessons = self.course.lessons.draw(stage, number)
         packed = pack(self.reader, lessons)
-        shown = {n: self.course.features[n] for n in packed.pictures}
+        shown = {n: self._moved(n, f"{stage.name}:{number}") for n in packed.pictures}
         loss = self.reader.loss(packed, shown)
         loss.backward()  # type: ignore[no-untyped-call]
         trained = [parameter for group in optimiser.param_groups for parameter in group["params"]]
@@ -131,6 +133,13 @@ class Trainer:
         optimiser.step()
         optimiser.zero_grad()
         return float(loss.item())
+
+    def _moved(self, number: int, when: str) -> Tensor:
+        """Return a picture's features, moved as a whole: things that were never seen then look less strange."""
+        chance = torch.Generator().manual_seed(random.Random(f"{self.recipe.seed}:{when}:{number}").getrandbits(62))
+        return self.course.features[number].float() + NOISE * self.spread * torch.randn(
+            len(self.spread), generator=chance
+        )
 
     def _groups(self, stage: Stage) -> list[tuple[list[nn.Parameter], float]]:
         """Return what the stage trains and how fast; everything else is frozen."""

@@ -111,7 +111,13 @@ def test_names_and_synonyms_count_and_parts_of_words_do_not():
     assert CAT.named_in("It is a kitten!")
     assert CAT.named_in("Two cats.")
     assert not CAT.named_in("It is a caterpillar.")
-    assert [phrase_of(name) for name in ("owl", "kite", "grapes", "glass")] == ["an owl", "a kite", "grapes", "a glass"]
+    assert [phrase_of(name) for name in ("owl", "octopus", "grapes", "glass", "unicorn")] == [
+        "an owl",
+        "an octopus",
+        "grapes",
+        "a glass",
+        "a unicorn",
+    ]
 
 
 def test_concepts_are_many_and_some_are_held_out():
