@@ -70,6 +70,9 @@ def train(
     base: Base = None,
     out: Annotated[Path | None, typer.Option(help="File of the trained part; the lab's own data if not named.")] = None,
     factor: Annotated[float, typer.Option(min=0.001, help="Multiply every stage's steps.")] = 1.0,
+    adapter_from: Annotated[
+        Path | None, typer.Option(help="Begin with the adapter of this trained part.", exists=True)
+    ] = None,
 ) -> None:
     """Train projector and adapter again. Hours on two cores; goes on after a stop.
 
@@ -77,4 +80,4 @@ def train(
     """
     from vlmguard_lab.reference.make import train as run
 
-    run(size, work, base, out, factor)
+    run(size, work, base, out, factor, adapter_from)

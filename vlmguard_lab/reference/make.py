@@ -71,7 +71,9 @@ def _assemble(size: Size, out: Path, work: Path, source: Source, visual: Path | 
     write_json(marker, about)
 
 
-def train(size: Size, work: Path, base: Path | None, out: Path | None, factor: float) -> Path:
+def train(
+    size: Size, work: Path, base: Path | None, out: Path | None, factor: float, adapter_from: Path | None = None
+) -> Path:
     """Train projector and adapter and write them to a file.
 
     Args:
@@ -80,6 +82,7 @@ def train(size: Size, work: Path, base: Path | None, out: Path | None, factor: f
         base: Checkpoint folder before training; made under `work` if there is none.
         out: File to write; the lab's own data if not named.
         factor: What every stage's steps are multiplied by.
+        adapter_from: A trained part whose adapter training begins with; with nothing added if there is none.
 
     Returns:
         The file.
@@ -89,8 +92,18 @@ def train(size: Size, work: Path, base: Path | None, out: Path | None, factor: f
     course = gather(size, base, work, seed=recipe.seed)
     folder = work / f"training-{size}"
     folder.mkdir(parents=True, exist_ok=True)
-    visual = Trainer(recipe, Reader(base), course, folder).run(typer.echo)
+    trainer = Trainer(recipe, Reader(base), course, folder)
+    if adapter_from is not None:
+        trainer.adapter.load(VisualPart.load(adapter_from))
+    visual = trainer.run(typer.echo)
     file = out or trained_file(size)
     file.parent.mkdir(parents=True, exist_ok=True)
-    visual.save(file, {"recipe": recipe.sha256, "size": size})
+    visual.save(
+        file,
+        {
+            "recipe": recipe.sha256,
+            "size": size,
+            "adapter_from": VisualPart.sha256(adapter_from) if adapter_from else "nothing",
+        },
+    )
     return file
