@@ -92,10 +92,7 @@ def train(
     course = gather(size, base, work, seed=recipe.seed)
     folder = work / f"training-{size}"
     folder.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(recipe, Reader(base), course, folder)
-    if adapter_from is not None:
-        trainer.adapter.load(VisualPart.load(adapter_from))
-    visual = trainer.run(typer.echo)
+    visual = Trainer(recipe, Reader(base), course, folder, adapter_from).run(typer.echo)
     file = out or trained_file(size)
     file.parent.mkdir(parents=True, exist_ok=True)
     visual.save(

@@ -50,7 +50,9 @@ class Course:
 class Trainer:
     """Runs the stages of a recipe, picking up where an earlier run was stopped."""
 
-    def __init__(self, recipe: Recipe, reader: Reader, course: Course, work: Path) -> None:
+    def __init__(
+        self, recipe: Recipe, reader: Reader, course: Course, work: Path, adapter_from: Path | None = None
+    ) -> None:
         """Put the adapter into the language model; nothing is trained yet.
 
         Args:
@@ -58,11 +60,16 @@ class Trainer:
             reader: The base model.
             course: What is learned from.
             work: Folder of checkpoints.
+            adapter_from: A trained part whose adapter it begins with; with nothing added if there is none.
         """
         self.recipe, self.reader, self.course, self.work = recipe, reader, course, work
         torch.manual_seed(recipe.seed)
         self.spread = whole_spread(course.features)
         self.adapter = Adapter(reader.language, recipe.targets, rank=recipe.rank, scale=recipe.scale)
+        self._begun = "nothing"
+        if adapter_from is not None:
+            self.adapter.load(VisualPart.load(adapter_from))
+            self._begun = VisualPart.sha256(adapter_from)
 
     def run(self, say: Callable[[str], None]) -> VisualPart:
         """Run what is not finished and return what was trained.
@@ -176,7 +183,8 @@ class Trainer:
 
     def _marks(self, stages: int) -> dict[str, str]:
         """Return what a checkpoint says of itself: a recipe that differs in later stages alone may go on from it."""
-        return {"format": "vlmguard-reference-checkpoint", "recipe": self.recipe.sha256_until(stages)}
+        marks = {"format": "vlmguard-reference-checkpoint", "recipe": self.recipe.sha256_until(stages)}
+        return {**marks, "adapter_from": self._begun} if stages else marks
 
 
 def _share(step: int, steps: int) -> float:

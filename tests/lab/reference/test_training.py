@@ -113,6 +113,22 @@ def test_another_recipe_does_not_go_on_from_a_checkpoint_but_a_longer_last_stage
     assert longer.sha256_until(1) == RECIPE.sha256_until(1)
 
 
+def test_training_begins_with_an_earlier_adapter_and_goes_on_with_it_after_a_stop(checkpoint, tmp_path):
+    first = Trainer(RECIPE, Reader(checkpoint), course(), tmp_path / "first").run(print)
+    first.save(tmp_path / "first.safetensors", {})
+    begun = Trainer(RECIPE, Reader(checkpoint), course(), tmp_path / "second", tmp_path / "first.safetensors")
+    for name, (_, up) in first.adapter.items():
+        torch.testing.assert_close(begun.adapter.state()[name][1], up.to(torch.bfloat16).float())
+    whole = begun.run(print)
+    again = Trainer(RECIPE, Reader(checkpoint), course(), tmp_path / "second", tmp_path / "first.safetensors").run(
+        print
+    )
+    for name, (_, up) in whole.adapter.items():
+        torch.testing.assert_close(again.adapter[name][1], up)
+    with pytest.raises(DirectionsMismatchError):
+        Trainer(RECIPE, Reader(checkpoint), course(), tmp_path / "second").run(print)
+
+
 def test_the_projector_learns_names_without_the_language_model():
     chance = torch.Generator().manual_seed(0)
     targets = torch.randn(5, 16, generator=chance)
