@@ -134,11 +134,12 @@ def picture_bytes(picture: Image.Image, limits: ImageLimits) -> bytes:
     return buffer.getvalue()
 
 
-def holds_picture(value: object, *, most_parts: int = 200_000) -> bool:
+def holds_picture(value: object, *, declared: bool = True, most_parts: int = 200_000) -> bool:
     """Whether a picture may be anywhere in a value; one too large to be searched counts as holding one.
 
     Args:
         value: Anything: nested mappings, sequences and pydantic models are searched.
+        declared: Whether a mapping that calls itself a picture counts, whatever it holds; a search for images does so, too.
         most_parts: How many parts are looked at.
     """
     waiting = [value]
@@ -146,7 +147,7 @@ def holds_picture(value: object, *, most_parts: int = 200_000) -> bool:
         if not waiting:
             return False
         one = waiting.pop()
-        if may_be_picture(one):
+        if may_be_picture(one) and (declared or not isinstance(one, Mapping)):
             return True
         waiting += parts_of(one)
     return bool(waiting)

@@ -56,7 +56,7 @@ ImageHost = Annotated[
 
 
 class ReadLimits(BaseModel):
-    """How much one conversation may hold. Whatever is over a limit is unread, and the policy decides about it.
+    """How much may be judged at once. Whatever is over a limit is unread, and the policy decides about it.
 
     ??? example "Two small pictures at most"
 
@@ -71,11 +71,16 @@ class ReadLimits(BaseModel):
     """Of each picture."""
 
     max_images: int = Field(default=8, ge=0)
-    """Pictures of the current turn, and again of all earlier ones; frames count."""
+    """Pictures of the current turn; frames count."""
+
+    max_earlier_images: int = Field(default=64, ge=0)
+    """Pictures of earlier turns that a model still gets, the newest ones; with an evidence reader at most `max_images`."""
 
     max_text_chars: int = Field(default=100_000, gt=0)
+    """Characters that people wrote in the current turn, and characters of each answer or tool result in it."""
+
     max_blocks: int = Field(default=2_000, gt=0)
-    """Parts of the whole conversation."""
+    """Parts of the current turn."""
 
     hosts: frozenset[ImageHost] = frozenset()
     """Hosts from which pictures are fetched by address, over https: `"img.example.com"`, `"*.example.com"` for subdomains,

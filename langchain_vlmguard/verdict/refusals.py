@@ -41,12 +41,15 @@ def refusal_message(text: str, verdict: SafetyVerdict, **fields: Any) -> AIMessa
 
 
 def in_plain_words(message: BaseMessage) -> BaseMessage:
-    """Return a message without the refusal blocks whose words it says as text too: not every provider takes one back."""
+    """Return a refusal as every provider takes it back: its words as plain text, without blocks of type `refusal`."""
     if not isinstance(message, AIMessage) or isinstance(message.content, str):
         return message
     said = {block.get("text") for block in message.content if isinstance(block, dict) and block.get("type") == "text"}
     kept = [block for block in message.content if not (_is_refusal(block) and block["refusal"] in said)]
-    return message if len(kept) == len(message.content) else message.model_copy(update={"content": kept})
+    if len(kept) == len(message.content):
+        return message
+    is_one_text = len(kept) == 1 and isinstance(kept[0], dict) and kept[0].keys() <= {"type", "text"}
+    return message.model_copy(update={"content": kept[0]["text"] if is_one_text else kept})  # type: ignore[index]
 
 
 def _is_refusal(block: Any) -> TypeGuard[Json]:
