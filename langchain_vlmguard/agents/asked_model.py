@@ -27,6 +27,11 @@ class AskedModel(Runnable[Any, Any]):
         self._request, self._handler, self._mutes = request, handler, mutes
         self.response: ModelResponse[Any] | None = None
 
+    @property
+    def model_name(self) -> str:
+        """What the model is called in traces and events."""
+        return str(self._request.model.get_name())
+
     def again(self) -> AskedModel:
         """Return the same model for another call, whose response does not mix with that of one under way."""
         return AskedModel(self._request, self._handler, mutes=self._mutes)

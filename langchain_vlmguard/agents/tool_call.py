@@ -9,9 +9,9 @@ from langchain_core.messages import RemoveMessage, ToolMessage, convert_to_messa
 from langgraph.errors import GraphBubbleUp
 from langgraph.types import Command
 
-from langchain_vlmguard.agents.held import WAITS, new_id, packed
+from langchain_vlmguard.agents.held import WAITS, call_name, new_id, packed
 from langchain_vlmguard.agents.log import CheckLog
-from langchain_vlmguard.agents.prints import call_fingerprint, fingerprint
+from langchain_vlmguard.agents.quiet_tool import HeldEnds, QuietTool
 from langchain_vlmguard.agents.state import GUARD_KEYS
 from langchain_vlmguard.guard import answers
 from langchain_vlmguard.guard.effects import handle, together, work
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from langchain_vlmguard.agents.options import AgentGuard
     from langchain_vlmguard.guard.effects import Flow
-    from langchain_vlmguard.guard.state import Stage
+    from langchain_vlmguard.guard.state import CheckRecord, Stage
     from langchain_vlmguard.verdict.records import Json
 
 _LONGEST_ERROR = 4000
@@ -50,16 +50,21 @@ def guard_tool_call(agent: AgentGuard, request: ToolCallRequest, handler: Callab
     denied = yield from call.judge_arguments()
     if denied is not None:
         return denied
+    held = HeldEnds()
     try:
-        result = yield from handle(handler, call.prepared())
-    except GraphBubbleUp:
+        result = yield from handle(handler, call.prepared(held))
+    except GraphBubbleUp as stop:
+        yield from held.tell(error=stop)
         raise
     except Exception as error:
         shown = yield from call.judge_error(error)
+        yield from held.tell(shown, None if shown else error)
         if shown is None:
             raise
         return shown
-    return (yield from call.judge_results(result))
+    judged = yield from call.judge_results(result)
+    yield from held.tell(first_message(judged))
+    return judged
 
 
 @dataclass(frozen=True)
@@ -83,15 +88,14 @@ class _ToolCall:
     def checks_results(self) -> bool:
         return self.agent.covers(self.name) and self.agent.check_tool_results
 
-    def judge_arguments(self) -> Flow[Command[Any] | None]:
+    def judge_arguments(self) -> Flow[ToolMessage | None]:
         """Judge the call unless it was judged just as it stands; return what stands in for one that may not run."""
         agent, call = self.agent, self.request.tool_call
         if not agent.covers(self.name):
             return None
-        known = (self.state.get("vlmguard") or {}).get(agent.note("call", str(call["id"])))
-        decided = known is not None and (known["action"] != "allow" or known["print"] == call_fingerprint(call))
+        known = (self.state.get("vlmguard") or {}).get(agent.note("call", call_name(call)))
         draft = None if known is None else Draft.from_state(known["draft"])
-        if agent.check_tool_args and not decided:
+        if agent.check_tool_args and draft is None:
             subject = Subject.of_call(call, getattr(self.request.tool, "description", "") or "")
             [draft] = yield from answers.judge_subjects(self.guarded, [subject])
             draft = _refused(draft)
@@ -99,16 +103,16 @@ class _ToolCall:
         if draft is None or draft.is_open or agent.monitors:
             return None
         agent.raise_violation("tool_args", draft)
-        return self._update(self._error(draft, "tool_args"))
+        return self._told(self._error(draft, "tool_args"))
 
-    def prepared(self) -> ToolCallRequest:
+    def prepared(self, held: HeldEnds) -> ToolCallRequest:
         """Return the request with a tool whose raw result reaches no stream."""
         tool = self.request.tool
         if tool is None or self.agent.monitors or not self.checks_results:
             return self.request
-        return self.request.override(tool=tool.model_copy(update={"tags": [*(tool.tags or []), "nostream"]}))
+        return self.request.override(tool=QuietTool.of(tool, held))
 
-    def judge_error(self, error: Exception) -> Flow[Command[Any] | None]:
+    def judge_error(self, error: Exception) -> Flow[ToolMessage | None]:
         """Judge an exception's words, which other middleware may show to the model; return what stands in for harmful ones."""
         if not self.checks_results:
             return None
@@ -119,7 +123,7 @@ class _ToolCall:
         if draft.is_open or self.agent.monitors:
             return None
         self.agent.raise_violation("tool_result", draft)
-        return self._update(self._error(draft, "tool_result"))
+        return self._told(self._error(draft, "tool_result"))
 
     def judge_results(self, result: Any) -> Flow[Any]:
         """Judge the messages that a tool returned; return what it returned with a notice in place of harmful ones."""
@@ -131,12 +135,19 @@ class _ToolCall:
             for place, (draft, read) in zip(places, found, strict=True):
                 message, settled = _get(parts, place), self.agent.settle(draft)
                 self._add("tool_result", settled)
-                kept = message if self.agent.monitors else self._checked(message, settled, read)
-                _set(parts, place, kept)
-                self.log.note("passed", fingerprint([kept]))
+                _set(parts, place, message if self.agent.monitors else self._checked(message, settled, read))
         self.log.publish(self.request.runtime.stream_writer)
-        parts = [self._with_notes(part) if at == 0 else part for at, part in enumerate(parts)]
+        waits = bool(self.log.notes)
+        messages = [one for place in places if isinstance(one := _get(parts, place), ToolMessage)]
+        self._remember([one for one in messages if one.content != WAITS], [] if waits else self.log.records)
+        if waits:  # the state must hear of it at once
+            parts = [self._with_notes(part) if at == 0 else part for at, part in enumerate(parts)]
         return parts if isinstance(result, list) else parts[0]
+
+    def _remember(self, messages: list[ToolMessage], records: list[CheckRecord]) -> None:
+        """Keep what the agent's state will hear of these results with the next model call."""
+        for at, message in enumerate(messages):
+            self.agent.passed.keep(message, self.agent.policy.hash, () if at else records)
 
     def _new_messages(self, at: int, part: Any) -> list[tuple[int, int | None]]:
         """Return the places of messages that the conversation does not hold yet."""
@@ -151,9 +162,9 @@ class _ToolCall:
     def _as_result(self, message: BaseMessage) -> ToolMessage:
         return message if isinstance(message, ToolMessage) else self._tool_message(message.content)
 
-    def _checked(self, message: BaseMessage, draft: Draft, read: BaseMessage) -> BaseMessage:
+    def _checked(self, message: BaseMessage, draft: Draft, read: BaseMessage | None) -> BaseMessage:
         if draft.is_open:
-            return message.model_copy(update={"content": read.content})
+            return message if read is None else message.model_copy(update={"content": read.content})
         if draft.action == "review":
             placeholder = self._tool_message(WAITS, message.id or new_id())
             raw = packed(message.model_copy(update={"id": placeholder.id}))
@@ -175,10 +186,10 @@ class _ToolCall:
         artifact = {"verdict": self.agent.verdict(draft).to_state(), "stage": stage}
         return self._tool_message(self.agent.notice(draft, stage), message_id, status="error", artifact=artifact)
 
-    def _update(self, message: ToolMessage) -> Command[Any]:
+    def _told(self, message: ToolMessage) -> ToolMessage:
         self.log.publish(self.request.runtime.stream_writer)
-        self.log.note("passed", fingerprint([message]))
-        return Command(update={"messages": [message], **self.log.update()})
+        self._remember([message], self.log.records)
+        return message
 
     def _tool_message(self, content: Any, message_id: str | None = None, **fields: Any) -> ToolMessage:
         call_id = self.request.tool_call["id"] or ""
@@ -186,6 +197,14 @@ class _ToolCall:
 
     def _add(self, stage: Stage, draft: Draft) -> None:
         self.log.add(stage, draft, tool=self.name, call=self.request.tool_call["id"])
+
+
+def first_message(result: Any) -> Any:
+    """Return the message that a tool's result shows first, or the result itself."""
+    first = result[0] if isinstance(result, list) and result else result
+    if isinstance(first, Command) and isinstance(first.update, dict):
+        return next((one for one in first.update.get("messages", ()) if isinstance(one, ToolMessage)), first)
+    return first
 
 
 def _refused(draft: Draft) -> Draft:

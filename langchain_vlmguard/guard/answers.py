@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from langchain_vlmguard.content.carriers import encrypted_in
 from langchain_vlmguard.guard.calls import Answer, Call
 from langchain_vlmguard.guard.effects import together, work
 from langchain_vlmguard.guard.requests import account, ask_rewriter, examine, unread
@@ -77,6 +78,8 @@ def judge_answer(
         draft = draft.skip("answer", "the guard was told not to check answers")
     if answer.message.tool_calls and not scope.calls:
         draft = draft.skip("tool_args", "the guard was told not to check tool calls")
+    for kind in encrypted_in(answer.message):
+        draft = draft.skip("answer", f"what its {kind} block says in secret can be read by its provider alone")
     subjects = subjects_of(answer.message, scope)
     drafts = yield from judge_subjects(guarded, subjects, messages, by_rewriter=scope.by_rewriter)
     if draft.answer_approved:
@@ -140,14 +143,14 @@ def judge_aside(
     Nothing of that kind can be rewritten: a proposed rewriting counts as a refusal.
 
     Returns:
-        What was found, and the last message as it was read: its pictures are the very bytes that were judged.
+        What was found, and the last message as a model may get it: its pictures are the very bytes that were judged.
     """
     turn = yield from work(lambda: guarded.guard.read(messages))
     aside, draft = yield from examine(replace(guarded, turn=turn.after(context)), Draft())
     draft = yield from ask_rewriter(aside, draft)
     if draft.action == "rewrite":
         draft = draft.copy_with(action="refuse", rewritten_prompt=None)
-    return draft, turn.messages[-1]
+    return draft, turn.for_model[-1]
 
 
 def judge_result(guarded: GuardedTurn, messages: Sequence[BaseMessage]) -> Flow[tuple[Draft, BaseMessage]]:

@@ -14,6 +14,7 @@ from langchain_vlmguard.errors import NoJudgeError
 from langchain_vlmguard.guard.judges import answer_judge_in, screen_in, text_judge_in, unbound
 from langchain_vlmguard.guard.second_reader import second_reader_in
 from langchain_vlmguard.guard.state import policy_of_run
+from langchain_vlmguard.guard.stopped import without_stopped_turns
 from langchain_vlmguard.rewriting.subjects import describe
 from langchain_vlmguard.verdict.policy import GuardPolicy
 
@@ -109,9 +110,17 @@ class GuardParts:
         policy = policy_of_run(self.policy)
         return self if policy is self.policy else replace(self, policy=policy)
 
-    def read(self, messages: Sequence[BaseMessage]) -> Turn:
-        """Read a conversation within the policy's limits."""
-        return read_turn(messages, self.policy.reading, self.fetcher)
+    def read(self, messages: Sequence[BaseMessage], *, decided: int = 0) -> Turn:
+        """Read a conversation within the policy's limits, without the words of turns that did not go on.
+
+        Args:
+            messages: The conversation, oldest first.
+            decided: How many of the first messages were decided on before.
+        """
+        limits = self.policy.reading
+        if self.evidence is not None:
+            limits = limits.model_copy(update={"max_earlier_images": min(limits.max_images, limits.max_earlier_images)})
+        return read_turn(without_stopped_turns(messages), limits, self.fetcher, decided=decided)
 
     def judges_for(self, model: Any, *, required: bool = True) -> Judges:
         """Return who judges if a model answers, `None` for a model that is not known.

@@ -1,5 +1,6 @@
 import pytest
 from langchain.agents import create_agent
+from langchain_core.callbacks import get_usage_metadata_callback
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.tools import tool
 from pydantic import BaseModel
@@ -34,6 +35,21 @@ async def test_answers_carry_the_verdict_and_the_inner_models_usage(use_async):
     assert (answer.text, verdict.action, verdict.answer) == ("fine", "allow", "released")
     assert answer.usage_metadata["total_tokens"] == 5
     assert len(judge.seen) == 2
+
+
+@BOTH
+@pytest.mark.parametrize("said", ["fine", "a bomb"])
+async def test_tokens_are_counted_once_however_the_model_is_asked(said, use_async):
+    """By callbacks, on the message, and on the chunks of a stream; those of a withheld answer were spent, too."""
+    model, _inner, _ = guarded([AIMessage(said, response_metadata={"model_name": "scripted"})])
+    with get_usage_metadata_callback() as counted:
+        answer = await ask(model, "hello", use_async=use_async)
+    with get_usage_metadata_callback() as streamed:
+        chunks = [chunk async for chunk in model.astream("hello")] if use_async else list(model.stream("hello"))
+    assert answer.usage_metadata["total_tokens"] == sum(chunks[1:], chunks[0]).usage_metadata["total_tokens"] == 5
+    for count in (counted, streamed):
+        assert {name: usage["total_tokens"] for name, usage in count.usage_metadata.items()} == {"scripted": 5}
+    assert "inner_usage" not in str(answer) + str(chunks)
 
 
 @BOTH

@@ -9,7 +9,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 
-from langchain_vlmguard import GuardPolicy, ReasoningRewriter, Rewrite, SafetyVerdict, create_vlm_guard
+from langchain_vlmguard import GuardContext, GuardPolicy, ReasoningRewriter, Rewrite, SafetyVerdict, create_vlm_guard
 from langchain_vlmguard.guard.parts import GuardParts
 from tests.chat_models import ScriptedModel
 from tests.pictures import READABLE, UNREADABLE
@@ -351,7 +351,7 @@ def test_a_picture_from_a_tool_reaches_rewriter_and_model():
         ToolMessage([READABLE["Anthropic"]], tool_call_id="1"),
     ]
     graph.invoke({"messages": loop})
-    assert model.seen[0][-1].content == [READABLE["v1 image"]]
+    assert model.seen[0][-1].content == [READABLE["Anthropic"]]
     assert READABLE["v1 image"] in analyst.seen[0][1].content
 
 
@@ -427,19 +427,23 @@ def test_a_failure_stays_on_record_when_a_person_approves():
     assert (verdict.answer, verdict.failure.stage, verdict.failure.error) == ("released", "rewrite", "RewriteError")
 
 
-def test_a_policy_can_come_as_plain_fields_or_on_an_object():
+def test_a_policy_can_come_as_plain_fields_and_from_a_graph_of_the_guards_context_alone():
     @dataclass
-    class Context:
+    class Own:
         policy: GuardPolicy
 
-    graph = guard(None, turned("allow"))
+    graph, lenient = guard(None, turned("allow")), GuardPolicy(on_unsafe="allow")
     assert ask(graph, "x", context={"policy": {"on_unsafe": "allow"}})["verdict"]["action"] == "allow"
 
-    outer = StateGraph(MessagesState, context_schema=Context)
-    outer.add_node("guard", graph)
-    outer.add_edge(START, "guard")
-    lenient = Context(GuardPolicy(on_unsafe="allow"))
-    assert ask(outer.compile(), "x", context=lenient)["messages"][-1].text == "fine"
+    def inside(schema):
+        outer = StateGraph(MessagesState, context_schema=schema)
+        outer.add_node("guard", graph)
+        outer.add_edge(START, "guard")
+        return outer.compile()
+
+    assert ask(inside(GuardContext), "x", context={"policy": lenient})["messages"][-1].text == "fine"
+    for schema, context in ((Own, Own(lenient)), (dict, {"policy": lenient})):
+        assert "can't help" in ask(inside(schema), "x", context=context)["messages"][-1].text
 
 
 @pytest.mark.parametrize("given", [(None,), ("gpt",), (ScriptedModel(), "rewriter")])
