@@ -18,6 +18,7 @@ from langchain_vlmguard.content.messages import EVIDENCE, readable
 from langchain_vlmguard.content.turn import turn_start
 from langchain_vlmguard.errors import RewriteError, extra
 from langchain_vlmguard.rewriting.forms import DelimitedForm, Form, form_of, parse_delimited
+from langchain_vlmguard.rewriting.likeness import says_nothing, says_the_same
 from langchain_vlmguard.rewriting.prompts import rewriter_messages
 from langchain_vlmguard.rewriting.report import Rewrite, RiskReport, Threat
 
@@ -300,13 +301,15 @@ async def _areport_stages(rewrite: Rewrite, config: RunnableConfig) -> None:
 
 
 def repeats_prompt(rewrite: Rewrite, messages: Sequence[BaseMessage]) -> bool:
-    """Whether the rewritten prompt is what the people of the last turn wrote, but for case and spaces."""
-    wrote = [
-        str(m.text) for m in messages[turn_start(messages) :] if isinstance(m, HumanMessage) and m.name != EVIDENCE
-    ]
-    originals = [*wrote, " ".join(wrote)]
+    """Whether the rewritten prompt says what the people of the last turn wrote: in other spelling, in a frame, or nothing."""
+    turn = [m for m in messages[turn_start(messages) :] if isinstance(m, HumanMessage) and m.name != EVIDENCE]
+    wrote = [str(message.text) for message in turn]
     new = rewrite.rewritten_prompt
-    return new is not None and any(_same_words(new, original) for original in originals)
+    if new is None:
+        return False
+    return says_nothing(new) or any(
+        says_the_same(new, original) for original in dict.fromkeys([*wrote, " ".join(wrote)])
+    )
 
 
 def _structured_model(model: BaseChatModel) -> Runnable[Any, Any] | None:
@@ -328,10 +331,6 @@ def _from_structured(answer: Any) -> Rewrite:
 
 def _text(answer: Any) -> str:
     return str(answer.text) if isinstance(answer, AIMessage) else str(answer)
-
-
-def _same_words(one: str, other: str) -> bool:
-    return one.casefold().split() == other.casefold().split()
 
 
 def _first_line(error: Exception) -> str:
