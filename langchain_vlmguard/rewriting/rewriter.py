@@ -9,10 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.callbacks import adispatch_custom_event, dispatch_custom_event
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.runnables.config import merge_configs
-from pydantic import ValidationError
 
 from langchain_vlmguard.content.messages import EVIDENCE, readable
 from langchain_vlmguard.content.turn import turn_start
@@ -20,7 +19,9 @@ from langchain_vlmguard.errors import RewriteError, extra
 from langchain_vlmguard.rewriting.forms import DelimitedForm, Form, form_of, parse_delimited
 from langchain_vlmguard.rewriting.likeness import says_nothing, says_the_same
 from langchain_vlmguard.rewriting.prompts import rewriter_messages
+from langchain_vlmguard.rewriting.replies import is_quotable, report_in, spoken
 from langchain_vlmguard.rewriting.report import Rewrite, RiskReport, Threat
+from langchain_vlmguard.rewriting.structured import first_line, from_structured, structured_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -75,7 +76,7 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
         self.form = form or DelimitedForm()
         self._retry_options = retry_options or {}
         self._named = name
-        self._structured = _structured_model(model) if structured is not False else None
+        self._structured = structured_of(model) if structured is not False else None
         if structured and self._structured is None:
             msg = f"{type(model).__name__} has no structured output: leave `structured` out to use delimited text"
             raise ValueError(msg)
@@ -262,12 +263,24 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
     def _parse(self, answer: Any, messages: list[BaseMessage]) -> tuple[Rewrite | None, str | None]:
         """Return a usable rewrite, or what is wrong with the answer."""
         try:
-            rewrite = _from_structured(answer) if self._structured else self.form.parse(_text(answer))
-        except (ValidationError, ValueError) as error:
-            return None, _first_line(error)
+            rewrite = self._read(answer, messages)
+        except ValueError as error:
+            return None, first_line(error)
         if repeats_prompt(rewrite, messages):
             return None, "the rewritten prompt is the original one"
         return rewrite, None
+
+    def _read(self, answer: object, messages: list[BaseMessage]) -> Rewrite:
+        """Read an answer.
+
+        Raises:
+            ValueError: It is not usable.
+        """
+        if self._structured is not None:
+            return from_structured(answer, quotable=is_quotable(messages))
+        text = spoken(answer)
+        written = isinstance(self.form, DelimitedForm)
+        return self.form.parse(report_in(text, quotable=is_quotable(messages)) if written else text)
 
 
 def _in_time(call: Callable[[], Any], timeout: float | None) -> Any:
@@ -310,34 +323,6 @@ def repeats_prompt(rewrite: Rewrite, messages: Sequence[BaseMessage]) -> bool:
     return says_nothing(new) or any(
         says_the_same(new, original) for original in dict.fromkeys([*wrote, " ".join(wrote)])
     )
-
-
-def _structured_model(model: BaseChatModel) -> Runnable[Any, Any] | None:
-    try:
-        return model.with_structured_output(Rewrite, include_raw=True)
-    except (NotImplementedError, AttributeError):
-        return None
-
-
-def _from_structured(answer: Any) -> Rewrite:
-    parsed = answer.get("parsed") if isinstance(answer, dict) else answer
-    if isinstance(parsed, Rewrite):
-        return parsed
-    if isinstance(parsed, dict):
-        return Rewrite.model_validate(parsed)
-    msg = "it is not the structured result that was asked for"
-    raise ValueError(msg)
-
-
-def _text(answer: Any) -> str:
-    return str(answer.text) if isinstance(answer, AIMessage) else str(answer)
-
-
-def _first_line(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors(include_input=False, include_url=False)[0]
-        return f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg']}"
-    return str(error).splitlines()[0]
 
 
 def _unusable(problem: str | None, retries: int) -> RewriteError:
