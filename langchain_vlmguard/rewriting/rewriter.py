@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
+    from langchain_vlmguard.verdict.records import Json
 
 __all__ = ["ReasoningRewriter", "Rewrite", "RiskReport", "Threat", "parse_delimited", "repeats_prompt"]
 
@@ -74,7 +75,7 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
         structured: bool | None = None,
         timeout: float | None = None,
         form: Form | None = None,
-        retry_options: dict[str, Any] | None = None,
+        retry_options: Json | None = None,
         name: str | None = None,
     ) -> None:
         """Use `from_model` or `from_adapter`."""
@@ -224,7 +225,7 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
 
         return await self._acall_with_config(rewrite, list(input), config)  # type: ignore[arg-type]
 
-    def _rewrite(self, asked: list[BaseMessage], config: RunnableConfig, kwargs: dict[str, Any]) -> Rewrite:
+    def _rewrite(self, asked: list[BaseMessage], config: RunnableConfig, kwargs: Json) -> Rewrite:
         tries = self._tries(readable(asked), kwargs)
         config = merge_configs(ensure_config(config), INTERNAL)
         for model, prompt, options in tries:
@@ -238,7 +239,7 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
                 return parsed
         raise tries.unusable
 
-    async def _arewrite(self, asked: list[BaseMessage], config: RunnableConfig, kwargs: dict[str, Any]) -> Rewrite:
+    async def _arewrite(self, asked: list[BaseMessage], config: RunnableConfig, kwargs: Json) -> Rewrite:
         tries = self._tries(await asyncio.to_thread(readable, asked), kwargs)
         config = merge_configs(ensure_config(config), INTERNAL)
         for model, prompt, options in tries:
@@ -252,7 +253,7 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
                 return parsed
         raise tries.unusable
 
-    def _tries(self, messages: list[BaseMessage], kwargs: dict[str, Any]) -> _Tries:
+    def _tries(self, messages: list[BaseMessage], kwargs: Json) -> _Tries:
         return _Tries(self, self._genuine(messages), kwargs, structured=self._structured)
 
     def _genuine(self, messages: list[BaseMessage]) -> list[BaseMessage]:
@@ -273,14 +274,14 @@ class _Tries:
 
     rewriter: ReasoningRewriter
     messages: list[BaseMessage]
-    arguments: dict[str, Any]
+    arguments: Json
     structured: Model | None
     """The model with structured output, as long as that works."""
 
     problem: str | None = None
     cause: Exception | None = None
 
-    def __iter__(self) -> Iterator[tuple[Model, list[BaseMessage], dict[str, Any]]]:
+    def __iter__(self) -> Iterator[tuple[Model, list[BaseMessage], Json]]:
         """Yield the model to ask, what it is shown and the arguments of its call."""
         rewriter = self.rewriter
         for attempt in range(rewriter.max_retries + 1):
@@ -340,7 +341,7 @@ class _Tries:
         return error
 
 
-def _in_time(call: Callable[[], Any], timeout: float | None) -> Any:
+def _in_time(call: Callable[[], object], timeout: float | None) -> object:
     """Run a call in this context; past the limit it is left to end by itself and its result is never used."""
     if timeout is None:
         return call()
@@ -351,7 +352,7 @@ def _in_time(call: Callable[[], Any], timeout: float | None) -> Any:
         pool.shutdown(wait=False)
 
 
-def _stages(rewrite: Rewrite) -> list[dict[str, Any]]:
+def _stages(rewrite: Rewrite) -> list[Json]:
     plain = rewrite.model_dump(mode="json")
     return [
         {"stage": "threats", "threats": plain["threats"]},

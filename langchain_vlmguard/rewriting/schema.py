@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, WithJsonSchema, model_validator
 
 from langchain_vlmguard.verdict.hazards import HAZARDS
-from langchain_vlmguard.verdict.records import HazardId, Risk
+from langchain_vlmguard.verdict.records import Action, HazardId, Risk
+
+if TYPE_CHECKING:
+    from pydantic.json_schema import JsonSchemaValue
+    from pydantic_core import CoreSchema
 
 _LONGEST_ID = 64
 
@@ -70,7 +74,7 @@ DECIDED = ("action", "risk", "rewritten_prompt")
 """Fields that the decision holds."""
 
 
-def unfolded(given: Any) -> Any:
+def unfolded(given: object) -> object:
     """Return a model's answer with the fields of its decision beside the reasons.
 
     Raises:
@@ -86,7 +90,7 @@ def unfolded(given: Any) -> Any:
     return {**reasons, **{key: value for key, value in decision.items() if key in DECIDED}}
 
 
-def _parsed(value: Any) -> Any:
+def _parsed(value: object) -> object:
     """Return an object or list that a model wrote as text, as some do inside the arguments of a call, as what it is."""
     if not isinstance(value, str) or value.lstrip()[:1] not in ("{", "["):
         return value
@@ -94,3 +98,35 @@ def _parsed(value: Any) -> Any:
         return json.loads(value)
     except ValueError:
         return value
+
+
+class Decided(BaseModel):
+    """Fields that follow from the reasons.
+
+    The schema for models has them in one `decision` after the reasons: there it can say that a prompt goes with `rewrite` and
+    with nothing else. Both spellings are read, and what is written down stays flat.
+    """
+
+    action: Action
+    risk: Risk = Field(description="From 0, none, to 1, certain and severe.")
+    rewritten_prompt: str | None = Field(default=None, description="The new prompt; only with action 'rewrite'.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unfold(cls, given: object) -> object:
+        return unfolded(given)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Return the schema for models; in mode `serialization`, the flat one."""
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        if handler.mode == "serialization":
+            return schema
+        decision = handler.resolve_ref_schema(handler(Decision.__pydantic_core_schema__))
+        reasons = {name: field for name, field in schema["properties"].items() if name not in DECIDED}
+        return {
+            **schema,
+            "description": "The reasons first, and the decision after them.",
+            "properties": {**reasons, **decision["properties"]},
+            "required": [*(name for name in schema["required"] if name in reasons), "decision"],
+        }

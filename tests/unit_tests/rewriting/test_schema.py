@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from langchain_vlmguard import ChatSteeredVLM, ReasoningRewriter, Rewrite
 from langchain_vlmguard.errors import RewriteError
+from langchain_vlmguard.rewriting.stages import OptimisedPrompt
 from langchain_vlmguard.verdict.hazards import HAZARDS
 from tests.chat_models import CallingModel
 
@@ -157,3 +158,12 @@ def test_a_local_model_under_the_grammar_gives_a_report_that_is_read(testbed):
         rewrite = structured.invoke([HumanMessage("what is this ?")])["parsed"]
         assert isinstance(rewrite, Rewrite)
         assert (rewrite.rewritten_prompt is not None) == (rewrite.action == "rewrite")
+
+
+@pytest.mark.parametrize("schema", [Rewrite, OptimisedPrompt])
+def test_a_rewriting_without_a_prompt_is_allowed_by_no_schema_of_a_decision(schema):
+    allowed = Draft202012Validator(schema.model_json_schema())
+    reasons = {"threats": [], "intent": "x"}
+    assert allowed.is_valid(reasons | {"decision": REWRITING})
+    assert not allowed.is_valid(reasons | {"decision": {"action": "rewrite", "risk": 0.9}})
+    assert schema.model_validate(reasons | {"decision": REWRITING}).rewritten_prompt == REWRITING["rewritten_prompt"]
