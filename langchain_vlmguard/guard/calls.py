@@ -78,7 +78,7 @@ class Call:
         if self.raises or not isinstance(error, Exception) or isinstance(error, GraphBubbleUp):
             return False
         name = type(error).__name__
-        _log.warning("the %s step failed: %s", self.stage, name, exc_info=_log.isEnabledFor(logging.DEBUG))
+        _log.warning("the %s step failed: %s: %s", self.stage, name, error, exc_info=error)
         self.failure = GuardFailure(stage=self.stage, error=name, reason=f"the {self.stage} step failed")
         return True
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
-from langchain_core.runnables import Runnable
-
 from langchain_vlmguard.content.fetch import PictureFetcher
 from langchain_vlmguard.content.messages import read_turn
 from langchain_vlmguard.content.picture_words import PictureWords
@@ -15,6 +13,7 @@ from langchain_vlmguard.guard.judges import answer_judge_in, screen_in, text_jud
 from langchain_vlmguard.guard.second_reader import second_reader_in
 from langchain_vlmguard.guard.state import policy_of_run
 from langchain_vlmguard.guard.stopped import without_stopped_turns
+from langchain_vlmguard.rewriting.given import rewriter_of
 from langchain_vlmguard.rewriting.subjects import describe
 from langchain_vlmguard.verdict.policy import GuardPolicy
 
@@ -45,7 +44,7 @@ class GuardParts:
     """What a guard is made of. Every face takes the same parts and does the same with them."""
 
     rewriter: Rewriter | None = None
-    """Judges turns, tool calls and tool results, and rewrites prompts."""
+    """Judges turns, tool calls and tool results, and rewrites prompts; a chat model, or `"provider:model"`, becomes one."""
 
     _: KW_ONLY
 
@@ -82,13 +81,11 @@ class GuardParts:
         """Check the parts.
 
         Raises:
-            TypeError: The rewriter is not a `Runnable`.
+            TypeError: The rewriter is neither a `Runnable` nor the name of a model.
+            ValueError: The rewriter is a model with tools bound to it.
             ValidationError: The policy is not a policy.
         """
-        given: object = self.rewriter
-        if given is not None and not isinstance(given, Runnable):
-            msg = f"the rewriter must be a LangChain Runnable such as ReasoningRewriter, not {type(given).__name__}"
-            raise TypeError(msg)
+        object.__setattr__(self, "rewriter", rewriter_of(self.rewriter))
         object.__setattr__(self, "policy", GuardPolicy.model_validate(self.policy or {}))
         object.__setattr__(self, "fetcher", self.fetcher or PictureFetcher())
 
