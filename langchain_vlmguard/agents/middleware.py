@@ -92,7 +92,8 @@ class VLMGuardMiddleware(AgentMiddleware[VLMGuardAgentState, Any, Any]):
         Args:
             rewriter: Judges turns, tool calls and tool results, and rewrites prompts; or a whole `Guard`, and then only how
                 this agent is checked may be given beside it.
-            policy: Thresholds and actions; `context={"policy": ...}` replaces it for one run.
+            policy: Thresholds and actions. In a graph with `context_schema=GuardContext`, `context={"policy": ...}` replaces it
+                for one run.
             check_input: Judge what people send. What cannot be read is refused either way.
             check_tool_args: Judge tool calls before they run.
             check_tool_results: Judge what tools return, text and pictures, before the model sees it.

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from langchain_vlmguard.guard.effects import Flow
 
+    Teller = Callable[..., object]
+    Twins = dict[int, BaseCallbackHandler]
+
 _DELTA = "tool-output-delta"
 
 
@@ -31,17 +34,17 @@ class HeldEnds:
     def __init__(self) -> None:
         """Start before the run."""
         self.run: UUID | None = None
-        self._ends: list[tuple[BaseCallbackHandler, dict[str, Any]]] = []
+        self._ends: list[tuple[BaseCallbackHandler, dict[str, object]]] = []
 
     def started(self, run: UUID) -> None:
         """Take the first run that starts for the tool's own; runs inside it are told as they end."""
         self.run = self.run or run
 
-    def ended(self, handler: BaseCallbackHandler, about: dict[str, Any]) -> None:
+    def ended(self, handler: BaseCallbackHandler, about: dict[str, object]) -> None:
         """Keep the end of the tool's own run for later."""
         self._ends.append((handler, about))
 
-    def tell(self, output: Any = None, error: BaseException | None = None) -> Flow[None]:
+    def tell(self, output: object = None, error: BaseException | None = None) -> Flow[None]:
         """Tell the streams what was let out, or the error that was."""
         ends, self._ends = self._ends, []
         name, said = ("on_tool_end", output) if error is None else ("on_tool_error", error)
@@ -57,7 +60,7 @@ class QuietTool(BaseTool):
     """The same tool, not a copy of it: what it counts and remembers stays its own."""
 
     inner: SkipValidation[BaseTool]
-    held: SkipValidation[Any]
+    held: SkipValidation[HeldEnds]
 
     @classmethod
     def of(cls, tool: BaseTool, held: HeldEnds) -> QuietTool:
@@ -80,7 +83,7 @@ class QuietTool(BaseTool):
         if config is None:
             return None
         callbacks: Any = config.get("callbacks")
-        twins = {id(one): _twin(one, self.held) for one in streams_of(callbacks)}
+        twins: Twins = {id(one): _twin(one, self.held) for one in streams_of(callbacks)}
         if not twins:
             return config
         quiet = copy.copy(config)
@@ -94,15 +97,15 @@ class QuietTool(BaseTool):
         return quiet
 
 
-def _in_a_loop(told: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+def _in_a_loop(told: Callable[[], Coroutine[object, object, object]]) -> None:
     asyncio.run(told())
 
 
-def _swapped(handlers: Any, twins: dict[int, Any]) -> Any:
+def _swapped(handlers: list[BaseCallbackHandler], twins: Twins) -> list[BaseCallbackHandler]:
     return [twins.get(id(one), one) for one in handlers]
 
 
-def _twin(handler: BaseCallbackHandler, held: HeldEnds) -> Any:
+def _twin(handler: BaseCallbackHandler, held: HeldEnds) -> BaseCallbackHandler:
     """Return a handler of the same streams that keeps the end of the tool's own run for later."""
     twin: Any = object.__new__(type(handler))  # an event stream's own `copy` returns itself
     vars(twin).update(vars(handler))
@@ -111,7 +114,7 @@ def _twin(handler: BaseCallbackHandler, held: HeldEnds) -> Any:
         held.started(run_id)
         return type(handler).on_tool_start(twin, *args, run_id=run_id, **kwargs)
 
-    async def abegin(*args: Any, run_id: UUID, **kwargs: Any) -> Any:
+    async def abegin(*args: object, run_id: UUID, **kwargs: object) -> object:
         return await begin(*args, run_id=run_id, **kwargs)
 
     twin.on_tool_start = abegin if asyncio.iscoroutinefunction(handler.on_tool_start) else begin
@@ -119,27 +122,28 @@ def _twin(handler: BaseCallbackHandler, held: HeldEnds) -> Any:
         setattr(twin, name, _held_back(getattr(handler, name), handler, held))
     if hasattr(twin, "stream"):
         twin.stream = _without_deltas(twin.stream)
-    return twin
+    shared: BaseCallbackHandler = twin
+    return shared
 
 
-def _held_back(tell: Callable[..., Any], handler: BaseCallbackHandler, held: HeldEnds) -> Callable[..., Any]:
-    def end(said: Any, *, run_id: UUID, **about: Any) -> Any:
+def _held_back(tell: Teller, handler: BaseCallbackHandler, held: HeldEnds) -> Teller:
+    def end(said: object, *, run_id: UUID, **about: object) -> Any:
         if run_id != held.run:
             return tell(said, run_id=run_id, **about)
         held.ended(handler, {"run_id": run_id, **about})
         return None
 
-    async def aend(said: Any, *, run_id: UUID, **about: Any) -> Any:
+    async def aend(said: object, *, run_id: UUID, **about: object) -> object:
         told = end(said, run_id=run_id, **about)
         return None if told is None else await told
 
     return aend if asyncio.iscoroutinefunction(tell) else end
 
 
-def _without_deltas(send: Callable[[Any], None]) -> Callable[[Any], None]:
+def _without_deltas(send: Callable[[object], None]) -> Callable[[object], None]:
     """Return what sends everything but parts of a result that is not judged yet."""
 
-    def quiet(chunk: Any) -> None:
+    def quiet(chunk: object) -> None:
         payload = chunk[-1] if isinstance(chunk, tuple) and chunk else None
         if not (isinstance(payload, dict) and payload.get("event") == _DELTA):
             send(chunk)

@@ -55,9 +55,9 @@ def newest_pictures(messages: Sequence[BaseMessage], most: int) -> frozenset[Pat
     return frozenset(places[max(0, len(places) - most) :])
 
 
-def with_fetched(content: Any, place: Path, fetched: Mapping[Path, list[Any]]) -> list[Any]:
+def with_fetched(content: Any, place: Path, fetched: Mapping[Path, list[dict[str, object]]]) -> list[object]:
     """Return content with fetched pictures in place of their addresses, blocks in blocks included."""
-    changed: list[Any] = []
+    changed: list[object] = []
     for at, block in enumerate(content):
         path = (*place, at)
         if path in fetched:
@@ -70,7 +70,7 @@ def with_fetched(content: Any, place: Path, fetched: Mapping[Path, list[Any]]) -
     return changed
 
 
-def _picture_paths(blocks: Sequence[Any], inside: Path) -> Iterator[Path]:
+def _picture_paths(blocks: Sequence[object], inside: Path) -> Iterator[Path]:
     for at, block in enumerate(blocks):
         if isinstance(block, str) or (isinstance(block, dict) and block.get("type") == "text"):
             continue

@@ -13,7 +13,7 @@ _KEY = "inner_usage"
 """Where the run around it tells the tokens in its metadata; counters read another field."""
 
 
-def told_beside(message: AIMessage) -> tuple[AIMessage, dict[str, Any]]:
+def told_beside(message: AIMessage) -> tuple[AIMessage, dict[str, object]]:
     """Return a message without its usage, and the information of a generation that tells it instead."""
     if message.usage_metadata is None:
         return message, {}
@@ -39,5 +39,5 @@ def _with_usage(one: Any) -> ChatGeneration:
     return ChatGeneration(message=with_usage(one.message), generation_info=_without(one.generation_info))
 
 
-def _without(info: dict[str, Any] | None) -> dict[str, Any] | None:
+def _without(info: dict[str, object] | None) -> dict[str, object] | None:
     return {key: value for key, value in (info or {}).items() if key != _KEY} or None

@@ -46,7 +46,7 @@ class Decision:
     args: Json | None = None
     """The edited arguments of a call."""
 
-    parsed: Any = None
+    parsed: object = None
     """The edited structured answer, in its own type."""
 
 
@@ -68,7 +68,7 @@ class Waiting:
     about: Json = field(default_factory=dict)
     """More for the person's screen, e.g. which guard asks."""
 
-    parsed: Any = None
+    parsed: object = None
     """The structured answer that waits; an edited one must be of its type."""
 
     def to_request(self) -> Json:
@@ -104,7 +104,7 @@ def ask_person(waiting: Waiting) -> Decision:
             request = {**request, "error": str(error)}
 
 
-def read_decision(answer: Any, *, edits: Edits | None, parsed: Any = None) -> Decision:
+def read_decision(answer: Any, *, edits: Edits | None, parsed: object = None) -> Decision:
     """Read what a person answered.
 
     Args:
@@ -141,7 +141,7 @@ def read_decision(answer: Any, *, edits: Edits | None, parsed: Any = None) -> De
     return Decision(cast("Any", kind), None if edits == "args" else text, changed if edits == "args" else None)
 
 
-def _parsed_like(parsed: Any, text: str) -> Any:
+def _parsed_like(parsed: object, text: str) -> object:
     """Return a structured answer of the same type from JSON.
 
     Raises:
