@@ -13,6 +13,7 @@ from langchain_vlmguard.content.picture_words import PictureWords
 from langchain_vlmguard.errors import NoJudgeError
 from langchain_vlmguard.guard.judges import answer_judge_in, screen_in, text_judge_in, unbound
 from langchain_vlmguard.guard.second_reader import second_reader_in
+from langchain_vlmguard.guard.slots import MOST_AT_ONCE
 from langchain_vlmguard.guard.state import policy_of_run
 from langchain_vlmguard.guard.stopped import without_stopped_turns
 from langchain_vlmguard.rewriting.subjects import describe
@@ -75,6 +76,9 @@ class GuardParts:
     telemetry: Telemetry | None = None
     """Where every check is reported, e.g. `GuardTelemetry` (extra `otel`)."""
 
+    judges_at_once: int = MOST_AT_ONCE
+    """Judge calls at the same time, for the parts of one answer and for the tools that one step of an agent runs."""
+
     show_held: bool = True
     """Show a reviewer what waits. It is then in the interrupt, which checkpoints and every stream show."""
 
@@ -84,7 +88,11 @@ class GuardParts:
         Raises:
             TypeError: The rewriter is not a `Runnable`.
             ValidationError: The policy is not a policy.
+            ValueError: No judge call could ever be made.
         """
+        if self.judges_at_once < 1:
+            msg = f"judges_at_once must be 1 or more, not {self.judges_at_once}"
+            raise ValueError(msg)
         given: object = self.rewriter
         if given is not None and not isinstance(given, Runnable):
             msg = f"the rewriter must be a LangChain Runnable such as ReasoningRewriter, not {type(given).__name__}"
