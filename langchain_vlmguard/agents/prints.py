@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from langchain_core.messages import HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 
 from langchain_vlmguard.content.turn import blocks_of, turn_start
 
@@ -25,13 +25,14 @@ def fingerprint(messages: Iterable[BaseMessage], *salt: str) -> str:
     digest = hashlib.sha256(_json(salt))
     for message in messages:
         digest.update(message.type.encode())
-        if isinstance(message.content, str):
-            _add_text(digest, message.content)
+        content = message.content
+        if isinstance(content, str):
+            _add_text(digest, content)
         else:
             for block in blocks_of(message):
                 _add(digest, {key: value for key, value in block.items() if key not in _IDENTITY})
-        if calls := getattr(message, "tool_calls", None):
-            digest.update(_json(calls))
+        if isinstance(message, AIMessage) and message.tool_calls:
+            digest.update(_json(message.tool_calls))
     return digest.hexdigest()[:32]
 
 
@@ -69,5 +70,8 @@ def _add_text(digest: hashlib._Hash, text: str) -> None:
     digest.update(encoded)
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=True, sort_keys=True, default=repr)
+
+
 def _json(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=True, sort_keys=True, default=repr).encode()
+    return _ENCODER.encode(value).encode()
