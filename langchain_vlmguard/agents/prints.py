@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING
 
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 
+from langchain_vlmguard.content.checking import digest_of
 from langchain_vlmguard.content.turn import blocks_of, turn_start
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from langchain_core.messages import BaseMessage, ToolCall
+
+_LONG = 50_000
+"""Letters from which a text goes in by its own hash, which is remembered of pictures."""
 
 _IDENTITY = frozenset({"id", "index"})
 """Keys of content blocks that change from one reading to the next."""
@@ -65,6 +69,10 @@ def _add(digest: hashlib._Hash, value: object) -> None:
 
 
 def _add_text(digest: hashlib._Hash, text: str) -> None:
+    if len(text) > _LONG:
+        digest.update(b"%d#" % len(text))
+        digest.update(digest_of(text))
+        return
     encoded = text.encode("utf-8", "surrogatepass")
     digest.update(b"%d:" % len(encoded))
     digest.update(encoded)

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from langchain_core.messages import AIMessage, AIMessageChunk
@@ -25,9 +26,22 @@ if TYPE_CHECKING:
 
     from langchain_vlmguard.content.turn import Block
 
-Treatment = Literal["words", "picture", "call", "encrypted", "unread"]
-"""What is done about a block: its words are judged; it is judged as a picture; it repeats a tool call, which is judged by itself;
-only its provider can read it, so it is named as unjudged; nobody can read it, so the answer is unread."""
+Treatment = Literal["words", "picture", "call", "encrypted", "unread", "prose", "tokens", "mark", "own"]
+"""What is done about a carrier, as `TREATMENTS` says."""
+
+TREATMENTS: Mapping[Treatment, str] = MappingProxyType(
+    {
+        "words": "judged, every word of it",
+        "picture": "judged, as a picture",
+        "call": "judged by itself, as a call; what repeats a blocked call goes with it",
+        "encrypted": "named in `unjudged`: only its provider can read it",
+        "unread": "named in `unjudged`, and the answer stays in: nobody can read it",
+        "prose": "judged where it says more than single short words",
+        "tokens": "judged where the tokens say more than the answer; tokens that were not chosen are not read",
+        "mark": "not judged: it says nothing to people, and goes with what it belongs to",
+        "own": "stripped: the guard's own takes its place",
+    }
+)
 
 CALLS = frozenset({"tool_use", "tool_call", "tool_call_chunk", "function_call", "custom_tool_call", "input_json_delta"})
 """Block types that repeat a call of `tool_calls`."""
@@ -93,6 +107,22 @@ def treatment(block: Block, calls: Collection[tuple[str, str]] = ()) -> Treatmen
     if any(_BLOB.search(leaf) for leaf in leaves(block) if not may_be_picture(leaf)):
         return "unread"
     return "words"
+
+
+def field_treatment(field: str, key: str) -> Treatment:
+    """Return what is done about a key of a field beside an answer's content.
+
+    Args:
+        field: `"additional_kwargs"` or `"response_metadata"`.
+        key: The key.
+    """
+    if field == "additional_kwargs":
+        if key in ("tool_calls", "function_call"):
+            return "call"
+        return "unread" if key == "audio" else "mark" if "signature" in key else "words"
+    if key == "verdict":
+        return "own"
+    return "mark" if key in TRANSPORT else "tokens" if key == "logprobs" else "prose"
 
 
 def is_authored(block: Block) -> bool:
@@ -248,18 +278,22 @@ def _beside(
     words: list[str] = []
     sounds: list[Block] = []
     for key, value in message.additional_kwargs.items():
-        if key == "audio" and isinstance(value, Mapping) and value.get("data"):
+        what = field_treatment("additional_kwargs", key)
+        if what == "unread" and isinstance(value, Mapping) and value.get("data"):
             sounds.append({"type": "audio"})
             words.append(str(value.get("transcript") or ""))
-        elif key in ("tool_calls", "function_call"):
+        elif what == "call":
             raw = value if isinstance(value, list) else [value]
             words += [as_json(call) for call in raw if not _is_raw_call(call, calls, message)]
-        elif "signature" not in key and not (key == "parsed" and _same_json(value, known)):
+        elif what == "mark":
+            words += [leaf for leaf in leaves(value, without=()) if is_prose(leaf) and leaf not in known]
+        elif not (key == "parsed" and _same_json(value, known)):
             words += [leaf for leaf in leaves(value) if leaf not in known]
     for key, value in message.response_metadata.items():
-        if key == "logprobs":
+        what = field_treatment("response_metadata", key)
+        if what == "tokens":
             words += _tokens_beyond(value, known)
-        elif key not in TRANSPORT and key != "verdict":
+        elif what == "prose":
             words += [leaf for leaf in leaves(value, without=()) if is_prose(leaf) and leaf not in known]
     words += [message.name] if message.name and is_prose(message.name) else []
     if isinstance(message, AIMessageChunk) and not message.tool_calls and not message.invalid_tool_calls:

@@ -99,5 +99,7 @@ def test_only_what_is_new_is_judged():
 
 def test_nothing_but_messages_is_left_of_a_blocked_command():
     message = ToolMessage("no", tool_call_id="1")
-    left = without_beside(Command(goto=[Send("other", {"task": "x"}), "next"], update={"messages": [message], "note": 1}))
+    left = without_beside(
+        Command(goto=[Send("other", {"task": "x"}), "next"], update={"messages": [message], "note": 1})
+    )
     assert (left.update, left.goto) == ({"messages": [message]}, ["other", "next"])
