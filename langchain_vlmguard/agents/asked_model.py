@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from langchain.agents.middleware.types import ModelResponse
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable
 from langchain_core.runnables.config import set_config_context
@@ -14,7 +15,7 @@ from langchain_vlmguard.guard.calls import unmuted
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from langchain.agents.middleware.types import ModelRequest, ModelResponse
+    from langchain.agents.middleware.types import ModelRequest
     from langchain_core.messages import BaseMessage
     from langchain_core.runnables import RunnableConfig
 
@@ -26,6 +27,8 @@ class AskedModel(Runnable[Any, Any]):
         """Ask what a request asks, with other messages."""
         self._request, self._handler, self._mutes = request, handler, mutes
         self.response: ModelResponse[Any] | None = None
+        self.error: Exception | None = None
+        """What was wrong with an answer that can be judged all the same: it did not fit the schema that was asked for."""
 
     @property
     def model_name(self) -> str:
@@ -60,7 +63,10 @@ class AskedModel(Runnable[Any, Any]):
     def invoke(self, input: Sequence[BaseMessage], config: RunnableConfig | None = None, **options: Any) -> Any:  # noqa: A002
         """Ask, with more settings of the model in `options`."""
         with set_config_context(self._config(config)) as context:
-            return self._keep(context.run(self._handler, self._asked(input, options)))
+            try:
+                return self._keep(context.run(self._handler, self._asked(input, options)))
+            except Exception as error:  # noqa: BLE001 - it goes on unless it brings an answer
+                return self._keep_wrong(error)
 
     async def ainvoke(self, input: Sequence[BaseMessage], config: RunnableConfig | None = None, **options: Any) -> Any:  # noqa: A002
         """Ask without blocking the event loop."""
@@ -69,7 +75,10 @@ class AskedModel(Runnable[Any, Any]):
             return await self._handler(self._asked(input, options))
 
         with set_config_context(self._config(config)) as context:
-            return self._keep(await asyncio.create_task(ask(), context=context))
+            try:
+                return self._keep(await asyncio.create_task(ask(), context=context))
+            except Exception as error:  # noqa: BLE001 - it goes on unless it brings an answer
+                return self._keep_wrong(error)
 
     def _config(self, config: RunnableConfig | None) -> RunnableConfig:
         return (config or {}) if self._mutes else unmuted(config or {})
@@ -82,3 +91,11 @@ class AskedModel(Runnable[Any, Any]):
     def _keep(self, response: ModelResponse[Any]) -> AIMessage | None:
         self.response = response
         return self.message
+
+    def _keep_wrong(self, error: Exception) -> AIMessage:
+        """Keep an answer that an error brings with it; any other error goes on."""
+        said = getattr(error, "ai_message", None)
+        if not isinstance(said, AIMessage):
+            raise error
+        self.error, self.response = error, ModelResponse(result=[said])
+        return said

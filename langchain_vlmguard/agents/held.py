@@ -9,7 +9,7 @@ from uuid import uuid4
 from langchain_core.messages import AIMessage, ToolMessage, message_to_dict, messages_from_dict
 
 from langchain_vlmguard.agents.prints import call_fingerprint
-from langchain_vlmguard.content.carriers import CALLS, THOUGHTS, call_key, repeats
+from langchain_vlmguard.content.carriers import CALLS, THOUGHTS, call_key, is_mark, repeats
 from langchain_vlmguard.content.spellings import kind_of
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def with_calls(message: AIMessage, calls: Sequence[ToolCall]) -> AIMessage:
 def technical(message: AIMessage) -> Json:
     """Return those fields of an answer's metadata that name its model and how it ended."""
     known = {key: message.response_metadata.get(key) for key in _TECHNICAL}
-    return {key: value for key, value in known.items() if isinstance(value, str)}
+    return {key: value for key, value in known.items() if is_mark(value)}
 
 
 def with_own_ids(calls: Sequence[ToolCall]) -> list[ToolCall]:

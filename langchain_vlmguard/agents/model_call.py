@@ -21,15 +21,17 @@ from langchain_vlmguard.agents.held import (
 )
 from langchain_vlmguard.agents.log import CheckLog
 from langchain_vlmguard.agents.prints import fingerprint, turn_fingerprint
+from langchain_vlmguard.content.turn import turn_start
 from langchain_vlmguard.guard import answers, requests
 from langchain_vlmguard.guard.calls import Call
 from langchain_vlmguard.guard.effects import ask, start, together, wait, work
 from langchain_vlmguard.guard.flow import first_try
+from langchain_vlmguard.guard.stopped import bare
 from langchain_vlmguard.guard.streams import show_answer
 from langchain_vlmguard.guard.turns import Answered, GuardedTurn
 from langchain_vlmguard.rewriting.subjects import Scope, result_as_turn
 from langchain_vlmguard.verdict.draft import Draft
-from langchain_vlmguard.verdict.refusals import refusal_message, with_verdict
+from langchain_vlmguard.verdict.refusals import refusal_message, with_short_verdict, with_verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -184,25 +186,27 @@ class _ModelCall:
                 strange.append((at, message))
         if not strange or not agent.check_tool_results or guarded.rewriter is None or not draft.lets_answer:
             return guarded
-        found = yield from together([answers.judge_result(guarded, _as_result(message)) for _, message in strange])
+        asked = [answers.judge_result(guarded, _as_result(message)) for _, message in strange]
+        found = yield from together(asked, agent.guard.judges_at_once)
         for (at, message), (judged, _) in zip(strange, found, strict=True):
             judged = agent.settle(judged)  # noqa: PLW2901 - the same draft, with its review decided
             self.log.add("tool_result", judged, tool=message.name, call=message.tool_call_id)
             kept = message
             if not judged.is_open and not agent.monitors:
                 agent.raise_violation("tool_result", judged)
-                words = {"content": agent.notice(judged, "tool_result"), "status": "error", "artifact": None}
-                kept = messages[at] = self.log.messages[at] = message.model_copy(update=words)
+                stripped = bare(message, agent.notice(judged, "tool_result"))
+                kept = stripped.model_copy(update={"status": "error"})
+                messages[at] = self.log.messages[at] = kept
             agent.passed.keep(kept, agent.policy.hash, ())
         return guarded.with_messages(messages)
 
     def replace_turn(self, guarded: GuardedTurn, draft: Draft) -> GuardedTurn:
         """Put the notice in place of everything that strangers said in the turn."""
-        notice = {"content": self.agent.notice(draft, "input"), "additional_kwargs": {}}
+        notice = self.agent.notice(draft, "input")
         messages = [*guarded.turn.messages]
         for at in range(guarded.turn.start, len(messages)):
             if isinstance(messages[at], HumanMessage | ToolMessage):
-                messages[at] = self.log.messages[at] = self.given[at].model_copy(update=notice)
+                messages[at] = self.log.messages[at] = bare(self.given[at], notice)
         return guarded.with_messages(messages)
 
     def finish(self, answered: Answered) -> Response:
@@ -220,6 +224,8 @@ class _ModelCall:
         turn_replaced = bool(self.log.messages) and whole.action == "refuse" and agent.exit_behavior == "replace"
         replaces = turn_replaced and not stopped
         if answer is not None and (agent.monitors or whole.lets_answer or replaces):
+            if self.model.error is not None:  # harmless, and not what was asked for: as without the guard
+                raise self.model.error
             return self._let_out(answered, whole.copy_with(answer="replaced" if replaces else "released"))
         return self._keep_back(whole.copy_with(answer="withheld"))
 
@@ -295,14 +301,25 @@ class _ModelCall:
         return ExtendedModelResponse(model_response=response, command=Command(update=update))
 
     def _changed(self) -> list[BaseMessage]:
-        """Return messages that the state must keep otherwise: replaced ones, and those whose pictures were fetched."""
-        kept = {message.id: message for message in self.request.messages}
-        now = [self.log.messages.get(at, message) for at, message in enumerate(self.given)]
-        return [one for one in now if one.id in kept and one.content != kept[one.id].content]
+        """Return messages that the state must keep otherwise.
+
+        These are replaced ones, those whose pictures were fetched, and answers of earlier turns, whose verdicts become short.
+        """
+        start = turn_start(self.request.messages)
+        changed = []
+        for at, (came, given) in enumerate(zip(self.request.messages, self.given, strict=True)):
+            now = self.log.messages.get(at, given)
+            if at < start and isinstance(now, AIMessage):
+                now = with_short_verdict(now)
+            if came.id and now is not came:
+                changed.append(now)
+        return changed
 
 
 def _with_fetched(messages: Sequence[BaseMessage], guarded: GuardedTurn) -> list[BaseMessage]:
     fetched = guarded.turn.fetched
+    if not fetched:
+        return [*messages]
     return [
         message.model_copy(update={"content": fetched[at]}) if at in fetched else message
         for at, message in enumerate(messages)
@@ -326,7 +343,7 @@ def _notes(request: ModelRequest[Any]) -> Json:
 
 def _after_answer(messages: Sequence[BaseMessage]) -> int:
     """Return the index of the first message that the model has not met yet."""
-    return max((at for at, message in enumerate(messages) if isinstance(message, AIMessage)), default=-1) + 1
+    return next((at + 1 for at in range(len(messages) - 1, -1, -1) if isinstance(messages[at], AIMessage)), 0)
 
 
 def _name(tool: Any) -> str:

@@ -7,14 +7,18 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from langchain_core.messages import HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 
+from langchain_vlmguard.content.checking import digest_of
 from langchain_vlmguard.content.turn import blocks_of, turn_start
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from langchain_core.messages import BaseMessage, ToolCall
+
+_LONG = 50_000
+"""Letters from which a text goes in by its own hash, which is remembered of pictures."""
 
 _IDENTITY = frozenset({"id", "index"})
 """Keys of content blocks that change from one reading to the next."""
@@ -25,13 +29,14 @@ def fingerprint(messages: Iterable[BaseMessage], *salt: str) -> str:
     digest = hashlib.sha256(_json(salt))
     for message in messages:
         digest.update(message.type.encode())
-        if isinstance(message.content, str):
-            _add_text(digest, message.content)
+        content = message.content
+        if isinstance(content, str):
+            _add_text(digest, content)
         else:
             for block in blocks_of(message):
                 _add(digest, {key: value for key, value in block.items() if key not in _IDENTITY})
-        if calls := getattr(message, "tool_calls", None):
-            digest.update(_json(calls))
+        if isinstance(message, AIMessage) and message.tool_calls:
+            digest.update(_json(message.tool_calls))
     return digest.hexdigest()[:32]
 
 
@@ -64,10 +69,17 @@ def _add(digest: hashlib._Hash, value: object) -> None:
 
 
 def _add_text(digest: hashlib._Hash, text: str) -> None:
+    if len(text) > _LONG:
+        digest.update(b"%d#" % len(text))
+        digest.update(digest_of(text))
+        return
     encoded = text.encode("utf-8", "surrogatepass")
     digest.update(b"%d:" % len(encoded))
     digest.update(encoded)
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=True, sort_keys=True, default=repr)
+
+
 def _json(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=True, sort_keys=True, default=repr).encode()
+    return _ENCODER.encode(value).encode()

@@ -42,6 +42,8 @@ def review_held(agent: AgentGuard, state: Any) -> Update | None:
     are withdrawn: their place in the conversation is gone.
     """
     notes = state.get("vlmguard") or {}
+    if not any(key.startswith(agent.note("held")) for key in notes):
+        return None
     waiting = [
         (message, held)
         for message in state["messages"]
@@ -99,7 +101,8 @@ def _review_result(agent: AgentGuard, held: Json, message: BaseMessage, log: Che
         chosen = restored(result, decision.text)
     log.add("tool_result", draft, tool=held["tool"], call=result.tool_call_id)
     log.note("passed", fingerprint([chosen]))
-    return {"messages": [chosen]}
+    keys = held.get("keys") or {}
+    return {**(keys if decision.kind == "approve" else {}), "messages": [chosen]}
 
 
 def _decide(

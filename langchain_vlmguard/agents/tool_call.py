@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from langchain_core.messages import RemoveMessage, ToolMessage, convert_to_messages
+from langchain_core.messages import RemoveMessage, ToolMessage
 from langgraph.errors import GraphBubbleUp
 from langgraph.types import Command
 
+from langchain_vlmguard.agents.commands import beside_messages, keys_beside, own, without_beside
 from langchain_vlmguard.agents.held import WAITS, call_name, new_id, packed
 from langchain_vlmguard.agents.log import CheckLog
 from langchain_vlmguard.agents.quiet_tool import HeldEnds, QuietTool
-from langchain_vlmguard.agents.state import GUARD_KEYS
 from langchain_vlmguard.guard import answers
 from langchain_vlmguard.guard.effects import handle, together, work
 from langchain_vlmguard.guard.turns import GuardedTurn
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from langchain_vlmguard.guard.effects import Flow
     from langchain_vlmguard.guard.state import CheckRecord, Stage
     from langchain_vlmguard.verdict.records import Json
-
-_LONGEST_ERROR = 4000
 
 
 def guard_tool_call(agent: AgentGuard, request: ToolCallRequest, handler: Callable[..., Any], model: Any) -> Flow[Any]:
@@ -116,8 +114,9 @@ class _ToolCall:
         """Judge an exception's words, which other middleware may show to the model; return what stands in for harmful ones."""
         if not self.checks_results:
             return None
-        said = self._tool_message(str(error)[:_LONGEST_ERROR])
-        draft, _ = yield from answers.judge_result(self.guarded, result_as_turn(self.request.tool_call, said))
+        said = self._tool_message(str(error))
+        asked = answers.judge_result(self.guarded, result_as_turn(self.request.tool_call, said))
+        [(draft, _)] = yield from together([asked], self.agent.guard.judges_at_once)
         draft = _refused(draft)
         self._add("tool_result", draft)
         if draft.is_open or self.agent.monitors:
@@ -127,15 +126,16 @@ class _ToolCall:
 
     def judge_results(self, result: Any) -> Flow[Any]:
         """Judge the messages that a tool returned; return what it returned with a notice in place of harmful ones."""
-        parts = [_own(part) for part in (result if isinstance(result, list) else [result])]
+        parts = [own(part) for part in (result if isinstance(result, list) else [result])]
         places = [place for at, part in enumerate(parts) for place in self._new_messages(at, part)]
         if self.checks_results:
-            turns = [result_as_turn(self.request.tool_call, self._as_result(_get(parts, place))) for place in places]
-            found = yield from together([answers.judge_result(self.guarded, turn) for turn in turns])
-            for place, (draft, read) in zip(places, found, strict=True):
-                message, settled = _get(parts, place), self.agent.settle(draft)
-                self._add("tool_result", settled)
-                _set(parts, place, message if self.agent.monitors else self._checked(message, settled, read))
+            beside = {at: one for at, part in enumerate(parts) if (one := self._beside(part)) is not None}
+            said = [*(self._as_result(_get(parts, place)) for place in places), *beside.values()]
+            turns = [result_as_turn(self.request.tool_call, one) for one in said]
+            asked = [answers.judge_result(self.guarded, turn) for turn in turns]
+            found = yield from together(asked, self.agent.guard.judges_at_once)
+            about = {at: draft for at, (draft, _) in zip(beside, found[len(places) :], strict=True)}
+            self._enter(parts, places, found[: len(places)], about)
         self.log.publish(self.request.runtime.stream_writer)
         waits = bool(self.log.notes)
         messages = [one for place in places if isinstance(one := _get(parts, place), ToolMessage)]
@@ -143,6 +143,39 @@ class _ToolCall:
         if waits:  # the state must hear of it at once
             parts = [self._with_notes(part) if at == 0 else part for at, part in enumerate(parts)]
         return parts if isinstance(result, list) else parts[0]
+
+    def _beside(self, part: Any) -> ToolMessage | None:
+        return beside_messages(part, self.state, self.request.tool_call)
+
+    def _enter(
+        self,
+        parts: list[Any],
+        places: list[tuple[int, int | None]],
+        found: list[tuple[Draft, BaseMessage]],
+        beside: dict[int, Draft],
+    ) -> None:
+        """Enter what was found about each message, and put a notice in place of those that may not pass.
+
+        What a `Command` brings beside its messages passes if all of them do. What is found about it decides about them, too.
+        """
+        shut = set()
+        for place, (draft, read) in zip(places, found, strict=True):
+            message, at = _get(parts, place), place[0]
+            settled = self.agent.settle(draft.join([beside[at]]) if at in beside else draft)
+            self._add("tool_result", settled)
+            if self.agent.monitors:
+                continue
+            if not settled.is_open:
+                shut.add(at)
+            _set(parts, place, self._checked(message, settled, read, keys_beside(parts[at])))
+        for at, draft in beside.items():
+            if at not in {place[0] for place in places}:
+                self._add("tool_result", refused := _refused(draft))
+                if not refused.is_open and not self.agent.monitors:
+                    self.agent.raise_violation("tool_result", refused)
+                    shut.add(at)
+        for at in shut:
+            parts[at] = without_beside(parts[at])
 
     def _remember(self, messages: list[ToolMessage], records: list[CheckRecord]) -> None:
         """Keep what the agent's state will hear of these results with the next model call."""
@@ -162,13 +195,13 @@ class _ToolCall:
     def _as_result(self, message: BaseMessage) -> ToolMessage:
         return message if isinstance(message, ToolMessage) else self._tool_message(message.content)
 
-    def _checked(self, message: BaseMessage, draft: Draft, read: BaseMessage | None) -> BaseMessage:
+    def _checked(self, message: BaseMessage, draft: Draft, read: BaseMessage, keys: Json) -> BaseMessage:
         if draft.is_open:
-            return message if read is None else message.model_copy(update={"content": read.content})
+            return message.model_copy(update={"content": read.content})
         if draft.action == "review":
             placeholder = self._tool_message(WAITS, message.id or new_id())
             raw = packed(message.model_copy(update={"id": placeholder.id}))
-            held = {"stage": "tool_result", "tool": self.name, "draft": draft.to_state(), "message": raw}
+            held = {"stage": "tool_result", "tool": self.name, "draft": draft.to_state(), "message": raw, "keys": keys}
             self.log.note("held", placeholder.id, **held)
             return placeholder
         self.agent.raise_violation("tool_result", draft)
@@ -223,15 +256,3 @@ def _set(parts: list[Any], place: tuple[int, int | None], message: BaseMessage) 
         parts[at] = message
     else:
         parts[at].update["messages"][inside] = message
-
-
-def _own(part: Any) -> Any:
-    """Return a tool's return value whose messages may be replaced, without state that only the guard writes."""
-    if not isinstance(part, Command) or part.update is None:
-        return part
-    given_update = part.update if isinstance(part.update, dict) else dict(part._update_as_tuples())  # noqa: SLF001 - as the graph reads it
-    update = {key: value for key, value in given_update.items() if key not in GUARD_KEYS}
-    if "messages" in update:
-        given = update["messages"] if isinstance(update["messages"], list) else [update["messages"]]
-        update["messages"] = convert_to_messages(given)
-    return replace(part, update=update)

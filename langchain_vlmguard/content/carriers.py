@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from langchain_core.messages import AIMessage, AIMessageChunk
@@ -21,11 +22,26 @@ from langchain_vlmguard.content.turn import blocks_of
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
+    from langchain_core.messages import BaseMessage
+
     from langchain_vlmguard.content.turn import Block
 
-Treatment = Literal["words", "picture", "call", "encrypted", "unread"]
-"""What is done about a block: its words are judged; it is judged as a picture; it repeats a tool call, which is judged by itself;
-only its provider can read it, so it is named as unjudged; nobody can read it, so the answer is unread."""
+Treatment = Literal["words", "picture", "call", "encrypted", "unread", "prose", "tokens", "mark", "own"]
+"""What is done about a carrier, as `TREATMENTS` says."""
+
+TREATMENTS: Mapping[Treatment, str] = MappingProxyType(
+    {
+        "words": "judged, every word of it",
+        "picture": "judged, as a picture",
+        "call": "judged by itself, as a call; what repeats a blocked call goes with it",
+        "encrypted": "named in `unjudged`: only its provider can read it",
+        "unread": "named in `unjudged`, and the answer stays in: nobody can read it",
+        "prose": "judged where it says more than single short words",
+        "tokens": "judged where the tokens say more than the answer; tokens that were not chosen are not read",
+        "mark": "not judged: it says nothing to people, and goes with what it belongs to",
+        "own": "stripped: the guard's own takes its place",
+    }
+)
 
 CALLS = frozenset({"tool_use", "tool_call", "tool_call_chunk", "function_call", "custom_tool_call", "input_json_delta"})
 """Block types that repeat a call of `tool_calls`."""
@@ -53,33 +69,10 @@ TECHNICAL = frozenset(
 _SECRET = ("encrypted_content", "encrypted_index", "encrypted_stdout")
 _ARGUMENTS = ("input", "args", "arguments", "partial_json")
 
-_METADATA = frozenset(
-    {
-        "model_name",
-        "model",
-        "model_provider",
-        "finish_reason",
-        "stop_reason",
-        "id",
-        "system_fingerprint",
-        "service_tier",
-    }
-    | {
-        "token_usage",
-        "usage",
-        "logprobs",
-        "verdict",
-        "steering",
-        "provenance",
-        "created",
-        "created_at",
-        "object",
-        "status",
-    }
-    | {"headers", "ResponseMetadata", "safety_ratings", "prompt_feedback", "total_duration", "done_reason"}
-)
-"""Fields of `response_metadata` that say nothing to people, or what the answer says anyway."""
+TRANSPORT = frozenset({"headers", "ResponseMetadata"})
+"""Fields of `response_metadata` in which the connection speaks, not the model."""
 
+_MARK = re.compile(r"[\w./:;+@-]{1,128}", re.ASCII)
 _BLOB = re.compile(r"[A-Za-z0-9+/_=-]{1000,}")
 """Encoded data: a thousand letters without a space or a full stop."""
 
@@ -116,6 +109,22 @@ def treatment(block: Block, calls: Collection[tuple[str, str]] = ()) -> Treatmen
     return "words"
 
 
+def field_treatment(field: str, key: str) -> Treatment:
+    """Return what is done about a key of a field beside an answer's content.
+
+    Args:
+        field: `"additional_kwargs"` or `"response_metadata"`.
+        key: The key.
+    """
+    if field == "additional_kwargs":
+        if key in ("tool_calls", "function_call"):
+            return "call"
+        return "unread" if key == "audio" else "mark" if "signature" in key else "words"
+    if key == "verdict":
+        return "own"
+    return "mark" if key in TRANSPORT else "tokens" if key == "logprobs" else "prose"
+
+
 def is_authored(block: Block) -> bool:
     """Whether a block is of a type that only models write and that holds words: thoughts, calls, results of hosted tools."""
     inner = block.get("value") if block.get("type") == "non_standard" else block
@@ -144,7 +153,8 @@ def carried_by(message: AIMessage, tools: Collection[str] | None = None) -> Carr
         elif what in ("picture", "unread"):
             pictures.append(block)
     words += [as_json(call["args"]) for call in message.tool_calls if tools is not None and call["name"] not in tools]
-    words += [f"{call['name']} {call['args']}" for call in message.invalid_tool_calls]
+    for call in message.invalid_tool_calls:
+        words += [f"{call['name']} {call['args']}", call["error"] or ""]
     beside, sounds = _beside(message, calls, words)
     return Carried(tuple(word for word in [*words, *beside] if word.strip()), (*pictures, *sounds))
 
@@ -155,6 +165,13 @@ def encrypted_in(message: AIMessage) -> list[str]:
         return []
     blocks = (block for block in message.content if isinstance(block, dict))
     return [kind_of(block) for block in blocks if kind_of(block) in ENCRYPTED or any(block.get(key) for key in _SECRET)]
+
+
+def says_beside(message: BaseMessage) -> bool:
+    """Whether words stand beside a message's content that the content does not hold."""
+    beside = [getattr(message, "artifact", None), message.additional_kwargs, message.response_metadata]
+    said = "\n".join(leaves(message.content, without=()))
+    return any(one not in said for one in prose_in(beside))
 
 
 def call_key(name: object, arguments: object) -> tuple[str, str]:
@@ -171,7 +188,8 @@ def repeats(block: Block, calls: Collection[tuple[str, str]]) -> bool:
     """Whether everything that a block says is a call that the message has in `tool_calls` too."""
     given = [block[key] for key in _ARGUMENTS if block.get(key) not in (None, "", {}, "{}")] or [{}]
     rest = {key: value for key, value in block.items() if key not in (*_ARGUMENTS, "name", "namespace", "extras")}
-    return all(call_key(block.get("name"), one) in calls for one in given) and not any(leaves(rest))
+    said = any(leaves(rest)) or any(map(is_prose, leaves(rest, without=())))
+    return all(call_key(block.get("name"), one) in calls for one in given) and not said
 
 
 def leaves(value: object, *, without: Collection[str] = TECHNICAL) -> Iterator[str]:
@@ -180,6 +198,8 @@ def leaves(value: object, *, without: Collection[str] = TECHNICAL) -> Iterator[s
         yield value
     elif isinstance(value, Mapping):
         for key, one in value.items():
+            if isinstance(key, str) and is_prose(key):
+                yield key
             if key not in without:
                 yield from leaves(one, without=without)
     else:
@@ -187,23 +207,66 @@ def leaves(value: object, *, without: Collection[str] = TECHNICAL) -> Iterator[s
             yield from leaves(one, without=without)
 
 
+def prose_in(value: object, known: Collection[str] = ()) -> list[str]:
+    """Return what a program's value says to people, pictures and what is known already left out.
+
+    Args:
+        value: Anything, however deep, and with circles.
+        known: Texts that were judged.
+    """
+    return [one for one in _texts(value) if one not in known and is_prose(one) and not may_be_picture(one)]
+
+
+def _texts(value: object, most_parts: int = 200_000) -> Iterator[str]:
+    """Yield the strings in a value in order, names of fields too; so many parts are looked at and no more."""
+    waiting, seen = [value], set()
+    for _ in range(most_parts):
+        if not waiting:
+            return
+        one = waiting.pop()
+        if isinstance(one, str):
+            yield one
+            continue
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, Mapping):
+            waiting += [part for key in reversed([*one]) for part in (one[key], key) if part is not None]
+        else:
+            waiting += reversed(parts_of(one))
+
+
 def as_json(value: object) -> str:
     """Return a value as JSON with sorted keys; what JSON has no form for is written as Python shows it."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True, default=repr)
 
 
+def is_mark(value: object) -> bool:
+    """Whether a value is a short mark, such as a name, a version or a hash, that says nothing to people."""
+    return isinstance(value, str) and _MARK.fullmatch(value) is not None
+
+
+def is_prose(text: str) -> bool:
+    """Whether a text may say something to people: more than one word of plain letters, or an address."""
+    return len(text.split()) > 1 or not text.isascii() or "://" in text
+
+
 def _words(block: Block) -> list[str]:
     if kind_of(block) in ("text", "output_text") and isinstance(block.get("text"), str):
-        others = (leaf for leaf in leaves({k: v for k, v in block.items() if k != "text"}) if _is_prose(leaf))
-        return [block["text"], *others]
-    return ["\n".join(leaf for leaf in leaves(block) if not may_be_picture(leaf))]
+        said = block["text"]
+        beside = {key: one for key, one in block.items() if key not in ("text", "logprobs")}
+        prose = [leaf for leaf in leaves(beside, without=()) if is_prose(leaf) and not may_be_picture(leaf)]
+        return [said, *prose, *_tokens_beyond(block.get("logprobs"), said)]
+    read = [leaf for leaf in leaves(block) if not may_be_picture(leaf)]
+    marks = [leaf for leaf in leaves(block, without=()) if is_prose(leaf) and not may_be_picture(leaf)]
+    return ["\n".join([*read, *(leaf for leaf in marks if leaf not in read)])]
 
 
 def pictures_in(value: object) -> list[Block]:
     """Return the pictures whose data stands somewhere in a value, as blocks that can be read."""
     if not holds_picture(value, declared=False):
         return []
-    found = (leaf for leaf in leaves(value, without=()) if may_be_picture(leaf))
+    found = (leaf for leaf in _texts(value) if may_be_picture(leaf))
     return [{"type": "image", "url" if leaf.lstrip()[:5].lower() == "data:" else "base64": leaf} for leaf in found]
 
 
@@ -215,18 +278,24 @@ def _beside(
     words: list[str] = []
     sounds: list[Block] = []
     for key, value in message.additional_kwargs.items():
-        if key == "audio" and isinstance(value, Mapping) and value.get("data"):
+        what = field_treatment("additional_kwargs", key)
+        if what == "unread" and isinstance(value, Mapping) and value.get("data"):
             sounds.append({"type": "audio"})
             words.append(str(value.get("transcript") or ""))
-        elif key in ("tool_calls", "function_call"):
+        elif what == "call":
             raw = value if isinstance(value, list) else [value]
             words += [as_json(call) for call in raw if not _is_raw_call(call, calls, message)]
-        elif "signature" not in key and not (key == "parsed" and _same_json(value, known)):
+        elif what == "mark":
+            words += [leaf for leaf in leaves(value, without=()) if is_prose(leaf) and leaf not in known]
+        elif not (key == "parsed" and _same_json(value, known)):
             words += [leaf for leaf in leaves(value) if leaf not in known]
     for key, value in message.response_metadata.items():
-        if key not in _METADATA:
-            words += [leaf for leaf in leaves(value) if _is_prose(leaf) and leaf not in known]
-    words += _tokens_beyond(message.response_metadata.get("logprobs"), known)
+        what = field_treatment("response_metadata", key)
+        if what == "tokens":
+            words += _tokens_beyond(value, known)
+        elif what == "prose":
+            words += [leaf for leaf in leaves(value, without=()) if is_prose(leaf) and leaf not in known]
+    words += [message.name] if message.name and is_prose(message.name) else []
     if isinstance(message, AIMessageChunk) and not message.tool_calls and not message.invalid_tool_calls:
         words += [str(chunk["args"]) for chunk in message.tool_call_chunks if chunk.get("args")]
     return words, sounds
@@ -254,12 +323,20 @@ def _same_json(value: object, text: str) -> bool:
 
 def _tokens_beyond(logprobs: object, known: str) -> list[str]:
     """Return the words of log-probabilities that the answer does not say anyway."""
-    tokens = logprobs.get("content") if isinstance(logprobs, Mapping) else None
-    if not isinstance(tokens, list):
-        return []
-    text = "".join(str(one.get("token", "")) for one in tokens if isinstance(one, Mapping))
-    return [] if text.strip() in known else [text]
+    text = "".join(_tokens(logprobs))
+    beside = [leaf for leaf in leaves(logprobs, without=("token", "bytes")) if is_prose(leaf)]
+    return [one for one in (text, *beside) if one.strip() not in known]
 
 
-def _is_prose(text: str) -> bool:
-    return len(text.split()) > 1
+def _tokens(logprobs: object) -> Iterator[str]:
+    """Yield the tokens that were chosen, in order, in any provider's form; alternatives are left out."""
+    if isinstance(logprobs, Mapping):
+        if isinstance(token := logprobs.get("token"), str):
+            yield token
+            return
+        for key, one in logprobs.items():
+            if not str(key).startswith("top_"):
+                yield from _tokens(one)
+    elif isinstance(logprobs, list | tuple):
+        for one in logprobs:
+            yield from _tokens(one)

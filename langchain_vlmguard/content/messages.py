@@ -164,6 +164,8 @@ class _Reader:
         """Whether the message that is read says the same as it came, to the last field."""
 
     def message(self, index: int, message: BaseMessage, *, current: bool) -> BaseMessage:
+        if not current and _is_plain(message):
+            return message
         place = Place(index, current)
         if not isinstance(message, _ROLES):
             reason = "only human, AI, system and tool messages are read"
@@ -356,6 +358,19 @@ def _as_json(value: Any) -> str:
     except (TypeError, ValueError, RecursionError) as error:
         msg = f"it cannot be written as JSON ({type(error).__name__})"
         raise UnreadableContentError(msg) from error
+
+
+def _is_plain(message: BaseMessage) -> bool:
+    """Whether a message is a text that needs no second look: of earlier turns, most are."""
+    text = message.content
+    return (
+        isinstance(text, str)
+        and isinstance(message, _ROLES)
+        and not message.additional_kwargs
+        and message.name != EVIDENCE
+        and (not isinstance(message, ToolMessage) or message.artifact is None)
+        and (text.isascii() or _LONE_SURROGATE.search(text) is None)
+    )
 
 
 def _is_handed_on(block: object) -> bool:

@@ -19,6 +19,7 @@ from langchain_vlmguard.guard.chunks import whole_chunk
 from langchain_vlmguard.guard.effects import arun, run
 from langchain_vlmguard.guard.flow import guarded_answer
 from langchain_vlmguard.guard.parts import GuardParts
+from langchain_vlmguard.guard.slots import MOST_AT_ONCE
 from langchain_vlmguard.guard.state import check_record
 from langchain_vlmguard.guard.streams import muted_config
 from langchain_vlmguard.rewriting.report import Rewriter  # noqa: TC001 - pydantic reads the annotations
@@ -103,6 +104,9 @@ class GuardedChatModel(BaseChatModel):
 
     phrase: SkipValidation[Phrase | None] = None
     """How answers and calls are worded for the rewriter: a function of a `Subject`."""
+
+    judges_at_once: int = MOST_AT_ONCE
+    """Judge calls at the same time, for the parts of one answer."""
 
     telemetry: SkipValidation[Telemetry | None] = Field(default=None, exclude=True)
     """A `GuardTelemetry` that reports every check to OpenTelemetry (extra `otel`)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from langchain_vlmguard.content.carriers import encrypted_in
+from langchain_vlmguard.content.carriers import encrypted_in, says_beside
 from langchain_vlmguard.guard.calls import Answer, Call
 from langchain_vlmguard.guard.effects import together, work
 from langchain_vlmguard.guard.requests import account, ask_rewriter, examine, unread
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 UNSAFE_ANSWER = "What the model was about to say is harmful."
 READ_OTHERWISE = "A second model reads the request's pictures otherwise, and would say something harmful."
+BESIDE_RESULT = "what stands beside the result, such as its artifact, is for the program: nobody judged its words"
 OPEN_GATE = "The model's own states mark this request as harmful."
 
 
@@ -122,7 +123,7 @@ def judge_subjects(
         for at, subject in enumerate(subjects)
         if asks_rewriter and (guarded.judges.rewriter or subject.pictures)
     }
-    asked = dict(zip(flows, (yield from together([*flows.values()])), strict=True))
+    asked = dict(zip(flows, (yield from together([*flows.values()], guarded.guard.judges_at_once)), strict=True))
     drafts = [
         _as_answer(asked[at][0]) if at in asked else _unasked(guarded, subject) for at, subject in enumerate(subjects)
     ]
@@ -158,6 +159,8 @@ def judge_result(guarded: GuardedTurn, messages: Sequence[BaseMessage]) -> Flow[
     draft, read = yield from judge_aside(guarded, messages)
     if draft.rewriter is None and draft.is_open and draft.evidence_risk is None:
         draft = draft.skip("tool_result", "there is no rewriter that may be asked about what tools return")
+    if draft.is_open and says_beside(messages[-1]):
+        draft = draft.skip("tool_result", BESIDE_RESULT)
     return draft, read
 
 

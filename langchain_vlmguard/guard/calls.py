@@ -14,6 +14,7 @@ from langchain_core.outputs import ChatGeneration
 from langchain_core.runnables.config import ensure_config, merge_configs
 from langgraph.errors import GraphBubbleUp
 
+from langchain_vlmguard.content.carriers import is_mark
 from langchain_vlmguard.errors import RewriteError
 from langchain_vlmguard.guard.streams import muted_config
 from langchain_vlmguard.rewriting.rewriter import Rewrite, repeats_prompt
@@ -37,6 +38,9 @@ class TokenCounter(BaseCallbackHandler):
     def __init__(self) -> None:
         """Start at nothing."""
         self.tokens: Counter[str] = Counter()
+
+    def on_chat_model_start(self, *_: Any, **__: Any) -> None:
+        """Take no notice; a handler without this method has every conversation put in words for it."""
 
     def on_llm_end(self, response: LLMResult, **_: Any) -> None:
         """Count one call."""
@@ -114,7 +118,7 @@ class Answer:
         return cls(
             message,
             None if trace is None else SteeringTrace.model_validate(trace),
-            {key: value for key, value in named.items() if isinstance(value, str)},
+            {key: value for key, value in named.items() if isinstance(value, str) and is_mark(value)},
         )
 
 

@@ -11,6 +11,7 @@ from langchain_vlmguard.content.picture_words import PictureWords
 from langchain_vlmguard.errors import NoJudgeError
 from langchain_vlmguard.guard.judges import answer_judge_in, screen_in, text_judge_in, unbound
 from langchain_vlmguard.guard.second_reader import second_reader_in
+from langchain_vlmguard.guard.slots import MOST_AT_ONCE
 from langchain_vlmguard.guard.state import policy_of_run
 from langchain_vlmguard.guard.stopped import without_stopped_turns
 from langchain_vlmguard.rewriting.given import rewriter_of
@@ -74,6 +75,9 @@ class GuardParts:
     telemetry: Telemetry | None = None
     """Where every check is reported, e.g. `GuardTelemetry` (extra `otel`)."""
 
+    judges_at_once: int = MOST_AT_ONCE
+    """Judge calls at the same time, for the parts of one answer and for the tools that one step of an agent runs."""
+
     show_held: bool = True
     """Show a reviewer what waits. It is then in the interrupt, which checkpoints and every stream show."""
 
@@ -82,10 +86,13 @@ class GuardParts:
 
         Raises:
             TypeError: The rewriter is neither a `Runnable` nor the name of a model.
-            ValueError: The rewriter is a model with tools bound to it.
+            ValueError: The rewriter is a model with tools bound to it, or no judge call could ever be made.
             ValidationError: The policy is not a policy.
         """
         object.__setattr__(self, "rewriter", rewriter_of(self.rewriter))
+        if self.judges_at_once < 1:
+            msg = f"judges_at_once must be 1 or more, not {self.judges_at_once}"
+            raise ValueError(msg)
         object.__setattr__(self, "policy", GuardPolicy.model_validate(self.policy or {}))
         object.__setattr__(self, "fetcher", self.fetcher or PictureFetcher())
 

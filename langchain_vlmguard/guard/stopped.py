@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from langchain_core.messages import BaseMessage
+
+Bare = TypeVar("Bare", bound="BaseMessage")
 
 WITHHELD = "[this message was stopped and is not shown]"
 """What stands in for the words of a turn that did not go on."""
@@ -32,8 +34,15 @@ def without_stopped_turns(messages: Sequence[BaseMessage]) -> Sequence[BaseMessa
     for stop in stops:
         for at in range(turn_start(messages[:stop]), stop):
             if isinstance(messages[at], HumanMessage | ToolMessage):
-                shown[at] = messages[at].model_copy(update={"content": WITHHELD, "additional_kwargs": {}})
+                shown[at] = bare(messages[at], WITHHELD)
     return shown
+
+
+def bare(message: Bare, words: str) -> Bare:
+    """Return a person's or a tool's message that says other words, and carries nothing else of its own."""
+    kept: dict[str, object] = {"content": words, "additional_kwargs": {}, "response_metadata": {}}
+    beside = {"artifact": None} if isinstance(message, ToolMessage) else {"name": None}
+    return message.model_copy(update={**kept, **beside})
 
 
 def _stops_turn(message: BaseMessage) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from langchain_core import messages
@@ -79,3 +80,20 @@ def with_verdict(message: AIMessage, verdict: SafetyVerdict) -> AIMessage:
 def verdict_metadata(verdict: SafetyVerdict) -> Json:
     """Return a verdict as response metadata."""
     return {"verdict": verdict.to_state()}
+
+
+def with_short_verdict(message: AIMessage) -> AIMessage:
+    """Return a message of an earlier turn with what its verdict came to, so that a thread does not drag all of them along.
+
+    An answer that was let out as it was keeps none; of a rewriting, and of what was stopped, what was done and why stays.
+    """
+    verdict = message.response_metadata.get("verdict")
+    if not isinstance(verdict, Mapping) or "provenance" not in verdict:
+        return message
+    metadata = {key: value for key, value in message.response_metadata.items() if key != "verdict"}
+    if (verdict.get("action"), verdict.get("answer")) != ("allow", "released"):
+        metadata["verdict"] = {key: verdict[key] for key in _SHORT if key in verdict}
+    return message.model_copy(update={"response_metadata": metadata})
+
+
+_SHORT = ("action", "severity", "answer", "reason")
