@@ -154,6 +154,11 @@ class VLMGuardMiddleware(AgentMiddleware[VLMGuardAgentState, Any, Any]):
         """Name of this instance."""
         return self._name
 
+    @property
+    def checked_tools(self) -> frozenset[str] | None:
+        """Names of the tools whose calls and results are checked; `None` for all."""
+        return self._agent.tools
+
     @hook_config(can_jump_to=["model", "end"])
     def before_model(self, state: Any, runtime: Runtime[Any]) -> Update | None:
         """Ask a person about what is held: tool results, and whatever a new message came upon."""

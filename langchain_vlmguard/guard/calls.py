@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -18,7 +17,8 @@ from langchain_vlmguard.content.carriers import is_mark
 from langchain_vlmguard.errors import RewriteError
 from langchain_vlmguard.guard.streams import muted_config
 from langchain_vlmguard.rewriting.rewriter import Rewrite, repeats_prompt
-from langchain_vlmguard.verdict.records import GuardFailure, SteeringTrace
+from langchain_vlmguard.verdict.failures import failure_of
+from langchain_vlmguard.verdict.records import SteeringTrace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
     from langchain_vlmguard.verdict.draft import Draft
-
-_log = logging.getLogger(__name__)
+    from langchain_vlmguard.verdict.records import GuardFailure
 
 
 class TokenCounter(BaseCallbackHandler):
@@ -81,9 +80,7 @@ class Call:
         """Keep a failure; interrupts and cancellations go on."""
         if self.raises or not isinstance(error, Exception) or isinstance(error, GraphBubbleUp):
             return False
-        name = type(error).__name__
-        _log.warning("the %s step failed: %s: %s", self.stage, name, error, exc_info=error)
-        self.failure = GuardFailure(stage=self.stage, error=name, reason=f"the {self.stage} step failed")
+        self.failure = failure_of(self.stage, error)
         return True
 
     def charge(self, draft: Draft, stage: str | None = None) -> Draft:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from importlib import import_module
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from langchain_vlmguard.errors import extra
 
 Frames = Literal["refuse", "first", "all"]
 
@@ -44,6 +47,14 @@ class ImageLimits(BaseModel):
 
     max_memory: int = Field(default=2_000_000_000, gt=0)
     """Most bytes that this process may take."""
+
+    @model_validator(mode="after")
+    def _heif_is_installed(self) -> Self:
+        """Say at once that an extra is missing (`MissingExtraError`), not when the first photograph comes."""
+        if self.heif:
+            with extra("heif"):
+                import_module("pillow_heif")
+        return self
 
 
 ImageHost = Annotated[

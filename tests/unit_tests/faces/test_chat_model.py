@@ -61,7 +61,7 @@ async def test_tokens_are_counted_once_however_the_model_is_asked(said, use_asyn
         ("a kite", "a bomb", "can't help", "refuse"),
         ("maybe", "x", "can't help", "refuse"),
         ([UNREADABLE["https address"][0]], "x", "is an address", "refuse"),
-        ("crash", "x", "RuntimeError", "refuse"),
+        ("crash", "x", "could not judge this turn", "refuse"),
     ],
 )
 async def test_turns_and_answers_are_judged(asked, answered, text, action, use_async):

@@ -112,14 +112,20 @@ def test_a_rewriter_that_fails_fails_closed(on_error, ended):
     assert model.seen == []
     assert ("__interrupt__" not in state) == ended
     found = state["verdict"] if ended else state["__interrupt__"][0].value["verdict"]
-    assert found["failure"] == {"stage": "rewrite", "error": "RewriteError", "reason": "the rewrite step failed"}
+    reason = "The guard could not judge this turn. The log of 'langchain_vlmguard' says why."
+    assert found["failure"] == {"stage": "rewrite", "error": "RewriteError", "reason": reason}
 
 
-def test_a_model_that_fails_ends_in_a_refusal_that_names_the_error_and_nothing_else():
+def test_a_failure_is_whole_in_the_log_and_safe_in_verdict_and_answer(caplog):
     state = ask(guard(ScriptedModel(answers=[RuntimeError("secret path /x")])))
     assert state["verdict"]["failure"]["error"] == "RuntimeError"
-    assert "RuntimeError" in state["messages"][-1].text
+    assert "The answer could not be made" in state["messages"][-1].text
+    assert not [word for word in ("RuntimeError", "secret path") if word in state["messages"][-1].text]
     assert "secret path" not in json.dumps(state["verdict"])
+    [record] = [record for record in caplog.records if record.name == "langchain_vlmguard"]
+    assert record.levelname == "WARNING"
+    assert "RuntimeError: secret path /x" in record.getMessage()
+    assert "Traceback" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -379,12 +385,13 @@ async def test_no_event_shows_an_answer_that_was_withheld_or_the_rewriters_token
     ],
     ids=["no chat model", "broken trace", "raises"],
 )
-async def test_an_answer_that_cannot_be_used_is_a_refusal_with_the_errors_name(model, error):
+async def test_an_answer_that_cannot_be_used_is_a_refusal_whose_verdict_names_the_error(model, error):
     graph = guard(model)
     for state in (ask(graph), await graph.ainvoke({"messages": [HumanMessage("hi")]})):
         failure = state["verdict"]["failure"]
         assert (state["verdict"]["action"], failure["stage"], failure["error"]) == ("refuse", "answer", error)
-        assert error in state["messages"][-1].text
+        assert "The answer could not be made" in state["messages"][-1].text
+        assert error not in state["messages"][-1].text
         assert "secret" not in str(state)
 
 
