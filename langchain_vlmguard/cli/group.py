@@ -28,12 +28,12 @@ _ENDS: tuple[type[Exception], ...] = (typer.Exit, typer.Abort, *typer.BadParamet
 class OneLineErrors(TyperGroup):
     """A group of commands whose errors are one line on stderr."""
 
-    def invoke(self, ctx: Any) -> Any:
+    def invoke(self, ctx: Any) -> object:
         """Run a command."""
         return _ended(lambda: super(OneLineErrors, self).invoke(ctx))
 
 
-def _ended(command: Callable[[], Any]) -> Any:
+def _ended(command: Callable[[], object]) -> object:
     try:
         return command()
     except _ENDS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import contextmanager
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from langchain_core.messages import HumanMessage
 
@@ -45,7 +45,7 @@ _TO_DO = (
 )
 
 
-def probe(guard: Any) -> Iterator[Finding]:
+def probe(guard: object) -> Iterator[Finding]:
     """Send a typed request, one with a picture and a tool's call and result through a guard.
 
     Args:
@@ -139,7 +139,7 @@ def _heard() -> Iterator[list[str]]:
         log.propagate = propagated
 
 
-def _picture() -> dict[str, Any]:
+def _picture() -> dict[str, str]:
     from PIL import Image
 
     data = BytesIO()

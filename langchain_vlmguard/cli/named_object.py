@@ -5,12 +5,11 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import typer
 
 
-def named_object(spec: str) -> Any:
+def named_object(spec: str) -> object:
     """Return the object that `module:object` names; the folder of the command is searched first.
 
     Raises:
@@ -24,7 +23,7 @@ def named_object(spec: str) -> Any:
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        found: Any = import_module(module_name)
+        found: object = import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise

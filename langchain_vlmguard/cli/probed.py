@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
 from langchain.agents import create_agent
@@ -116,11 +116,11 @@ class Told(BaseChatModel):
     def _llm_type(self) -> str:
         return "vlmguard-doctor"
 
-    def bind_tools(self, tools: Any, **_: Any) -> Any:  # noqa: ARG002 - it knows its tool
+    def bind_tools(self, tools: object, **_: object) -> Self:  # noqa: ARG002 - it knows its tool
         """Return the model as it is."""
         return self
 
-    def _generate(self, messages: list[BaseMessage], *_: Any, **__: Any) -> ChatResult:
+    def _generate(self, messages: list[BaseMessage], *_: object, **__: object) -> ChatResult:
         last = messages[-1]
         message = AIMessage("That is an easy one. Here is what you asked for.")
         if isinstance(last, HumanMessage) and last.text == _ASKED:
