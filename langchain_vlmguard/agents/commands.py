@@ -31,7 +31,7 @@ def own(part: Any) -> Any:
     return replace(part, update=update)
 
 
-def beside_messages(part: Any, state: Json, call: ToolCall) -> ToolMessage | None:
+def beside_messages(part: object, state: Json, call: ToolCall) -> ToolMessage | None:
     """Return what a `Command` says beside its messages as a result that can be judged, `None` if it says nothing new.
 
     Args:
@@ -56,7 +56,7 @@ def beside_messages(part: Any, state: Json, call: ToolCall) -> ToolMessage | Non
     return ToolMessage(content, tool_call_id=call["id"] or "", name=call["name"])
 
 
-def keys_beside(part: Any) -> Json:
+def keys_beside(part: object) -> Json:
     """Return the keys of the state, other than messages, that a `Command` writes."""
     update = part.update if isinstance(part, Command) and isinstance(part.update, dict) else {}
     return {key: value for key, value in update.items() if key != "messages"}
@@ -71,5 +71,5 @@ def without_beside(part: Any) -> Any:
     return replace(part, update={"messages": messages} if messages else None, goto=goto, resume=None)
 
 
-def _targets(part: Command[Any]) -> Sequence[Any]:
+def _targets(part: Command[Any]) -> Sequence[object]:
     return part.goto if isinstance(part.goto, list | tuple) else [part.goto]
