@@ -57,7 +57,7 @@ def table(found):
         "| fuzzed | cases | with a picture read, or something blocked | slowest | memory at the most |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for name in (*TARGETS, HUNT):
+    for name in (name for name in (*TARGETS, HUNT) if name in found):
         seen = found[name]
         lines += [
             f"| {name} | {seen['cases']:,} | {seen['pictures']:,} | {seen['slowest_ms']} ms | {seen['peak_mb']} MB |"

@@ -73,7 +73,7 @@ class Scripted(BaseChatModel):
     """Calls tools, one after the other, and then answers."""
 
     calls: list[Json]
-    answer: str = "Your kite is ordered: it will come tomorrow morning."
+    answer: str | None = None
 
     @property
     def _llm_type(self) -> str:
@@ -86,9 +86,9 @@ class Scripted(BaseChatModel):
     def _generate(self, messages: list[BaseMessage], *_: Any, **__: Any) -> ChatResult:
         since = next(at for at, one in enumerate(reversed(messages)) if isinstance(one, HumanMessage))
         called = sum(isinstance(one, ToolMessage) for one in messages[len(messages) - since :])
-        said = AIMessage(self.answer)
+        said = AIMessage(self.answer or "Your kite is ordered: it will come tomorrow morning.")
         if called < len(self.calls):
-            said = AIMessage("", tool_calls=[{**self.calls[called], "id": f"{len(messages)}", "type": "tool_call"}])  # type: ignore[list-item]
+            said = AIMessage("", tool_calls=[{**self.calls[called], "id": f"{len(messages)}", "type": "tool_call"}])
         return ChatResult(generations=[ChatGeneration(message=said)])
 
     async def _agenerate(self, messages: list[BaseMessage], *_: Any, **__: Any) -> ChatResult:
@@ -112,7 +112,7 @@ _ORDER: Json = {"name": "order", "args": {"item": "a kite"}}
 
 def agent(calls: list[Json], *, guarded: bool, saver: InMemorySaver | None = None, answer: str | None = None) -> Any:
     """Return an agent, with the guard or without it."""
-    model = Scripted(calls=calls, **({} if answer is None else {"answer": answer}))
+    model = Scripted(calls=calls, answer=answer)
     middleware = [VLMGuardMiddleware(AtOnce())] if guarded else []
     return create_agent(model, [order, photograph], middleware=middleware, checkpointer=saver)
 
@@ -184,7 +184,7 @@ def loop_scenes() -> list[tuple[list[Json], list[BaseMessage], str | None]]:
     old: list[BaseMessage] = []
     for number in range(500):
         call = {**_ORDER, "id": f"{number}", "type": "tool_call"}
-        said = AIMessage("", tool_calls=[call])  # type: ignore[list-item]
+        said = AIMessage("", tool_calls=[call])
         old += [HumanMessage("hello"), said, ToolMessage("ordered", tool_call_id=f"{number}"), AIMessage("done")]
     pictures: list[Any] = [*map(a_photograph, range(6)), {"type": "text", "text": "what is this?"}]
     looks: Json = {"name": "photograph", "args": {"number": 7}}
