@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from langchain.agents.middleware.types import ModelResponse
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable
-from langchain_core.runnables.config import set_config_context
+from langchain_core.runnables.config import ensure_config, merge_configs, set_config_context
 
 from langchain_vlmguard.guard.calls import unmuted
+from langchain_vlmguard.guard.streams import silent_streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -81,7 +82,9 @@ class AskedModel(Runnable[Any, Any]):
                 return self._keep_wrong(error)
 
     def _config(self, config: RunnableConfig | None) -> RunnableConfig:
-        return (config or {}) if self._mutes else unmuted(config or {})
+        if not self._mutes:
+            return unmuted(config or {})
+        return merge_configs(config or {}, {"callbacks": silent_streams(ensure_config().get("callbacks"))})
 
     def _asked(self, messages: Sequence[BaseMessage], options: dict[str, Any]) -> ModelRequest[Any]:
         settings = {**self._request.model_settings, **options}

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from langchain_core.callbacks import AsyncCallbackManager, CallbackManager
+from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackHandler, CallbackManager
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, LLMResult
 from langchain_core.runnables.config import ensure_config, merge_configs
+from langchain_core.tracers import _streaming
 
 from langchain_vlmguard.guard.chunks import whole_chunk
 from langchain_vlmguard.guard.effects import Effect
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+    from uuid import UUID
 
-    from langchain_core.callbacks import BaseCallbackHandler
     from langchain_core.messages import AIMessage, BaseMessage
     from langchain_core.runnables import RunnableConfig
 
@@ -57,6 +58,15 @@ def streams_of(callbacks: Any) -> list[BaseCallbackHandler]:
     return [handler for handler in handlers if _feeds_stream(handler)]
 
 
+def silent_streams(callbacks: Any) -> list[BaseCallbackHandler]:
+    """Return handlers that feed no stream, one of each kind among callbacks that do.
+
+    LangChain asks a provider for a stream because of such handlers: a muted model must be asked as it would be without a guard.
+    """
+    kinds = {isinstance(one, _EVENTS) for one in streams_of(callbacks)}
+    return [_SilentEvents() if of_events else _Silent() for of_events in sorted(kinds)]
+
+
 def show_answer(message: AIMessage, asked: Sequence[BaseMessage], name: str) -> Flow[None]:
     """Send the events of a chat model that says a message: to event streams, which saw nothing of the muted call.
 
@@ -92,6 +102,24 @@ def show_answer(message: AIMessage, asked: Sequence[BaseMessage], name: str) -> 
         await run.on_llm_end(end)
 
     yield Effect(send, asend)
+
+
+class _Silent(BaseCallbackHandler):
+    """Looks like a handler that feeds a stream, and feeds none."""
+
+    def tap_output_iter(self, run_id: UUID, output: Iterator[Any]) -> Iterator[Any]:  # noqa: ARG002 - the interface's
+        """Hand the output on."""
+        return output
+
+    def tap_output_aiter(self, run_id: UUID, output: Any) -> Any:  # noqa: ARG002
+        """Hand the output on."""
+        return output
+
+
+_EVENTS: type = getattr(_streaming, "_V2StreamingCallbackHandler", type("_Nobody", (), {}))
+"""Marks handlers that want a model's events in place of its chunks."""
+
+_SilentEvents: type[_Silent] = type("_SilentEvents", (_Silent, _EVENTS), {})
 
 
 def _feeds_stream(handler: object) -> bool:

@@ -69,11 +69,14 @@ class AtOnce(Runnable[Any, Rewrite]):
         return self.invoke(input, config)
 
 
+_DONE = "Your kite is ordered: it will come tomorrow morning."
+
+
 class Scripted(BaseChatModel):
     """Calls tools, one after the other, and then answers."""
 
     calls: list[Json]
-    answer: str | None = None
+    answer: str = _DONE
 
     @property
     def _llm_type(self) -> str:
@@ -86,7 +89,7 @@ class Scripted(BaseChatModel):
     def _generate(self, messages: list[BaseMessage], *_: Any, **__: Any) -> ChatResult:
         since = next(at for at, one in enumerate(reversed(messages)) if isinstance(one, HumanMessage))
         called = sum(isinstance(one, ToolMessage) for one in messages[len(messages) - since :])
-        said = AIMessage(self.answer or "Your kite is ordered: it will come tomorrow morning.")
+        said = AIMessage(self.answer)
         if called < len(self.calls):
             said = AIMessage("", tool_calls=[{**self.calls[called], "id": f"{len(messages)}", "type": "tool_call"}])
         return ChatResult(generations=[ChatGeneration(message=said)])
@@ -110,7 +113,7 @@ def photograph(number: int) -> list[Json]:
 _ORDER: Json = {"name": "order", "args": {"item": "a kite"}}
 
 
-def agent(calls: list[Json], *, guarded: bool, saver: InMemorySaver | None = None, answer: str | None = None) -> Any:
+def agent(calls: list[Json], *, guarded: bool, saver: InMemorySaver | None = None, answer: str = _DONE) -> Any:
     """Return an agent, with the guard or without it."""
     model = Scripted(calls=calls, answer=answer)
     middleware = [VLMGuardMiddleware(AtOnce())] if guarded else []

@@ -103,6 +103,18 @@ def carriers() -> None:
 
 
 @app.command()
+def providers() -> None:
+    """Hold one conversation through each provider's package, with the guard and without, and compare the requests.
+
+    Takes a minute; nothing leaves the machine. Wants the extra `providers`. Writes docs/results/providers.json and the table in
+    docs/providers.md.
+    """
+    from vlmguard_lab.bench.providers import report as measurement
+
+    measurement.run()
+
+
+@app.command()
 def serving(
     only: OnlyPart = None,
     pairs: Annotated[int, typer.Option(min=1, help="Pairs a measurement of the overhead.")] = 400,
