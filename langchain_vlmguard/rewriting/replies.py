@@ -167,7 +167,7 @@ def _once(pairs: Iterable[tuple[str, object]]) -> dict[str, object]:
     fields: dict[str, object] = {}
     for key, value in pairs:
         if key in fields:
-            msg = f"it names the field {key[:40]!r} twice"
+            msg = "it names a field twice"
             raise ValueError(msg)
         fields[key] = value
     return fields

@@ -100,6 +100,8 @@ def first_line(error: object) -> str:
     if isinstance(error, ValidationError):
         first = error.errors(include_input=False, include_url=False)[0]
         return f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg']}"
+    if isinstance(error, OutputParserException):
+        return "it cannot be parsed"
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
