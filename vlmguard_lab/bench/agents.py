@@ -171,7 +171,7 @@ async def loop_cost() -> Json:
     return {"longest_loop_block_ms": longest["guarded"], "longest_loop_block_ms_unguarded": longest["unguarded"]}
 
 
-async def held(calls: list[Json], given: list[BaseMessage], answer: str | None, *, guarded: bool) -> float:
+async def held(calls: list[Json], given: list[BaseMessage], answer: str, *, guarded: bool) -> float:
     """Return the longest stretch of the best of some runs: what a collection of garbage takes is nobody's."""
     graph = agent(calls, guarded=guarded, answer=answer)
     stretches = []
@@ -182,7 +182,7 @@ async def held(calls: list[Json], given: list[BaseMessage], answer: str | None, 
     return min(stretches)
 
 
-def loop_scenes() -> list[tuple[list[Json], list[BaseMessage], str | None]]:
+def loop_scenes() -> list[tuple[list[Json], list[BaseMessage], str]]:
     """Return what is called, asked and answered: about photographs, in long texts, at the end of a long thread."""
     old: list[BaseMessage] = []
     for number in range(500):
@@ -192,9 +192,9 @@ def loop_scenes() -> list[tuple[list[Json], list[BaseMessage], str | None]]:
     pictures: list[Any] = [*map(a_photograph, range(6)), {"type": "text", "text": "what is this?"}]
     looks: Json = {"name": "photograph", "args": {"number": 7}}
     return [
-        ([_ORDER, looks], [HumanMessage(pictures)], None),
+        ([_ORDER, looks], [HumanMessage(pictures)], _DONE),
         ([{"name": "order", "args": {"item": _LONG}}], [HumanMessage(_LONG)], _LONG),
-        ([_ORDER], [*old, HumanMessage("order a kite")], None),
+        ([_ORDER], [*old, HumanMessage("order a kite")], _DONE),
     ]
 
 

@@ -23,9 +23,12 @@ def model(wire: Wire) -> Any:
     from langchain_anthropic import ChatAnthropic
 
     thinking = {"type": "enabled", "budget_tokens": 1024}
-    given: dict[str, Any] = {"api_key": "none", "max_retries": 0, "thinking": thinking, "max_tokens": 2048}
-    made = ChatAnthropic(model="claude-sonnet-4-5", **given)
-    sync, fleeting = (kind(transport=wire.transport(httpx2)) for kind in (httpx2.Client, httpx2.AsyncClient))
+    named: dict[str, Any] = {"model": "claude-sonnet-4-5", "api_key": "none", "max_tokens": 2048}
+    made = ChatAnthropic(**named, max_retries=0, thinking=thinking)
+    sync, fleeting = (
+        httpx2.Client(transport=wire.transport(httpx2)),
+        httpx2.AsyncClient(transport=wire.transport(httpx2)),
+    )
     # The package has no option for a client: these are where it keeps the ones that it makes.
     vars(made)["_client"] = anthropic.Client(api_key="none", http_client=sync)
     vars(made)["_async_client"] = anthropic.AsyncClient(api_key="none", http_client=fleeting)
@@ -37,11 +40,16 @@ def render(said: Said, number: str, streams: bool) -> tuple[str, bytes]:  # noqa
     blocks = _blocks(said, number)
     ends = "tool_use" if said.calls else "end_turn"
     usage = {"input_tokens": 9, "output_tokens": 3, "cache_read_input_tokens": 0, "cache_creation_input_tokens": 0}
-    about = {"id": f"msg_{number}", "type": "message", "role": "assistant", "model": "claude-sonnet-4-5"}
+    about: dict[str, Any] = {
+        "id": f"msg_{number}",
+        "type": "message",
+        "role": "assistant",
+        "model": "claude-sonnet-4-5",
+    }
     about |= {"stop_sequence": None, "usage": usage}
     if not streams:
         return as_json({**about, "content": blocks, "stop_reason": ends})
-    begun = {**about, "content": [], "stop_reason": None, "usage": {**usage, "output_tokens": 0}}
+    begun: dict[str, Any] = {**about, "content": [], "stop_reason": None, "usage": {**usage, "output_tokens": 0}}
     events: list[dict[str, Any]] = [{"type": "message_start", "message": begun}]
     for at, block in enumerate(blocks):
         start, deltas = _parts(block)
@@ -61,7 +69,11 @@ def _blocks(said: Said, number: str) -> list[dict[str, Any]]:
     if said.searched:
         used = {"type": "server_tool_use", "id": f"srvtoolu_{number}", "name": "web_search"}
         blocks.append({**used, "input": {"query": "river in Paris"}})
-        page = {"title": "The Seine", "url": "https://example.com/seine", "encrypted_content": "c2VjcmV0"}
+        page: dict[str, Any] = {
+            "title": "The Seine",
+            "url": "https://example.com/seine",
+            "encrypted_content": "c2VjcmV0",
+        }
         page |= {"type": "web_search_result", "page_age": None}
         blocks.append({"type": "web_search_tool_result", "tool_use_id": f"srvtoolu_{number}", "content": [page]})
         where = {"type": "web_search_result_location", "url": page["url"], "title": page["title"]}

@@ -47,7 +47,8 @@ def render(said: Said, number: str, streams: bool) -> tuple[str, bytes]:  # noqa
         parts = [*whole, *calls]
         found = {**end, "content": {"role": "model", "parts": parts}}
         return as_json({**about, "candidates": [found], "usageMetadata": _USAGE})
-    *first, last = [*thoughts, *texts, *calls]
+    written: list[dict[str, Any]] = [*thoughts, *texts, *calls]
+    *first, last = written
     sent = [{"index": 0, "content": {"role": "model", "parts": [one]}} for one in first]
     sent.append({**end, "content": {"role": "model", "parts": [last]}})
     return as_events([{**about, "candidates": [one], "usageMetadata": _USAGE} for one in sent])

@@ -22,7 +22,7 @@ def model(wire: Wire) -> Any:
     from langchain_mistralai import ChatMistralAI
 
     given: dict[str, Any] = {"transport": wire.transport(httpx), "base_url": "https://api.mistral.ai/v1"}
-    clients = {"client": httpx.Client(**given), "async_client": httpx.AsyncClient(**given)}
+    clients: dict[str, Any] = {"client": httpx.Client(**given), "async_client": httpx.AsyncClient(**given)}
     key: dict[str, Any] = {"api_key": "none"}
     return ChatMistralAI(model_name="mistral-large-latest", **key, **clients)
 

@@ -39,7 +39,7 @@ def _model(wire: Wire, **options: Any) -> Any:
 
 def render_chat(said: Said, number: str, streams: bool) -> tuple[str, bytes]:  # noqa: FBT001
     """Write an answer of Chat Completions."""
-    calls = [
+    calls: list[dict[str, Any]] = [
         {"index": at, "id": f"call_{number}_{at}", "type": "function", "function": _function(name, args)}
         for at, (name, args) in enumerate(said.calls)
     ]
@@ -56,7 +56,7 @@ def render_chat(said: Said, number: str, streams: bool) -> tuple[str, bytes]:  #
         first, *more = halves(one["function"]["arguments"])
         deltas.append({"tool_calls": [{**one, "function": {**one["function"], "arguments": first}}]})
         deltas += [{"tool_calls": [{"index": one["index"], "function": {"arguments": part}}]} for part in more]
-    chunks = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
+    chunks: list[dict[str, Any]] = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
     chunks.append({"index": 0, "delta": {}, "finish_reason": ends})
     sent = [{**about, "object": "chat.completion.chunk", "choices": [one], "usage": None} for one in chunks]
     return as_events([*sent, {**about, "object": "chat.completion.chunk", "choices": [], "usage": _USAGE}], done=True)
