@@ -62,10 +62,11 @@ def without_ids(value):
 
 
 def _unjudged(messages):
-    """Messages without the guard's verdict on them, and without ids."""
+    """What a model reads of messages: without the guard's verdict, ids, and artifacts, which are for programs."""
     plain = without_ids(messages)
     for one in plain:
         one["response_metadata"].pop("verdict", None)
+        one.pop("artifact", None)
     return plain
 
 
