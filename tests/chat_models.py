@@ -3,6 +3,7 @@
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field
 
 
@@ -36,3 +37,22 @@ class ScriptedModel(BaseChatModel):
             if run_manager:
                 run_manager.on_llm_new_token(word, chunk=chunk)
             yield chunk
+
+
+class CallingModel(ScriptedModel):
+    """The same, with tools: an answer may be a whole message. It keeps what each call was given besides messages."""
+
+    given: list = Field(default_factory=list)
+
+    def bind_tools(self, tools, *, tool_choice=None, **kwargs):
+        return self.bind(tools=[convert_to_openai_tool(one) for one in tools], tool_choice=tool_choice, **kwargs)
+
+    def _generate(self, messages, stop=None, run_manager=None, **kwargs):
+        self.given.append(kwargs | ({"stop": stop} if stop else {}))
+        answer = self._next(messages)
+        message = answer.model_copy() if isinstance(answer, AIMessage) else AIMessage(answer)
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    def _stream(self, messages, stop=None, run_manager=None, **kwargs):
+        message = self._generate(messages, stop, run_manager, **kwargs).generations[0].message
+        yield ChatGenerationChunk(message=AIMessageChunk(**message.model_dump(exclude={"type"})))

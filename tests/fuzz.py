@@ -1,10 +1,11 @@
-"""Fuzz the reading of messages and picture files, guided by coverage (`make fuzz`).
+"""Fuzz the reading of messages and picture files, and hunt for secrets, guided by coverage (`make fuzz`).
 
     python -m tests.fuzz --cases 1000000 --json docs/results/fuzz.json
 
 Atheris (libFuzzer) keeps what reaches new code under `--work` and builds on it. A case fails on an exception that is not
 ours, on anything unread that would reach a model, after 5 s of computing (or a minute by the clock),
-or beyond 512 MB; its input is kept and named. A stopped run goes on where it was.
+or beyond 512 MB; its input is kept and named. A case of the hunt runs a whole agent (tests/secret_hunt.py), and fails where a
+secret in something that was blocked can be found. A stopped run goes on where it was.
 """
 
 import json
@@ -23,6 +24,7 @@ from vlmguard_lab.facts import run_facts
 
 RESULTS = page.RESULTS / "fuzz.json"
 TARGETS = ("messages", "files")
+HUNT = "secrets"
 SECONDS, MEGABYTES = 5, 512
 
 
@@ -52,10 +54,10 @@ def seen_in(folder):
 def table(found):
     """Return what was seen as a Markdown table."""
     lines = [
-        "| fuzzed | cases | with a picture read | slowest | memory at the most |",
+        "| fuzzed | cases | with a picture read, or something blocked | slowest | memory at the most |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for name in TARGETS:
+    for name in (name for name in (*TARGETS, HUNT) if name in found):
         seen = found[name]
         lines += [
             f"| {name} | {seen['cases']:,} | {seen['pictures']:,} | {seen['slowest_ms']} ms | {seen['peak_mb']} MB |"
@@ -65,6 +67,7 @@ def table(found):
 
 def main(
     cases: Annotated[int, typer.Option(help="Cases in all, shared by the targets.")] = 1_000_000,
+    secrets: Annotated[int, typer.Option(help="Cases of the hunt for secrets, an hour and a half.")] = 100_000,
     work: Annotated[Path, typer.Option(help="Inputs found so far; a stopped run goes on from here.")] = Path(
         "build/fuzz"
     ),
@@ -74,6 +77,7 @@ def main(
     facts = run_facts("atheris", "pillow")
     with Progress() as progress:
         found = {name: fuzz(name, cases // len(TARGETS), work / name, progress) for name in TARGETS}
+        found[HUNT] = fuzz(HUNT, secrets, work / HUNT, progress)
     found |= {"limits": {"seconds": SECONDS, "mb": MEGABYTES}, **facts}
     if output:
         write_json(output, found)

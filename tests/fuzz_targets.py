@@ -16,6 +16,7 @@ from tests.fuzz import MEGABYTES, SECONDS, seen_in
 with atheris.instrument_imports(include=["langchain_vlmguard.content", "PIL"]):
     from tests.pictures import READABLE, UNREADABLE, b64, data_uri
     from tests.reading import FILES, conversation_is_read, file_is_checked_or_refused
+    from tests.secret_hunt import Case, hunt
 
 NAMES = """type image image_url input_image file media resource tool_result text text-plain video x url base64 data source
 file_id path inline_data bytes mime_type media_type mimeType content source_type blob extras document detail"""
@@ -99,8 +100,15 @@ def files(data):
     return bool(file_is_checked_or_refused(data))
 
 
-TARGETS = {"messages": (messages, []), "files": (files, FILES)}
-"""What reads a fuzzer's bytes and says whether a picture came out, and what the first inputs are."""
+def secrets(data):
+    case = Case.drawn(Chooser(data))
+    found, blocked = hunt(case)
+    assert not found, f"{case.name} is found in {found}"
+    return blocked
+
+
+TARGETS = {"messages": (messages, []), "files": (files, FILES), "secrets": (secrets, [])}
+"""What reads a fuzzer's bytes and says whether a picture came out, or something was blocked; and what the first inputs are."""
 
 
 def peak_mb():

@@ -79,32 +79,44 @@ def evaluate(
 ) -> None:
     """Measure defences on attack and over-refusal suites; run it again to go on after a stop."""
     console = Console()
-    console.print("Loading inspect_ai ...")
-    try:
-        from vlmguard_lab.evaluation.runner import Plan
+    from langchain_vlmguard.errors import EvaluationError, extra
+
+    with extra("eval"):
+        from vlmguard_lab.evaluation.runner import Plan, tasks_of
         from vlmguard_lab.evaluation.runner import evaluate as run
-    except ImportError as error:
-        console.print(f"[red]{error}[/red]: pip install 'langchain-vlmguard[eval]'")
-        raise typer.Exit(2) from error
-    from langchain_vlmguard.errors import VLMGuardError
     from vlmguard_lab.evaluation.report import write_report
 
+    numbers = _numbers(seeds)
     chosen = None
     if judge_model:
         from langchain.chat_models import init_chat_model
 
         chosen = init_chat_model(judge_model, temperature=0)
-    plan = Plan(suite, model, _listed(arms), _listed(judge), chosen, [int(seed) for seed in _listed(seeds)], limit)
+    plan = Plan(suite, model, _listed(arms), _listed(judge), chosen, numbers, limit)
+    bar = Progress(
+        TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+    )
     try:
-        results, rows = run(plan, out, on_task=console.print)
-    except VLMGuardError as error:
-        console.print(f"[red]{error}[/red]")
+        with bar:
+            task = bar.add_task("loading", total=tasks_of(plan), completed=-1)
+            results, rows = run(plan, out, on_task=lambda name: bar.update(task, description=name, advance=1))
+            bar.update(task, description="done", advance=1)
+    except EvaluationError as error:
+        typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
     write_report(results, rows, out / "report.html")
     console.print(_arms_table(results))
     console.print(
         f"Results: {out / 'results.json'}; the page: {out / 'report.html'}; answers: inspect view --log-dir {out / 'logs'}"
     )
+
+
+def _numbers(seeds: str) -> list[int]:
+    try:
+        return [int(seed) for seed in _listed(seeds)] or [0]
+    except ValueError as error:
+        msg = f"{seeds!r} is no list of whole numbers: write e.g. --seeds 0,1,2"
+        raise typer.BadParameter(msg) from error
 
 
 def _listed(names: str) -> list[str]:

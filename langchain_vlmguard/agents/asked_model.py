@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from langchain.agents.middleware.types import ModelResponse
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable
-from langchain_core.runnables.config import set_config_context
+from langchain_core.runnables.config import ensure_config, merge_configs, set_config_context
 
 from langchain_vlmguard.guard.calls import unmuted
+from langchain_vlmguard.guard.streams import silent_streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from langchain.agents.middleware.types import ModelRequest, ModelResponse
+    from langchain.agents.middleware.types import ModelRequest
     from langchain_core.messages import BaseMessage
     from langchain_core.runnables import RunnableConfig
 
@@ -26,6 +28,13 @@ class AskedModel(Runnable[Any, Any]):
         """Ask what a request asks, with other messages."""
         self._request, self._handler, self._mutes = request, handler, mutes
         self.response: ModelResponse[Any] | None = None
+        self.error: Exception | None = None
+        """What was wrong with an answer that can be judged all the same: it did not fit the schema that was asked for."""
+
+    @property
+    def model_name(self) -> str:
+        """What the model is called in traces and events."""
+        return str(self._request.model.get_name())
 
     def again(self) -> AskedModel:
         """Return the same model for another call, whose response does not mix with that of one under way."""
@@ -55,7 +64,10 @@ class AskedModel(Runnable[Any, Any]):
     def invoke(self, input: Sequence[BaseMessage], config: RunnableConfig | None = None, **options: Any) -> Any:  # noqa: A002
         """Ask, with more settings of the model in `options`."""
         with set_config_context(self._config(config)) as context:
-            return self._keep(context.run(self._handler, self._asked(input, options)))
+            try:
+                return self._keep(context.run(self._handler, self._asked(input, options)))
+            except Exception as error:  # noqa: BLE001 - it goes on unless it brings an answer
+                return self._keep_wrong(error)
 
     async def ainvoke(self, input: Sequence[BaseMessage], config: RunnableConfig | None = None, **options: Any) -> Any:  # noqa: A002
         """Ask without blocking the event loop."""
@@ -64,10 +76,15 @@ class AskedModel(Runnable[Any, Any]):
             return await self._handler(self._asked(input, options))
 
         with set_config_context(self._config(config)) as context:
-            return self._keep(await asyncio.create_task(ask(), context=context))
+            try:
+                return self._keep(await asyncio.create_task(ask(), context=context))
+            except Exception as error:  # noqa: BLE001 - it goes on unless it brings an answer
+                return self._keep_wrong(error)
 
     def _config(self, config: RunnableConfig | None) -> RunnableConfig:
-        return (config or {}) if self._mutes else unmuted(config or {})
+        if not self._mutes:
+            return unmuted(config or {})
+        return merge_configs(config or {}, {"callbacks": silent_streams(ensure_config().get("callbacks"))})
 
     def _asked(self, messages: Sequence[BaseMessage], options: dict[str, Any]) -> ModelRequest[Any]:
         settings = {**self._request.model_settings, **options}
@@ -77,3 +94,11 @@ class AskedModel(Runnable[Any, Any]):
     def _keep(self, response: ModelResponse[Any]) -> AIMessage | None:
         self.response = response
         return self.message
+
+    def _keep_wrong(self, error: Exception) -> AIMessage:
+        """Keep an answer that an error brings with it; any other error goes on."""
+        said = getattr(error, "ai_message", None)
+        if not isinstance(said, AIMessage):
+            raise error
+        self.error, self.response = error, ModelResponse(result=[said])
+        return said

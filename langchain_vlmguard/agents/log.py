@@ -22,6 +22,9 @@ class CheckLog:
         """Start empty."""
         self._agent = agent
         self.records: list[CheckRecord] = []
+        self.earlier: list[CheckRecord] = []
+        """Checks that were reported before, and that the state has not heard of."""
+
         self.notes: Json = {}
         self.messages: dict[int, BaseMessage] = {}
         """Changed messages by their place in the conversation."""
@@ -44,4 +47,4 @@ class CheckLog:
 
     def update(self) -> Update:
         """Return what the agent's state hears."""
-        return {"verdicts": self.records, "vlmguard": self.notes}
+        return {"verdicts": [*self.earlier, *self.records], "vlmguard": self.notes}

@@ -11,7 +11,7 @@ from langchain_vlmguard.agents.asked_model import AskedModel
 from langchain_vlmguard.agents.events import VerdictTransformer
 from langchain_vlmguard.agents.model_call import guard_model_call
 from langchain_vlmguard.agents.options import AgentGuard
-from langchain_vlmguard.agents.review import review_answer, review_results
+from langchain_vlmguard.agents.review import passed_results, review_answer, review_held
 from langchain_vlmguard.agents.state import VLMGuardAgentState
 from langchain_vlmguard.agents.tool_call import guard_tool_call
 from langchain_vlmguard.guard.effects import arun, run
@@ -92,7 +92,8 @@ class VLMGuardMiddleware(AgentMiddleware[VLMGuardAgentState, Any, Any]):
         Args:
             rewriter: Judges turns, tool calls and tool results, and rewrites prompts; or a whole `Guard`, and then only how
                 this agent is checked may be given beside it.
-            policy: Thresholds and actions; `context={"policy": ...}` replaces it for one run.
+            policy: Thresholds and actions. In a graph with `context_schema=GuardContext`, `context={"policy": ...}` replaces it
+                for one run.
             check_input: Judge what people send. What cannot be read is refused either way.
             check_tool_args: Judge tool calls before they run.
             check_tool_results: Judge what tools return, text and pictures, before the model sees it.
@@ -153,14 +154,19 @@ class VLMGuardMiddleware(AgentMiddleware[VLMGuardAgentState, Any, Any]):
         """Name of this instance."""
         return self._name
 
+    @property
+    def checked_tools(self) -> frozenset[str] | None:
+        """Names of the tools whose calls and results are checked; `None` for all."""
+        return self._agent.tools
+
     @hook_config(can_jump_to=["model", "end"])
     def before_model(self, state: Any, runtime: Runtime[Any]) -> Update | None:
-        """Ask a person about tool results that are held."""
-        return self._publish(review_results(self._agent, state), runtime)
+        """Ask a person about what is held: tool results, and whatever a new message came upon."""
+        return self._publish(review_held(self._agent, state), runtime)
 
     @hook_config(can_jump_to=["model", "end"])
     async def abefore_model(self, state: Any, runtime: Runtime[Any]) -> Update | None:
-        """Ask a person about tool results that are held."""
+        """Ask a person about what is held: tool results, and whatever a new message came upon."""
         return self.before_model(state, runtime)
 
     @hook_config(can_jump_to=["model", "end"])
@@ -172,6 +178,15 @@ class VLMGuardMiddleware(AgentMiddleware[VLMGuardAgentState, Any, Any]):
     async def aafter_model(self, state: Any, runtime: Runtime[Any]) -> Update | None:
         """Ask a person about the turn, the answer or the calls that are held."""
         return self.after_model(state, runtime)
+
+    def after_agent(self, state: Any, runtime: Runtime[Any]) -> Update | None:
+        """Ask a person about held results that no model will see, and enter the checks of those that passed (`return_direct`)."""
+        update = self._publish(review_held(self._agent, state), runtime)
+        return update if update is not None else passed_results(self._agent, state)
+
+    async def aafter_agent(self, state: Any, runtime: Runtime[Any]) -> Update | None:
+        """Ask a person about held results that no model will see, and enter the checks of those that passed."""
+        return self.after_agent(state, runtime)
 
     def _publish(self, update: Update | None, runtime: Runtime[Any]) -> Update | None:
         """Publish what a person decided, like any other check."""

@@ -9,17 +9,29 @@ from langchain.agents.middleware.types import ExtendedModelResponse, ModelRespon
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langgraph.types import Command
 
-from langchain_vlmguard.agents.held import WAITS, call_note, new_id, packed, with_calls
+from langchain_vlmguard.agents.held import (
+    WAITS,
+    call_name,
+    call_note,
+    new_id,
+    packed,
+    technical,
+    with_calls,
+    with_own_ids,
+)
 from langchain_vlmguard.agents.log import CheckLog
 from langchain_vlmguard.agents.prints import fingerprint, turn_fingerprint
+from langchain_vlmguard.content.turn import turn_start
 from langchain_vlmguard.guard import answers, requests
 from langchain_vlmguard.guard.calls import Call
-from langchain_vlmguard.guard.effects import ask, start, together, wait
+from langchain_vlmguard.guard.effects import ask, start, together, wait, work
 from langchain_vlmguard.guard.flow import first_try
+from langchain_vlmguard.guard.stopped import bare
+from langchain_vlmguard.guard.streams import show_answer
 from langchain_vlmguard.guard.turns import Answered, GuardedTurn
 from langchain_vlmguard.rewriting.subjects import Scope, result_as_turn
 from langchain_vlmguard.verdict.draft import Draft
-from langchain_vlmguard.verdict.refusals import refusal_message, with_verdict
+from langchain_vlmguard.verdict.refusals import refusal_message, with_short_verdict, with_verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,12 +57,25 @@ def guard_model_call(agent: AgentGuard, request: ModelRequest[Any], model: Asked
     seen are judged; then the model is asked, and its answer and each of its calls are judged before any of it leaves.
     """
     agent.check_tools({_name(tool) for tool in request.tools})
-    guarded, draft = yield from requests.inspect(agent.guard, request.messages, request.model)
+    response = yield from _guarded(agent, request, model)
+    message = next((one for one in response.model_response.result if isinstance(one, AIMessage)), None)
+    if agent.mutes and message is not None:
+        yield from show_answer(message, request.messages, model.model_name)
+    return response
+
+
+def _guarded(agent: AgentGuard, request: ModelRequest[Any], model: AskedModel) -> Flow[Response]:
+    key, known = yield from work(lambda: _known(agent, request))
+    decided = _after_answer(request.messages) if known else 0
+    guarded, draft = yield from requests.inspect(agent.guard, request.messages, request.model, decided=decided)
     given = _with_fetched(request.messages, guarded)
-    call = _ModelCall(agent, request, model, given, CheckLog(agent), turn_fingerprint(given, agent.policy.hash))
+    if guarded.turn.fetched:
+        key = yield from work(lambda: turn_fingerprint(given, agent.policy.hash))
+    call = _ModelCall(agent, request, model, given, CheckLog(agent), key)
     early: Started[Said] | None = None
     try:
-        known, draft = call.recall(draft.copy_with(enforced=not agent.monitors))
+        draft = call.recall(draft.copy_with(enforced=not agent.monitors)) if known else draft
+        draft = draft.copy_with(enforced=not agent.monitors)
         if known or not agent.check_input:
             tried: Answered | Draft = draft if known else draft.skip("request", "check_input=False")
         elif agent.parallel and agent.policy.rewriting.when == "always" and draft.is_open and not agent.monitors:
@@ -92,13 +117,10 @@ class _ModelCall:
     key: str
     """Fingerprint of the turn."""
 
-    def recall(self, draft: Draft) -> tuple[bool, Draft]:
-        """Return whether this turn was decided before, in an earlier round of the loop or by a person, and what then holds."""
-        known = self._notes.get(self.agent.note("turn"), {})
-        if known.get("key") != self.key:
-            return False, draft
-        before = Draft.from_state(known["draft"])
-        return True, before.copy_with(id=draft.id) if draft.is_open or before.reviewed else draft
+    def recall(self, draft: Draft) -> Draft:
+        """Return what was decided about this turn in an earlier round of the loop, or by a person."""
+        before = Draft.from_state(self._notes[self.agent.note("turn")]["draft"])
+        return before.copy_with(id=draft.id) if draft.is_open or before.reviewed else draft
 
     def enter(self, guarded: GuardedTurn, tried: Answered | Draft, *, known: bool) -> Draft:
         """Enter what was decided about the turn, and return it with its review settled."""
@@ -109,11 +131,19 @@ class _ModelCall:
         draft = self.agent.settle(draft)
         if draft.lets_answer or self.agent.monitors:
             self.log.note("turn", key=self.key, draft=self.agent.settle(before).to_state())
+        self._forget_the_last_round()
         return draft
+
+    def _forget_the_last_round(self) -> None:
+        """Drop notes on calls that ran and on results that the model gets now: the state does not grow with the thread."""
+        passed, called = self.agent.note("passed"), self.agent.note("call")
+        for key, note in self._notes.items():
+            if key.startswith(passed) or (key.startswith(called) and note["action"] == "allow"):
+                self.log.notes[key] = None
 
     @property
     def _notes(self) -> Json:
-        return cast("Any", self.request.state).get("vlmguard") or {}
+        return _notes(self.request)
 
     def stop(self, guarded: GuardedTurn, draft: Draft) -> Response:
         """Return what stands in for the answer to a turn that may not go on."""
@@ -145,33 +175,38 @@ class _ModelCall:
             The turn with a notice in place of results that did not pass; `log.messages` holds them, too.
         """
         agent, messages = self.agent, [*guarded.turn.messages]
-        strange = [
-            (at, message)
-            for at, message in enumerate(self.given)
-            if at >= guarded.turn.start and isinstance(message, ToolMessage) and agent.covers(message.name)
-            if agent.note("passed", fingerprint([message])) not in self._notes
-        ]
+        strange = []
+        for at in range(min(guarded.turn.start, _after_answer(self.given)), len(self.given)):
+            message = self.given[at]
+            if not isinstance(message, ToolMessage) or agent.note("passed", fingerprint([message])) in self._notes:
+                continue
+            checks = agent.passed.find(message, agent.policy.hash)
+            self.log.earlier += checks or ()
+            if checks is None and agent.covers(message.name):
+                strange.append((at, message))
         if not strange or not agent.check_tool_results or guarded.rewriter is None or not draft.lets_answer:
             return guarded
-        found = yield from together([answers.judge_result(guarded, _as_result(message)) for _, message in strange])
+        asked = [answers.judge_result(guarded, _as_result(message)) for _, message in strange]
+        found = yield from together(asked, agent.guard.judges_at_once)
         for (at, message), (judged, _) in zip(strange, found, strict=True):
             judged = agent.settle(judged)  # noqa: PLW2901 - the same draft, with its review decided
             self.log.add("tool_result", judged, tool=message.name, call=message.tool_call_id)
             kept = message
             if not judged.is_open and not agent.monitors:
                 agent.raise_violation("tool_result", judged)
-                words = {"content": agent.notice(judged, "tool_result"), "status": "error", "artifact": None}
-                kept = messages[at] = self.log.messages[at] = message.model_copy(update=words)
-            self.log.note("passed", fingerprint([kept]))
+                stripped = bare(message, agent.notice(judged, "tool_result"))
+                kept = stripped.model_copy(update={"status": "error"})
+                messages[at] = self.log.messages[at] = kept
+            agent.passed.keep(kept, agent.policy.hash, ())
         return guarded.with_messages(messages)
 
     def replace_turn(self, guarded: GuardedTurn, draft: Draft) -> GuardedTurn:
         """Put the notice in place of everything that strangers said in the turn."""
-        notice = {"content": self.agent.notice(draft, "input"), "additional_kwargs": {}}
+        notice = self.agent.notice(draft, "input")
         messages = [*guarded.turn.messages]
         for at in range(guarded.turn.start, len(messages)):
             if isinstance(messages[at], HumanMessage | ToolMessage):
-                messages[at] = self.log.messages[at] = self.given[at].model_copy(update=notice)
+                messages[at] = self.log.messages[at] = bare(self.given[at], notice)
         return guarded.with_messages(messages)
 
     def finish(self, answered: Answered) -> Response:
@@ -189,6 +224,8 @@ class _ModelCall:
         turn_replaced = bool(self.log.messages) and whole.action == "refuse" and agent.exit_behavior == "replace"
         replaces = turn_replaced and not stopped
         if answer is not None and (agent.monitors or whole.lets_answer or replaces):
+            if self.model.error is not None:  # harmless, and not what was asked for: as without the guard
+                raise self.model.error
             return self._let_out(answered, whole.copy_with(answer="replaced" if replaces else "released"))
         return self._keep_back(whole.copy_with(answer="withheld"))
 
@@ -201,29 +238,49 @@ class _ModelCall:
         agent.raise_violation("output", draft)
         if agent.exit_behavior == "replace":
             draft = draft.copy_with(answer="replaced")
-        return self.respond([self.notice(draft, "output", message.id)], draft)
+        notice = self.notice(draft, "output", message.id)
+        spent = {"usage_metadata": message.usage_metadata}
+        metadata = {**technical(message), **notice.response_metadata}
+        return self.respond([notice.model_copy(update={**spent, "response_metadata": metadata})], draft)
 
     def _let_out(self, answered: Answered, draft: Draft) -> Response:
         agent = self.agent
-        calls = [(p.subject.call, agent.settle(p.draft)) for p in answered.parts if p.subject.call]
-        for call, one in calls:
-            self.log.add("tool_args", one, tool=call["name"], call=call["id"])
-            self.log.note("call", call["id"], **call_note(call, one))
+        judged = [(p.subject.call, agent.settle(p.draft)) for p in answered.parts if p.subject.call]
+        said = cast("AIMessage", self.model.message)
+        calls = {id(call): call for call in said.tool_calls}
+        if not agent.monitors and any(not one.is_open for _, one in judged):
+            stopped = {id(call) for call, one in judged if not one.is_open}
+            own = with_own_ids(said.tool_calls)
+            left = [{**one, "args": {}} if key in stopped else one for key, one in zip(calls, own, strict=True)]
+            calls = dict(zip(calls, cast("Any", left), strict=True))
+            whole, said = said.model_copy(update={"tool_calls": own}), with_calls(said, [*calls.values()])
+        for call, one in judged:
+            let_out = calls[id(call)]
+            self.log.add("tool_args", one, tool=call["name"], call=let_out["id"])
+            self.log.note("call", call_name(let_out), **call_note(one))
         if agent.monitors:
             return self.respond(self.model.result, draft)
-        message = with_verdict(cast("AIMessage", self.model.message), agent.verdict(draft))
+        message = with_verdict(said, agent.verdict(draft))
         message = message if message.id else message.model_copy(update={"id": new_id()})
-        waiting = {str(call["id"]): one.to_state() for call, one in calls if one.action == "review"}
+        waiting = {calls[id(call)]["id"]: one.to_state() for call, one in judged if one.action == "review"}
         if waiting:
-            self.log.note("held", message.id, stage="tool_args", message=packed(message), calls=waiting)
+            raw = whole.model_copy(update={"id": message.id})
+            self.log.note("held", message.id, stage="tool_args", message=packed(raw), calls=waiting)
         result = [*self.model.result]
-        result[self.model.at] = _without_stopped_calls(message, calls)
+        result[self.model.at] = message
+        for made in result[self.model.at + 1 :]:  # what LangChain made of a structured answer
+            self.log.note("passed", fingerprint([made]))
         return self.respond(result, draft)
 
     def hold(self, stage: Stage, draft: Draft, message: AIMessage | None = None, **more: Any) -> Response:
         """Put a placeholder in place of what waits for a person; the thing itself lies in the guard's private state."""
         placeholder = AIMessage(WAITS, id=(message.id if message else None) or new_id())
-        held = {"stage": stage, "draft": draft.to_state(), **more, **({"message": packed(message)} if message else {})}
+        held: Json = {"stage": stage, "draft": draft.to_state(), **more}
+        if message is not None:
+            placeholder = placeholder.model_copy(update={"usage_metadata": message.usage_metadata})
+            held["message"] = packed(message)
+            held["beside"] = [packed(one) for at, one in enumerate(self.model.result) if at != self.model.at]
+            held["structured"] = self.model.structured_response
         self.log.note("held", placeholder.id, **held)
         return self.respond([with_verdict(placeholder, self.agent.verdict(draft))], draft)
 
@@ -244,14 +301,25 @@ class _ModelCall:
         return ExtendedModelResponse(model_response=response, command=Command(update=update))
 
     def _changed(self) -> list[BaseMessage]:
-        """Return messages that the state must keep otherwise: replaced ones, and those whose pictures were fetched."""
-        kept = {message.id: message for message in self.request.messages}
-        now = [self.log.messages.get(at, message) for at, message in enumerate(self.given)]
-        return [one for one in now if one.id in kept and one.content != kept[one.id].content]
+        """Return messages that the state must keep otherwise.
+
+        These are replaced ones, those whose pictures were fetched, and answers of earlier turns, whose verdicts become short.
+        """
+        start = turn_start(self.request.messages)
+        changed = []
+        for at, (came, given) in enumerate(zip(self.request.messages, self.given, strict=True)):
+            now = self.log.messages.get(at, given)
+            if at < start and isinstance(now, AIMessage):
+                now = with_short_verdict(now)
+            if came.id and now is not came:
+                changed.append(now)
+        return changed
 
 
 def _with_fetched(messages: Sequence[BaseMessage], guarded: GuardedTurn) -> list[BaseMessage]:
     fetched = guarded.turn.fetched
+    if not fetched:
+        return [*messages]
     return [
         message.model_copy(update={"content": fetched[at]}) if at in fetched else message
         for at, message in enumerate(messages)
@@ -263,13 +331,19 @@ def _as_result(message: ToolMessage) -> list[BaseMessage]:
     return result_as_turn(called, message)
 
 
-def _without_stopped_calls(message: AIMessage, calls: list[tuple[ToolCall, Draft]]) -> AIMessage:
-    """Empty the arguments of calls that may not run."""
-    stopped = {str(call["id"]) for call, draft in calls if not draft.is_open}
-    if not stopped:
-        return message
-    left: list[Any] = [{**call, "args": {}} if str(call["id"]) in stopped else call for call in message.tool_calls]
-    return with_calls(message, left, stopped)
+def _known(agent: AgentGuard, request: ModelRequest[Any]) -> tuple[str, bool]:
+    """Return the fingerprint of the turn, and whether it was decided on before."""
+    key = turn_fingerprint(request.messages, agent.policy.hash)
+    return key, _notes(request).get(agent.note("turn"), {}).get("key") == key
+
+
+def _notes(request: ModelRequest[Any]) -> Json:
+    return cast("Any", request.state).get("vlmguard") or {}
+
+
+def _after_answer(messages: Sequence[BaseMessage]) -> int:
+    """Return the index of the first message that the model has not met yet."""
+    return next((at + 1 for at in range(len(messages) - 1, -1, -1) if isinstance(messages[at], AIMessage)), 0)
 
 
 def _name(tool: Any) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from langchain_vlmguard.agents.events import publish
+from langchain_vlmguard.agents.passed import PassedResults
 from langchain_vlmguard.errors import GuardViolationError
 from langchain_vlmguard.guard.reviews import can_wait
 from langchain_vlmguard.guard.state import check_record
@@ -41,6 +42,8 @@ class AgentGuard:
     violation_message: str | None = None
     mode: Mode = "enforce"
     parallel: bool = False
+    passed: PassedResults = field(default_factory=PassedResults, compare=False)
+    """Results that were judged since the last model call."""
 
     def for_run(self) -> Self:
         """Return the same under the policy of the run around this call."""

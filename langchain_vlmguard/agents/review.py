@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.messages import AIMessage, RemoveMessage, ToolMessage
 from langchain_core.messages.tool import tool_call
 
-from langchain_vlmguard.agents.held import call_note, restored, unpacked, with_calls
+from langchain_vlmguard.agents.held import call_name, call_note, restored, technical, unpacked, with_calls
 from langchain_vlmguard.agents.log import CheckLog
 from langchain_vlmguard.agents.prints import fingerprint
+from langchain_vlmguard.content.carriers import as_json
 from langchain_vlmguard.guard.reviews import Waiting, ask_person
 from langchain_vlmguard.verdict.draft import Draft
 from langchain_vlmguard.verdict.refusals import refusal_message, with_verdict
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage, ToolCall
 
     from langchain_vlmguard.agents.options import AgentGuard
-    from langchain_vlmguard.guard.reviews import Decision
+    from langchain_vlmguard.guard.reviews import Decision, Edits
     from langchain_vlmguard.guard.state import Stage, Update
     from langchain_vlmguard.verdict.records import Action, Json
 
@@ -29,32 +31,37 @@ _BY_PERSON = {
 }
 
 
-def review_results(agent: AgentGuard, state: Any) -> Update | None:
-    """Ask about tool results that are held, oldest first; return the update, `None` if there are none."""
-    notes, messages = state.get("vlmguard") or {}, []
+_NOT_ANSWERED = "A person let the request above stand, and it was not answered: a newer one came first."
+_WITHDRAWN = "This was withdrawn: a newer request came before a person had decided."
+
+
+def review_held(agent: AgentGuard, state: Any) -> Update | None:
+    """Ask about everything that waits in the conversation, oldest first; return the update, `None` if nothing does.
+
+    Tool results wait here. So do a turn or an answer that a new message came upon instead of a decision. Calls that it came upon
+    are withdrawn: their place in the conversation is gone.
+    """
+    notes = state.get("vlmguard") or {}
+    if not any(key.startswith(agent.note("held")) for key in notes):
+        return None
     waiting = [
         (message, held)
         for message in state["messages"]
-        if isinstance(message, ToolMessage) and (held := notes.get(agent.note("held", str(message.id))))
+        if isinstance(message, ToolMessage | AIMessage) and (held := notes.get(agent.note("held", str(message.id))))
     ]
     if not waiting:
         return None
     agent = agent.for_run()
     log = CheckLog(agent)
+    update: Update = {}
+    messages: list[BaseMessage] = []
     for message, held in waiting:
-        result: ToolMessage = unpacked(held["message"])
-        shown = {"text": str(result.text)} if agent.guard.show_held else {}
-        decision, draft = _decide(agent, held["draft"], "tool_result", "release_result", shown, tool=held["tool"])
-        if decision.kind == "reject":
-            notice, artifact = agent.notice(draft, "tool_result"), {"verdict": agent.verdict(draft).to_state()}
-            chosen = message.model_copy(update={"content": notice, "status": "error", "artifact": artifact})
-        else:
-            chosen = restored(result, decision.text)
-        messages.append(chosen)
-        log.add("tool_result", draft, tool=held["tool"], call=message.tool_call_id)
         log.drop("held", message.id)
-        log.note("passed", fingerprint([chosen]))
-    return {"messages": messages, **log.update()}
+        decide = _DECIDE_LATE[held["stage"]]
+        found = decide(agent, held, message, log)
+        messages += found.pop("messages", [])
+        update |= found
+    return {**update, "messages": messages, **log.update()}
 
 
 def review_answer(agent: AgentGuard, state: Any) -> Update | None:
@@ -68,18 +75,49 @@ def review_answer(agent: AgentGuard, state: Any) -> Update | None:
     agent = agent.for_run()
     log = CheckLog(agent)
     log.drop("held", message.id)
-    by_stage = {"input": _review_turn, "output": _review_output, "tool_args": _review_calls}
-    update = by_stage[held["stage"]](agent, held, message, log)
+    update = _DECIDE_NOW[held["stage"]](agent, held, message, log)
     return {**update, **log.update()}
 
 
+def passed_results(agent: AgentGuard, state: Any) -> Update | None:
+    """Return the checks of tool results that no model call follows, as an update of the state."""
+    last = [*takewhile(lambda message: isinstance(message, ToolMessage), reversed(state["messages"]))]
+    policy = agent.for_run().policy.hash if last else ""
+    records = [record for message in last for record in agent.passed.find(message, policy) or ()]
+    return {"verdicts": records} if records else None
+
+
+def _review_result(agent: AgentGuard, held: Json, message: BaseMessage, log: CheckLog) -> Update:
+    """Let a tool's result through, a person's version of it, or the notice."""
+    result: ToolMessage = unpacked(held["message"])
+    shown = {"text": str(result.text)} if agent.guard.show_held else {}
+    decision, draft = _decide(agent, held["draft"], "tool_result", "release_result", shown, tool=held["tool"])
+    if decision.kind == "reject":
+        notice, artifact = agent.notice(draft, "tool_result"), {"verdict": agent.verdict(draft).to_state()}
+        chosen = result.model_copy(
+            update={"id": message.id, "content": notice, "status": "error", "artifact": artifact}
+        )
+    else:
+        chosen = restored(result, decision.text)
+    log.add("tool_result", draft, tool=held["tool"], call=result.tool_call_id)
+    log.note("passed", fingerprint([chosen]))
+    keys = held.get("keys") or {}
+    return {**(keys if decision.kind == "approve" else {}), "messages": [chosen]}
+
+
 def _decide(
-    agent: AgentGuard, held: Json, stage: Stage, name: str, shown: Json, **about: Any
+    agent: AgentGuard,
+    held: Json,
+    stage: Stage,
+    name: str,
+    shown: Json,
+    edits: Edits = "text",
+    parsed: object = None,
+    **about: Any,
 ) -> tuple[Decision, Draft]:
     """Ask; return what was decided, and the draft with it."""
     draft = Draft.from_state(held)
-    edits: Literal["args", "text"] = "args" if stage == "tool_args" else "text"
-    waiting = Waiting(stage, name, shown, agent.verdict(draft), edits, {"guard": agent.name, **about})
+    waiting = Waiting(stage, name, shown, agent.verdict(draft), edits, {"guard": agent.name, **about}, parsed)
     decision = ask_person(waiting)
     action: Action = "refuse" if decision.kind == "reject" else "allow"
     return decision, draft.copy_with(reviewed=decision.kind).stop(action, _BY_PERSON[decision.kind])
@@ -101,42 +139,84 @@ def _review_turn(agent: AgentGuard, held: Json, message: AIMessage, log: CheckLo
     return {"messages": [RemoveMessage(str(message.id))], "jump_to": "model"}
 
 
-def _review_output(agent: AgentGuard, held: Json, message: AIMessage, log: CheckLog) -> Update:
+def _review_late_turn(agent: AgentGuard, held: Json, message: BaseMessage, log: CheckLog) -> Update:
+    """Let the words of a turn into the history that models get, or keep them out; a newer turn is answered."""
+    draft = Draft.from_state(held["draft"])
+    shown = {"prompt": held.get("text", "")} if agent.guard.show_held else {}
+    decision = ask_person(Waiting("input", "keep_request", shown, agent.verdict(draft), None, {"guard": agent.name}))
+    draft = draft.decide(decision.kind, None)
+    log.add("input", draft)
+    if draft.action == "refuse":
+        return {"messages": _refused(agent, draft, "input", message)["messages"]}
+    return {"messages": [AIMessage(_NOT_ANSWERED, id=message.id)]}
+
+
+def _review_output(agent: AgentGuard, held: Json, message: BaseMessage, log: CheckLog) -> Update:
     """Release a withheld answer, or a person's version of it."""
     answer: AIMessage = unpacked(held["message"])
-    shown = {"text": str(answer.text)} if agent.guard.show_held else {}
-    decision, draft = _decide(agent, held["draft"], "output", "release_answer", shown)
+    parsed = held.get("structured")
+    shown = {"text": _shown(answer)} if agent.guard.show_held else {}
+    edits: Edits = "text" if parsed is None else "structured"
+    decision, draft = _decide(agent, held["draft"], "output", "release_answer", shown, edits, parsed)
     if decision.kind == "reject":
         log.add("output", draft)
         return _refused(agent, draft, "output", message)
     draft = draft.copy_with(answer="released" if decision.text is None else "replaced")
+    beside = [unpacked(one) for one in held.get("beside", ())]
     released = answer.model_copy(update={"id": message.id})
     if decision.text is not None:
-        released = AIMessage(decision.text, id=message.id, response_metadata=released.response_metadata)
+        beside, parsed = [], decision.parsed
+        released = AIMessage(decision.text, id=message.id, response_metadata=technical(answer))
     log.add("output", draft)
     verdict = agent.verdict(draft)
-    return {"messages": [with_verdict(released, verdict)], "verdict": verdict.to_state()}
+    update: Update = {"messages": [with_verdict(released, verdict), *beside], "verdict": verdict.to_state()}
+    return update if parsed is None else {**update, "structured_response": parsed}
 
 
-def _review_calls(agent: AgentGuard, held: Json, message: AIMessage, log: CheckLog) -> Update:
+def _review_calls(agent: AgentGuard, held: Json, message: BaseMessage, log: CheckLog) -> Update:
     """Give approved calls their arguments back, edited ones a person's."""
-    raw = {str(call["id"]): call for call in unpacked(held["message"]).tool_calls}
-    calls: list[ToolCall] = [*message.tool_calls]
-    for at, call in enumerate(calls):
-        waits = held["calls"].get(str(call["id"]))
+    raw: AIMessage = unpacked(held["message"])
+    left = {call["id"]: call for call in cast("AIMessage", message).tool_calls}
+    calls: list[ToolCall] = []
+    for asked in raw.tool_calls:
+        waits = held["calls"].get(asked["id"])
         if waits is None:
+            calls.append(left[asked["id"]])
             continue
-        asked = raw[str(call["id"])]
         shown = asked["args"] if agent.guard.show_held else {}
-        decision, draft = _decide(agent, waits, "tool_args", call["name"], shown, tool=call["name"], call_id=call["id"])
+        about = {"tool": asked["name"], "call_id": asked["id"]}
+        decision, draft = _decide(agent, waits, "tool_args", asked["name"], shown, "args", **about)
         args = {"approve": asked["args"], "edit": decision.args or {}, "reject": {}}[decision.kind]
-        calls[at] = tool_call(name=asked["name"], args=args, id=asked["id"])
-        log.note("call", call["id"], **call_note(calls[at], draft))
-        log.add("tool_args", draft, tool=call["name"], call=call["id"])
-    return {"messages": [with_calls(message, calls, set())]}
+        calls.append(tool_call(name=asked["name"], args=args, id=asked["id"]))
+        log.note("call", call_name(calls[-1]), **call_note(draft))
+        log.add("tool_args", draft, tool=asked["name"], call=asked["id"])
+    chosen = raw if calls == raw.tool_calls else with_calls(raw, calls)
+    metadata = {**chosen.response_metadata, **message.response_metadata}
+    return {"messages": [chosen.model_copy(update={"id": message.id, "response_metadata": metadata})]}
+
+
+def _withdraw_calls(_agent: AgentGuard, _held: Json, message: BaseMessage, _log: CheckLog) -> Update:
+    """Take calls out of the conversation that nobody decided about before it went on."""
+    without = with_calls(cast("AIMessage", message), [])
+    return {"messages": [without.model_copy(update={"content": without.content or _WITHDRAWN})]}
+
+
+def _shown(answer: AIMessage) -> str:
+    """Return the words of an answer, those of a structured one too."""
+    words = [str(answer.text), *(as_json(call["args"]) for call in answer.tool_calls)]
+    return "\n".join(word for word in words if word)
 
 
 def _refused(agent: AgentGuard, draft: Draft, stage: Stage, message: BaseMessage) -> Update:
     verdict = agent.verdict(draft)
     notice = with_verdict(refusal_message(agent.notice(draft, stage), verdict, id=message.id), verdict)
     return {"messages": [notice], "verdict": verdict.to_state()}
+
+
+_DECIDE_NOW = {"input": _review_turn, "output": _review_output, "tool_args": _review_calls}
+_DECIDE_LATE = {
+    "input": _review_late_turn,
+    "output": _review_output,
+    "tool_args": _withdraw_calls,
+    "tool_result": _review_result,
+}

@@ -22,8 +22,13 @@ def newest(_old: Any, new: Any) -> Any:
 
 
 def last_records(old: list[CheckRecord] | None, new: list[CheckRecord]) -> list[CheckRecord]:
-    """Append, and keep the newest `MOST_RECORDS`."""
-    return [*(old or []), *new][-MOST_RECORDS:]
+    """Append; a guard that judged a new turn drops its checks of the turn before. The newest `MOST_RECORDS` stay.
+
+    What a person decided about a turn belongs to it, and begins no other.
+    """
+    judged = [record for record in new if record["stage"] == "input" and record["verdict"]["reviewed"] is None]
+    begun = {record["guard"] for record in judged}
+    return [*(record for record in old or [] if record["guard"] not in begun), *new][-MOST_RECORDS:]
 
 
 def merge_notes(old: Json | None, new: Json) -> Json:
@@ -43,7 +48,7 @@ class VLMGuardAgentState(AgentState[Any]):
     """Verdict of the last model call's turn, as a plain dict."""
 
     verdicts: NotRequired[Annotated[list[CheckRecord], OmitFromInput, last_records]]
-    """The newest checks, oldest first."""
+    """The checks of the newest turn, oldest first."""
 
     vlmguard: NotRequired[Annotated[Json, PrivateStateAttr, merge_notes]]
     """The guard's own notes: what was judged, and what is held for review."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from langchain_vlmguard.content.apart import decode_frames_apart
@@ -38,6 +39,11 @@ class _Known:
     data: bytes
     handed_on: bool
     """Whether this text is what a checked picture was passed on as."""
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of the text."""
+        return _digest(self.text)
 
 
 _PICTURES: Recent[tuple[CheckedPicture, ...]] = Recent(_PICTURE_BYTES)
@@ -110,6 +116,12 @@ def was_checked(encoded: str) -> bool:
     """Whether base64 text is that of a picture that this process checked and handed on lately."""
     known = _TEXTS.get(encoded)
     return _HANDED_ON.get(_digest(encoded)) is True if known is None else known.handed_on
+
+
+def digest_of(text: str) -> bytes:
+    """Return the SHA-256 of a text; a picture's is not computed again while the picture is remembered."""
+    known = _TEXTS.get(text)
+    return _digest(text) if known is None else known.digest
 
 
 def open_picture(block: Mapping[str, object]) -> Image.Image:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from langchain_vlmguard.content.ocr import Line
+from langchain_vlmguard.errors import extra
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -15,15 +17,22 @@ def read_codes(image: Image.Image) -> list[tuple[str, Line]]:
     """Return the readable codes of an RGB picture, turned and inverted ones too, as format and payload.
 
     Raises:
-        ImportError: The extra is not installed.
+        MissingExtraError: The extra is not installed.
     """
-    try:
+    with extra("evidence"):
         import zxingcpp
-    except ImportError as error:
-        msg = "reading codes in pictures needs the extra 'evidence': pip install 'langchain-vlmguard[evidence]'"
-        raise ImportError(msg) from error
     found = zxingcpp.read_barcodes(image.convert("RGB"))
     return [(code.format.name, Line(code.text, 1.0, _box(code.position, image.size))) for code in found if code.text]
+
+
+def check_code_reader() -> None:
+    """Check that the reader is installed.
+
+    Raises:
+        MissingExtraError: It is not.
+    """
+    with extra("evidence"):
+        import_module("zxingcpp")
 
 
 def reader_identity() -> str:

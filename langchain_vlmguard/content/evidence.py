@@ -13,7 +13,7 @@ from itertools import chain
 from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, Literal
 
-from langchain_vlmguard.content.codes import read_codes, reader_identity
+from langchain_vlmguard.content.codes import check_code_reader, read_codes, reader_identity
 from langchain_vlmguard.content.ocr import Box, Line, RapidOCRReader
 from langchain_vlmguard.content.recent import Recent
 from langchain_vlmguard.content.views import View, is_flat, seen_views, shrunk_views, turned, views_of
@@ -152,7 +152,12 @@ class EvidenceReader:
             codes: Whether QR codes and barcodes are read too.
             seconds: For one picture; evidence that is not whole by then says so.
             max_concurrency: How many pictures are read at once.
+
+        Raises:
+            MissingExtraError: What the reader needs is not installed.
         """
+        if codes:
+            check_code_reader()
         self.ocr: OCR = ocr or RapidOCRReader()
         self.codes = codes
         self.seconds = seconds

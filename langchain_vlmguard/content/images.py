@@ -6,7 +6,7 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property, partial
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -66,7 +66,8 @@ class CheckedPicture:
     @cached_property
     def encoded(self) -> str:
         """The picture as base64: the same text each time, so that it is known again at once."""
-        return base64.b64encode(self.data).decode()
+        parts = (self.data[at : at + _PIECE] for at in range(0, len(self.data), _PIECE))
+        return "".join(base64.b64encode(part).decode() for part in parts)
 
     def open(self) -> Image.Image:
         """Return the RGB pixels."""
@@ -81,6 +82,10 @@ class CheckedPicture:
         return {"type": "image", "base64": self.encoded, "mime_type": self.mime_type}
 
 
+_PIECE = 12 * 2**16
+"""Of a long text, coded at a time: nothing else runs meanwhile, the event loop included."""
+
+
 def decode_base64(text: str, limits: ImageLimits) -> bytes:
     """Decode base64, line breaks allowed.
 
@@ -89,8 +94,13 @@ def decode_base64(text: str, limits: ImageLimits) -> bytes:
     """
     if len(text) * 3 // 4 > limits.max_bytes + 3 and len("".join(text.split())) * 3 // 4 > limits.max_bytes + 3:
         raise too_large(limits)
+    whole = "".join(text.split())
+    if "=" in whole[:-2]:
+        msg = "the picture's base64 is broken"
+        raise UnreadableContentError(msg)
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
+        parts = (whole[at : at + _PIECE] for at in range(0, len(whole), _PIECE))
+        return b"".join(base64.b64decode(part, validate=True) for part in parts)
     except (binascii.Error, ValueError) as error:
         msg = "the picture's base64 is broken"
         raise UnreadableContentError(msg) from error
@@ -134,11 +144,12 @@ def picture_bytes(picture: Image.Image, limits: ImageLimits) -> bytes:
     return buffer.getvalue()
 
 
-def holds_picture(value: object, *, most_parts: int = 200_000) -> bool:
+def holds_picture(value: object, *, declared: bool = True, most_parts: int = 200_000) -> bool:
     """Whether a picture may be anywhere in a value; one too large to be searched counts as holding one.
 
     Args:
         value: Anything: nested mappings, sequences and pydantic models are searched.
+        declared: Whether a mapping that calls itself a picture counts, whatever it holds; a search for images does so, too.
         most_parts: How many parts are looked at.
     """
     waiting = [value]
@@ -146,7 +157,7 @@ def holds_picture(value: object, *, most_parts: int = 200_000) -> bool:
         if not waiting:
             return False
         one = waiting.pop()
-        if may_be_picture(one):
+        if may_be_picture(one) and (declared or not isinstance(one, Mapping)):
             return True
         waiting += parts_of(one)
     return bool(waiting)
@@ -166,11 +177,13 @@ def may_be_picture(value: object) -> bool:
 
 
 def parts_of(value: object) -> list[object]:
-    """Return what a mapping, sequence or pydantic model holds."""
+    """Return what a mapping, sequence, dataclass or pydantic model holds."""
     if isinstance(value, Mapping):
         return list(value.values())
     if isinstance(value, BaseModel):
         return [value.__dict__]
+    if is_dataclass(value) and not isinstance(value, type):
+        return [getattr(value, one.name, None) for one in fields(value)]
     return list(value) if isinstance(value, list | tuple | set | frozenset) else []
 
 

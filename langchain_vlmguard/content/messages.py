@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+import re
+from collections import Counter
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
+from langchain_vlmguard.content.carriers import is_authored, leaves, pictures_in
 from langchain_vlmguard.content.checking import check_frames, was_checked
 from langchain_vlmguard.content.fetch import PictureFetcher
 from langchain_vlmguard.content.images import CheckedPicture, holds_picture
+from langchain_vlmguard.content.places import DEEPEST, Place, newest_pictures, with_fetched
 from langchain_vlmguard.content.spellings import (
     Address,
     Inline,
     Parts,
     Spelled,
     Words,
+    is_exactly,
     kind_of,
     loose_pictures,
     picture_data,
@@ -29,7 +34,7 @@ from langchain_vlmguard.verdict.limits import ReadLimits
 from langchain_vlmguard.verdict.records import Unjudged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from langchain_core.messages import BaseMessage
 
@@ -38,12 +43,6 @@ if TYPE_CHECKING:
 EVIDENCE = "vlmguard_evidence"
 """Name of the message that carries quotes from pictures; a message that comes with it loses it."""
 
-AUTHORED_BY_MODELS = frozenset(
-    {"tool_use", "tool_call", "tool_call_chunk", "invalid_tool_call", "server_tool_call", "function_call"}
-    | {"reasoning", "reasoning_content", "thinking", "redacted_thinking", "refusal"}
-)
-"""Block types without pictures that only an AI message may hold."""
-
 _ROLES = (HumanMessage, AIMessage, SystemMessage, ToolMessage)
 _BESIDE: Mapping[str, Any] = MappingProxyType({"additional_kwargs": {}, "tool_calls": [], "invalid_tool_calls": []})
 """Fields beside a message's content, and what is left of one that cannot be read."""
@@ -51,33 +50,45 @@ _BESIDE: Mapping[str, Any] = MappingProxyType({"additional_kwargs": {}, "tool_ca
 _OPAQUE = frozenset({"signature", "encrypted_content", "data"})
 """Fields of model-authored blocks that only the model's provider can read."""
 
-_DEEPEST = 4
-"""Levels of blocks in blocks that are read."""
+_MARKS = frozenset({"type", "text", "id", "index", "cache_control"})
+"""Fields with which a text goes to the model as it came: they say nothing to people or models."""
+
+_BESIDE_CONTENT = "it may hold a picture: pictures are read only as blocks of a message's content"
+_ENDLESS = 10**12
+_TOKEN = re.compile(r"[\w./:;+-]{0,64}")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_turn(
-    messages: Sequence[BaseMessage], limits: ReadLimits | None = None, fetcher: PictureFetcher | None = None
+    messages: Sequence[BaseMessage],
+    limits: ReadLimits | None = None,
+    fetcher: PictureFetcher | None = None,
+    *,
+    decided: int = 0,
 ) -> Turn:
     """Read a conversation; nothing raises on hostile content, it is accounted for instead.
 
     Parts of the current turn that cannot be read are `unjudged`. In earlier turns they were decided on before; a placeholder
     stands in for them, so that one bad picture does not end a conversation. Of earlier turns' pictures the newest
-    `max_images` stay. Artifacts of tools are for the program, not for the model: their pictures are read as the turn's and
-    the artifact is left out. Blocks inside tool results stand in their message one after the other. Addresses are fetched
-    if the limits list their host, in the current turn's content alone; keep what was fetched (`Turn.fetched`), since the
-    address may lead to something else the next time.
+    `max_earlier_images` stay. Artifacts of tools are for the program, not for the model: their pictures are read as the
+    turn's and the artifact is left out. Blocks inside tool results stand in their message one after the other. Addresses are
+    fetched if the limits list their host, in the current turn's content alone; keep what was fetched (`Turn.fetched`), since
+    the address may lead to something else the next time.
 
     Args:
         messages: The conversation, oldest first.
-        limits: How much it may hold.
+        limits: How much of it may be judged at once.
         fetcher: How pictures are fetched by address.
+        decided: How many of the first messages were decided on before, though the turn may have begun among them.
     """
     limits = limits or ReadLimits()
     start = turn_start(messages)
-    reader = _Reader(limits, fetcher, _newest_pictures(messages[:start], limits.max_images))
-    safe = [reader.message(index, message, current=index >= start) for index, message in enumerate(messages)]
-    fetched = {index: _with_fetched(messages[index].content, (index,), reader.fetched) for index, *_ in reader.fetched}
-    return Turn(safe, start, tuple(reader.pictures), tuple(reader.unjudged), tuple(reader.earlier), fetched)
+    now = max(start, decided)
+    reader = _Reader(limits, fetcher, newest_pictures(messages[:now], limits.max_earlier_images))
+    safe = [reader.message(index, message, current=index >= now) for index, message in enumerate(messages)]
+    fetched = {index: with_fetched(messages[index].content, (index,), reader.fetched) for index, *_ in reader.fetched}
+    pictures, unjudged, earlier = tuple(reader.pictures), tuple(reader.unjudged), tuple(reader.earlier)
+    return Turn(safe, start, pictures, unjudged, earlier, fetched, reader.as_they_came)
 
 
 def read_for_model(
@@ -88,7 +99,7 @@ def read_for_model(
     Raises:
         UnreadableContentError: Naming the first part that cannot be read, and why.
     """
-    reader = _Reader(limits or ReadLimits(max_images=64), fetcher)
+    reader = _Reader(limits or ReadLimits(max_images=64, max_text_chars=_ENDLESS, max_blocks=_ENDLESS), fetcher)
     safe = [reader.message(index, message, current=True) for index, message in enumerate(messages)]
     if reader.unjudged:
         first = reader.unjudged[0]
@@ -104,11 +115,6 @@ def words_of(block: str | Block) -> str:
     if block.get("type") == "text":
         return str(block.get("text", ""))
     return _as_json({key: value for key, value in block.items() if key not in _OPAQUE})
-
-
-def is_call(block: Block) -> bool:
-    """Whether a block of an AI message is a tool call, or thinking that nobody can read."""
-    return "call" in str(block.get("type")) or block.get("type") in ("tool_use", "redacted_thinking")
 
 
 def calls_of(message: BaseMessage) -> list[str]:
@@ -137,32 +143,6 @@ def is_read(message: BaseMessage) -> bool:
     return all(_is_handed_on(block) or _is_authored(block, message) for block in blocks_of(message))
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where in the conversation something stands, and whether that is in the current turn."""
-
-    message: int
-    current: bool
-    path: tuple[int, ...] = ()
-    """Indices of blocks in blocks; empty when the content is one plain string."""
-
-    beside: str | None = None
-    """Name of the field beside the content."""
-
-    @property
-    def where(self) -> str:
-        if self.beside:
-            return f"messages[{self.message}].{self.beside}"
-        return f"messages[{self.message}]" + "".join(f".content[{at}]" for at in self.path or ()) + self._plain
-
-    @property
-    def _plain(self) -> str:
-        return "" if self.path else ".content"
-
-    def inside(self, at: int) -> _Place:
-        return replace(self, path=(*self.path, at))
-
-
 class _Reader:
     def __init__(
         self, limits: ReadLimits, fetcher: PictureFetcher | None = None, kept: frozenset[tuple[int, ...]] = frozenset()
@@ -174,47 +154,69 @@ class _Reader:
         self.earlier: list[TurnPicture] = []
         self.unjudged: list[Unjudged] = []
         self.fetched: dict[tuple[int, ...], list[Block]] = {}
+        self.as_they_came: dict[int, BaseMessage] = {}
         self._by_url: dict[str, bytes] = {}
-        self._letters = 0
+        self._letters: Counter[int | str] = Counter()
+        self._speaker: int | str = "people"
+        """What the letters are counted for: all that people wrote together, each other message by itself."""
         self._blocks = 0
+        self._exact = True
+        """Whether the message that is read says the same as it came, to the last field."""
 
     def message(self, index: int, message: BaseMessage, *, current: bool) -> BaseMessage:
-        place = _Place(index, current)
+        if not current and _is_plain(message):
+            return message
+        place = Place(index, current)
         if not isinstance(message, _ROLES):
             reason = "only human, AI, system and tool messages are read"
             self._account(place, f"messages[{index}]", type(message).__name__, reason)
             return message.model_copy(update={"content": LEFT_OUT, "additional_kwargs": {}})
+        self._exact = True
+        self._speaker = "people" if isinstance(message, HumanMessage | SystemMessage) else index
         beside = self._beside(place, message)
         if message.name == EVIDENCE:
             beside["name"] = None
         if isinstance(message.content, str):
             read = self._block(place, message.content, message)
-            return message.model_copy(update={"content": read[0] if read else "", **beside})
-        blocks = message.content if isinstance(message.content, list) else [message.content]
-        content = [part for at, block in enumerate(blocks) for part in self._block(place.inside(at), block, message)]
+            content: Any = read[0] if read else ""
+        else:
+            blocks = message.content if isinstance(message.content, list) else [message.content]
+            content = [
+                part for at, block in enumerate(blocks) for part in self._block(place.inside(at), block, message)
+            ]
+        if content == message.content and not beside:
+            return message
+        if self._exact and not beside.keys() - {"artifact"}:
+            self.as_they_came[index] = message.model_copy(update=beside) if beside else message
         return message.model_copy(update={"content": content, **beside})
 
-    def _account(self, place: _Place, where: str, kind: str, reason: str) -> None:
+    def _account(self, place: Place, where: str, kind: str, reason: str) -> None:
         if place.current:
             self.unjudged.append(Unjudged(where=where, kind=kind, reason=reason))
 
-    def _beside(self, place: _Place, message: BaseMessage) -> Block:
+    def _beside(self, place: Place, message: BaseMessage) -> Block:
         """Return what replaces the fields beside the content, accounting for what cannot be read in them."""
         left_out: Block = {}
-        if isinstance(message, ToolMessage):
+        if isinstance(message, ToolMessage) and message.artifact is not None:
             left_out["artifact"] = None
             self._artifact(replace(place, beside="artifact"), message.artifact)
         for name, empty in _BESIDE.items():
+            value = getattr(message, name, None)
+            if not value:
+                continue
             try:
-                self._words_only(getattr(message, name, empty) or empty, counted=name.endswith("tool_calls"))
+                if name.endswith("tool_calls"):
+                    self._model_words(place, value)
+                else:
+                    _no_picture(value)
             except UnreadableContentError as error:
                 self._account(place, f"messages[{place.message}].{name}", name, str(error))
                 left_out[name] = empty
         return left_out
 
-    def _artifact(self, place: _Place, artifact: Any) -> None:
+    def _artifact(self, place: Place, artifact: Any) -> None:
         """Read the pictures that a tool returned for the program; of earlier turns they were judged then."""
-        if artifact is None or not place.current:
+        if not place.current:
             return
         try:
             for found in loose_pictures(artifact):
@@ -222,78 +224,103 @@ class _Reader:
         except UnreadableContentError as error:
             self._account(place, place.where, "artifact", f"it may hold a picture: {error}")
 
-    def _block(self, place: _Place, block: Any, message: BaseMessage) -> list[Any]:
+    def _block(self, place: Place, block: Any, message: BaseMessage) -> list[Any]:
         try:
             return self._read(place, block, message)
         except UnreadableContentError as error:
+            self._exact = False
             self._account(place, place.where, kind_of(block), str(error))
             return [LEFT_OUT if isinstance(block, str) else {"type": "text", "text": LEFT_OUT}]
 
-    def _read(self, place: _Place, block: Any, message: BaseMessage) -> list[Any]:
-        self._count()
+    def _read(self, place: Place, block: Any, message: BaseMessage) -> list[Any]:
+        self._count(place)
         if isinstance(block, str):
-            return [self._text(block)]
+            return [self._text(place, block)]
         if not isinstance(block, dict | list):
             msg = "it is neither text nor a content block"
             raise UnreadableContentError(msg)
         kind = kind_of(block)
         if isinstance(block, dict) and kind == "text" and isinstance(block.get("text"), str):
-            return [self._text_block(block)]
+            return [self._text_block(place, block, message)]
+        if isinstance(block, dict) and block.keys() == {"cachePoint"}:
+            return []
         if isinstance(block, dict) and _is_authored(block, message):
-            self._words_only(block, counted=True)
+            self._model_words(place, block)
             return [block]
-        return self._spelled(place, resolve(block), kind, message)
+        return self._spelled(place, block, resolve(block), message)
 
-    def _spelled(self, place: _Place, found: Spelled | None, kind: str, message: BaseMessage) -> list[Any]:
+    def _spelled(self, place: Place, block: object, found: Spelled | None, message: BaseMessage) -> list[Any]:
         if isinstance(found, Words):
-            return [{"type": "text", "text": self._text(found.text)}]
+            self._exact = False
+            return [{"type": "text", "text": self._text(place, found.text)}]
         if isinstance(found, Parts):
             return self._parts(place, found.blocks, message)
         if found is None:
-            msg = f"blocks of type {kind!r} are not read: send text, or pictures as base64"
+            msg = f"blocks of type {kind_of(block)!r} are not read: send text, or pictures as base64"
             raise UnreadableContentError(msg)
-        return [picture.block() for picture in self._picture(place, found)]
+        pictures = self._picture(place, found)
+        same = len(pictures) == 1 and is_exactly(block, found, pictures[0]) and _is_bare(block)
+        self._exact = self._exact and same
+        return [picture.block() for picture in pictures]
 
-    def _parts(self, place: _Place, blocks: Iterable[Any], message: BaseMessage) -> list[Any]:
-        if len(place.path) > _DEEPEST:
+    def _parts(self, place: Place, blocks: Iterable[Any], message: BaseMessage) -> list[Any]:
+        if len(place.path) > DEEPEST:
             msg = "its parts are nested too deep"
             raise UnreadableContentError(msg)
         read = [part for at, block in enumerate(blocks) for part in self._block(place.inside(at), block, message)]
         return [{"type": "text", "text": part} if isinstance(part, str) else part for part in read]
 
-    def _text_block(self, block: Block) -> Block:
-        if holds_picture({key: value for key, value in block.items() if key not in ("type", "text")}):
+    def _text_block(self, place: Place, block: Block, message: BaseMessage) -> Block:
+        others = {key: value for key, value in block.items() if key not in ("type", "text")}
+        if others and holds_picture(others):
             msg = "a picture stands beside its text: send it as a block of its own"
             raise UnreadableContentError(msg)
-        return {"type": "text", "text": self._text(block["text"])}
+        self._exact = self._exact and (
+            isinstance(message, AIMessage) or (block.keys() <= _MARKS and _are_marks(others))
+        )
+        return {"type": "text", "text": self._text(place, block["text"])}
 
-    def _count(self) -> None:
-        self._blocks += 1
+    def _count(self, place: Place) -> None:
+        self._blocks += place.current
         if self._blocks > self.limits.max_blocks:
-            msg = f"the conversation has more than {self.limits.max_blocks:,} parts"
+            msg = f"the turn has more than {self.limits.max_blocks:,} parts"
             raise UnreadableContentError(msg)
 
-    def _text(self, text: str) -> str:
-        self._letters += len(text)
-        if self._letters > self.limits.max_text_chars:
-            msg = f"the conversation is longer than {self.limits.max_text_chars:,} characters"
+    def _text(self, place: Place, text: str) -> str:
+        self._letters[self._speaker] += len(text) if place.current else 0
+        if self._letters[self._speaker] > self.limits.max_text_chars:
+            what = "turn" if self._speaker == "people" else "message"
+            msg = f"the {what} is longer than {self.limits.max_text_chars:,} characters"
             raise UnreadableContentError(msg)
-        return text
+        if text.isascii() or _LONE_SURROGATE.search(text) is None:
+            return text
+        self._exact = False
+        return _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
 
-    def _words_only(self, value: Any, *, counted: bool) -> None:
-        """Check that a value has no picture in it; count what a model reads of it as text."""
-        if holds_picture(value):
-            msg = "it may hold a picture: pictures are read only as blocks of a message's content"
-            raise UnreadableContentError(msg)
-        if counted and value:
-            self._text(_as_json(value))
+    def _model_words(self, place: Place, value: Any) -> None:
+        """Count what a model wrote beside its text, and see that no picture is in it; it may well speak of pictures."""
+        if not place.current:
+            return
+        self._text(place, _as_json(value))
+        if any(map(self._shows_something, pictures_in(value))):
+            raise UnreadableContentError(_BESIDE_CONTENT)
 
-    def _picture(self, place: _Place, found: Spelled) -> tuple[CheckedPicture, ...]:
+    def _shows_something(self, block: Block) -> bool:
+        try:
+            found = resolve(block)
+            return isinstance(found, Inline) and bool(
+                check_frames(self._data(Place(0, current=True), found), self.limits.image)
+            )
+        except UnreadableContentError:
+            return False
+
+    def _picture(self, place: Place, found: Spelled) -> tuple[CheckedPicture, ...]:
         if not place.current and (place.message, *place.path) not in self.kept:
             raise _too_many(self.limits)
         if place.current and len(self.pictures) >= self.limits.max_images:
             raise _too_many(self.limits)
-        pictures = check_frames(self._data(place, found), self.limits.image)
+        data = self._data(place, found)
+        pictures = check_frames(data, self.limits.image)
         block = place.path[0] if place.path else None
         placed = [TurnPicture(place.message, block, picture, place.where) for picture in pictures]
         if not place.current:
@@ -306,7 +333,7 @@ class _Reader:
             self.fetched[(place.message, *place.path)] = [picture.block() for picture in pictures]
         return pictures
 
-    def _data(self, place: _Place, found: Spelled) -> bytes:
+    def _data(self, place: Place, found: Spelled) -> bytes:
         if isinstance(found, Inline):
             return picture_data(found.data, self.limits.image)
         url = found.url if isinstance(found, Address) else ""
@@ -333,6 +360,19 @@ def _as_json(value: Any) -> str:
         raise UnreadableContentError(msg) from error
 
 
+def _is_plain(message: BaseMessage) -> bool:
+    """Whether a message is a text that needs no second look: of earlier turns, most are."""
+    text = message.content
+    return (
+        isinstance(text, str)
+        and isinstance(message, _ROLES)
+        and not message.additional_kwargs
+        and message.name != EVIDENCE
+        and (not isinstance(message, ToolMessage) or message.artifact is None)
+        and (text.isascii() or _LONE_SURROGATE.search(text) is None)
+    )
+
+
 def _is_handed_on(block: object) -> bool:
     if not isinstance(block, dict):
         return False
@@ -343,45 +383,23 @@ def _is_handed_on(block: object) -> bool:
 
 
 def _is_authored(block: object, message: BaseMessage) -> bool:
-    return isinstance(message, AIMessage) and isinstance(block, dict) and kind_of(block) in AUTHORED_BY_MODELS
+    return isinstance(message, AIMessage) and isinstance(block, dict) and is_authored(block)
 
 
-def _newest_pictures(messages: Sequence[BaseMessage], most: int) -> frozenset[tuple[int, ...]]:
-    """Return the places of the last pictures as (message, block, block in it, ...)."""
-    places = [
-        (index, *path)
-        for index, message in enumerate(messages)
-        if isinstance(message.content, list)
-        for path in _picture_paths(message.content, ())
-    ]
-    return frozenset(places[max(0, len(places) - most) :])
+def _no_picture(value: object) -> None:
+    if holds_picture(value):
+        raise UnreadableContentError(_BESIDE_CONTENT)
 
 
-def _picture_paths(blocks: Sequence[Any], inside: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    for at, block in enumerate(blocks):
-        try:
-            found = resolve(block) if isinstance(block, dict | list) else None
-        except UnreadableContentError:
-            continue
-        if isinstance(found, Parts) and len(inside) <= _DEEPEST:
-            yield from _picture_paths(found.blocks, (*inside, at))
-        elif isinstance(found, Inline | Address):
-            yield (*inside, at)
+def _are_marks(fields: Block) -> bool:
+    """Whether fields beside a text are short marks, which say nothing."""
+    return all(_TOKEN.fullmatch(leaf) for leaf in leaves(fields, without=()))
 
 
-def _with_fetched(content: Any, place: tuple[int, ...], fetched: Mapping[tuple[int, ...], list[Any]]) -> list[Any]:
-    """Return content with fetched pictures in place of their addresses, blocks in blocks included."""
-    changed: list[Any] = []
-    for at, block in enumerate(content):
-        path = (*place, at)
-        if path in fetched:
-            changed += fetched[path]
-        elif any(other[: len(path)] == path for other in fetched):
-            inner = _with_fetched(block["content"] if isinstance(block, dict) else block, path, fetched)
-            changed.append({**block, "content": inner} if isinstance(block, dict) else inner)
-        else:
-            changed.append(block)
-    return changed
+def _is_bare(block: object) -> bool:
+    """Whether a block holds one picture and short marks alone."""
+    found = [leaf for leaf in leaves(block, without=()) if not _TOKEN.fullmatch(leaf)]
+    return len(found) == 1
 
 
 def _only_text_and_pictures(message: BaseMessage) -> BaseMessage:

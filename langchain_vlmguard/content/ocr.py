@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Protocol
+
+from langchain_vlmguard.errors import extra
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -48,6 +51,16 @@ class RapidOCRReader:
     """PP-OCR through RapidOCR and ONNX Runtime on the CPU (extra `evidence`). Reads turned and inverted text by itself."""
 
     upright_only = False
+
+    def __init__(self) -> None:
+        """Check that the extra is installed.
+
+        Raises:
+            MissingExtraError: It is not.
+        """
+        with extra("evidence"):
+            import_module("rapidocr")
+            import_module("onnxruntime")
 
     @property
     def identity(self) -> str:
@@ -91,11 +104,8 @@ def _engine() -> Iterator[RapidOCR]:
 
 
 def _new_engine() -> RapidOCR:
-    try:
+    with extra("evidence"):
         from rapidocr import RapidOCR
-    except ImportError as error:
-        msg = "reading text in pictures needs the extra 'evidence': pip install 'langchain-vlmguard[evidence]'"
-        raise ImportError(msg) from error
     return RapidOCR(params=_SETTINGS)
 
 
@@ -105,7 +115,13 @@ class TesseractReader:
     upright_only = True
 
     def __init__(self, languages: str = "eng", seconds: float = 20.0) -> None:
-        """Read text in some languages (`"eng+deu"`), each picture within some seconds."""
+        """Read text in some languages (`"eng+deu"`), each picture within some seconds.
+
+        Raises:
+            MissingExtraError: The extra is not installed.
+        """
+        with extra("tesseract"):
+            import_module("pytesseract")
         self.languages = languages
         self.seconds = seconds
 
@@ -168,11 +184,8 @@ def _line(words: Sequence[_Word], size: tuple[int, int]) -> Line:
 
 
 def _tesseract() -> ModuleType:
-    try:
+    with extra("tesseract"):
         import pytesseract
-    except ImportError as error:
-        msg = "Tesseract needs the extra 'tesseract' and the program: pip install 'langchain-vlmguard[tesseract]'"
-        raise ImportError(msg) from error
     module: ModuleType = pytesseract
     return module
 

@@ -131,7 +131,7 @@ def _notes(placed: TurnPicture, evidence: PictureEvidence, risk: float | None) -
             place=finding.place,
             confidence=min(1.0, max(0.0, finding.confidence)),
             characters=len(finding.text),
-            sha256=hashlib.sha256(finding.text.encode()).hexdigest()[:16],
+            sha256=hashlib.sha256(finding.text.encode("utf-8", "surrogatepass")).hexdigest()[:16],
             addresses_model=finding.addresses_model,
             risk=risk,
         )

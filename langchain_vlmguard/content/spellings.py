@@ -16,6 +16,7 @@ from langchain_vlmguard.errors import UnreadableContentError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from langchain_vlmguard.content.images import CheckedPicture
     from langchain_vlmguard.verdict.limits import ImageLimits
 
     Fields = Mapping[object, object]
@@ -118,6 +119,20 @@ def resolve(block: object) -> Spelled | None:
     return found[0]()
 
 
+def is_exactly(block: object, found: Spelled, picture: CheckedPicture) -> bool:
+    """Whether a block is this picture, byte for byte and under its true type, so that it may be handed on as it came."""
+    if not (isinstance(block, Mapping) and isinstance(found, Inline)) or found.data not in (
+        picture.encoded,
+        picture.data,
+    ):
+        return False
+    if isinstance(block.get("file"), Mapping):  # LangChain takes what stands in there for a PDF
+        return False
+    inner = block.get("image")
+    declared = set(_declared(block)) or ({f"image/{inner.get('format')}"} if isinstance(inner, Mapping) else set())
+    return declared == {picture.mime_type}
+
+
 def picture_data(data: Encoded, limits: ImageLimits) -> bytes:
     """Return the bytes of a picture that came with a message.
 
@@ -180,16 +195,21 @@ def _plain_text(block: Fields) -> str:
 
 def _check_declared(block: Fields, kind: str) -> None:
     """Refuse files of another declared type; one that declares nothing is told by its content."""
+    for mime in _declared(block):
+        if not mime.startswith("image/"):
+            shown = mime if _MIME.fullmatch(mime) else "another type"
+            msg = f"blocks of type {kind!r} are read only when they hold a picture, not {shown}"
+            raise UnreadableContentError(msg)
+
+
+def _declared(block: Fields) -> Iterator[str]:
+    """Yield the types that a block declares for its picture, on its own level and one below."""
     for holder in (block, *(block.get(key) for key in _CONTAINERS)):
-        if not isinstance(holder, Mapping):
-            continue
-        declared = [str(holder[key]).lower() for key in _MIME_KEYS if holder.get(key)]
-        declared += [_uri_type(holder.get(key)) for key in _ADDRESSES if _is_data_uri(holder.get(key))]
-        for mime in declared:
-            if not mime.startswith("image/"):
-                shown = mime if _MIME.fullmatch(mime) else "another type"
-                msg = f"blocks of type {kind!r} are read only when they hold a picture, not {shown}"
-                raise UnreadableContentError(msg)
+        if isinstance(holder, Mapping):
+            yield from (str(holder[key]).lower() for key in _MIME_KEYS if holder.get(key))
+            places = (holder.get(key) for key in _ADDRESSES)
+            addresses = (place.get("url") if isinstance(place, Mapping) else place for place in places)
+            yield from (_uri_type(address) for address in addresses if _is_data_uri(address))
 
 
 def _candidates(block: Fields, depth: int) -> Iterator[Callable[[], Spelled]]:

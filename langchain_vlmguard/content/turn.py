@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -59,10 +59,19 @@ class Turn:
     fetched: Mapping[int, Any] = field(default_factory=dict)
     """Content of messages, by index, with fetched pictures in place of their addresses and everything else as it came."""
 
+    as_they_came: Mapping[int, BaseMessage] = field(default_factory=dict)
+    """By index, messages that a model may get in the very form in which they came: caching marks, ids and the provider's own
+    spelling of a picture, where all of it was read and its pictures are byte for byte what was checked."""
+
     @property
     def current(self) -> list[BaseMessage]:
         """The turn's own messages, without what came before."""
         return self.messages[self.start :]
+
+    @property
+    def for_model(self) -> list[BaseMessage]:
+        """The conversation as a model may get it, messages as they came where nothing in them had to change."""
+        return [self.as_they_came.get(at, message) for at, message in enumerate(self.messages)]
 
     @property
     def text(self) -> str:
@@ -79,22 +88,41 @@ class Turn:
         """Return the turn with messages in front of it, which were read before and are only its context."""
         shift = len(context)
         moved = tuple(replace(picture, message=picture.message + shift) for picture in self.pictures)
-        return replace(self, messages=[*context, *self.messages], start=self.start + shift, pictures=moved)
+        came = {at + shift: message for at, message in self.as_they_came.items()}
+        messages = [*context, *self.messages]
+        return replace(self, messages=messages, start=self.start + shift, pictures=moved, as_they_came=came)
 
     def without(self, withheld: Collection[str]) -> Turn:
         """Return the turn with some of its earlier pictures, by SHA-256, left out."""
         gone = {p.picture.block()["base64"] for p in self.earlier if p.picture.sha256 in withheld}
         if not gone:
             return self
-        earlier = [_without_pictures(message, gone) for message in self.messages[: self.start]]
+        places = {p.message for p in self.earlier if p.picture.sha256 in withheld}
+        messages = [_without_pictures(m, gone) if at in places else m for at, m in enumerate(self.messages)]
         kept = tuple(p for p in self.earlier if p.picture.sha256 not in withheld)
-        return replace(self, messages=[*earlier, *self.current], earlier=kept)
+        return replace(self.with_messages(messages), earlier=kept)
+
+    def with_messages(self, messages: Sequence[BaseMessage]) -> Turn:
+        """Return the turn with other messages in the same places."""
+        came = {at: one for at, one in self.as_they_came.items() if messages[at] is self.messages[at]}
+        return replace(self, messages=[*messages], as_they_came=came)
 
 
 def turn_start(messages: Sequence[BaseMessage]) -> int:
-    """Return the index after the last answer, an AI message that calls no tool."""
-    answers = (i for i, m in enumerate(messages) if isinstance(m, AIMessage) and not m.tool_calls)
-    return max(answers, default=-1) + 1
+    """Return the index at which the turn begins: the newest request, or what follows the last answer.
+
+    The newest request is the last run of human and system messages. An answer is an AI message that calls no tool; agents that
+    answer by calling one (structured output, handoffs) never give one.
+    """
+    start = len(messages)
+    while start and not isinstance(messages[start - 1], HumanMessage):
+        start -= 1
+        message = messages[start]
+        if isinstance(message, AIMessage) and not message.tool_calls:
+            return start + 1
+    while start and isinstance(messages[start - 1], HumanMessage | SystemMessage):
+        start -= 1
+    return start
 
 
 def blocks_of(message: BaseMessage) -> list[Block]:

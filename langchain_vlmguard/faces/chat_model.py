@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from langchain_core.callbacks import AsyncCallbackManager, CallbackManager
 from langchain_core.language_models.chat_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk
-from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableBinding
 from langchain_core.runnables.config import set_config_context
 from pydantic import Field, PrivateAttr, SkipValidation, model_validator
 
 from langchain_vlmguard.errors import GuardViolationError
+from langchain_vlmguard.faces.inner_usage import result_with_usage, told_beside, with_usage
+from langchain_vlmguard.guard.chunks import whole_chunk
 from langchain_vlmguard.guard.effects import arun, run
 from langchain_vlmguard.guard.flow import guarded_answer
 from langchain_vlmguard.guard.parts import GuardParts
+from langchain_vlmguard.guard.slots import MOST_AT_ONCE
 from langchain_vlmguard.guard.state import check_record
 from langchain_vlmguard.guard.streams import muted_config
 from langchain_vlmguard.rewriting.report import Rewriter  # noqa: TC001 - pydantic reads the annotations
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
         CallbackManagerForLLMRun,
     )
     from langchain_core.language_models import LangSmithParams, LanguageModelInput
-    from langchain_core.messages import BaseMessage, ToolCall
+    from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolCall
+    from langchain_core.outputs import LLMResult
     from langchain_core.tools import BaseTool
     from pydantic import BaseModel
 
@@ -104,6 +105,9 @@ class GuardedChatModel(BaseChatModel):
     phrase: SkipValidation[Phrase | None] = None
     """How answers and calls are worded for the rewriter: a function of a `Subject`."""
 
+    judges_at_once: int = MOST_AT_ONCE
+    """Judge calls at the same time, for the parts of one answer."""
+
     telemetry: SkipValidation[Telemetry | None] = Field(default=None, exclude=True)
     """A `GuardTelemetry` that reports every check to OpenTelemetry (extra `otel`)."""
 
@@ -166,6 +170,24 @@ class GuardedChatModel(BaseChatModel):
         strict = self.model_copy(update={"on_refusal": "message" if include_raw else "error"})
         return BaseChatModel.with_structured_output(strict, schema, include_raw=include_raw, **kwargs)
 
+    def generate(self, *args: Any, **kwargs: Any) -> LLMResult:
+        """Answer lists of messages; tokens are counted once, by the inner model's run."""
+        return result_with_usage(super().generate(*args, **kwargs))
+
+    async def agenerate(self, *args: Any, **kwargs: Any) -> LLMResult:
+        """Answer lists of messages; tokens are counted once, by the inner model's run."""
+        return result_with_usage(await super().agenerate(*args, **kwargs))
+
+    def stream(self, *args: Any, **kwargs: Any) -> Iterator[AIMessageChunk]:
+        """Stream the answer, which comes whole after it was judged."""
+        for chunk in super().stream(*args, **kwargs):
+            yield with_usage(chunk)
+
+    async def astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[AIMessageChunk]:
+        """Stream the answer, which comes whole after it was judged."""
+        async for chunk in super().astream(*args, **kwargs):
+            yield with_usage(chunk)
+
     def _generate(
         self,
         messages: list[BaseMessage],
@@ -195,7 +217,7 @@ class GuardedChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         result = self._generate(messages, stop, run_manager, **kwargs)
-        chunk = ChatGenerationChunk(message=whole_chunk(cast("AIMessage", result.generations[0].message)))
+        chunk = _as_chunk(result)
         if run_manager:
             run_manager.on_llm_new_token(chunk.text, chunk=chunk)
         yield chunk
@@ -208,7 +230,7 @@ class GuardedChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         result = await self._agenerate(messages, stop, run_manager, **kwargs)
-        chunk = ChatGenerationChunk(message=whole_chunk(cast("AIMessage", result.generations[0].message)))
+        chunk = _as_chunk(result)
         if run_manager:
             await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
         yield chunk
@@ -243,16 +265,6 @@ class GuardedChatModel(BaseChatModel):
         guard.telemetry.record([check_record(s, name, d.to_verdict(guard.policy), call) for s, d, call in checks])
 
 
-def whole_chunk(message: AIMessage) -> AIMessageChunk:
-    """Return a whole answer as the only chunk of a stream; its tool calls can be merged and parsed like any others."""
-    fields = message.model_dump(exclude={"type", "tool_calls", "invalid_tool_calls"})
-    chunks = [
-        tool_call_chunk(name=call["name"], args=json.dumps(call["args"]), id=call["id"], index=index)
-        for index, call in enumerate(message.tool_calls)
-    ]
-    return AIMessageChunk(**fields, tool_call_chunks=chunks)
-
-
 def _below(run: BaseRunManager | None, kind: type[BaseCallbackManager]) -> BaseCallbackManager | None:
     """Return callbacks whose runs are traced below a run of this model."""
     if run is None:
@@ -274,4 +286,11 @@ def _settings(stop: list[str] | None, kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _result(message: AIMessage) -> ChatResult:
-    return ChatResult(generations=[ChatGeneration(message=message)])
+    bare, info = told_beside(message)
+    return ChatResult(generations=[ChatGeneration(message=bare, generation_info=info or None)])
+
+
+def _as_chunk(result: ChatResult) -> ChatGenerationChunk:
+    [said] = result.generations
+    message = whole_chunk(cast("AIMessage", said.message))
+    return ChatGenerationChunk(message=message, generation_info=said.generation_info)

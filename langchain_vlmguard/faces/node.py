@@ -67,7 +67,8 @@ class VLMGuardNode(Runnable[Any, "Update"]):
 
         Args:
             rewriter: Judges turns and rewrites prompts; or a whole `Guard`, and then only `model` may be given beside it.
-            policy: Thresholds and actions; `context={"policy": ...}` replaces it for one run.
+            policy: Thresholds and actions. In a graph with `context_schema=GuardContext`, `context={"policy": ...}` replaces it
+                for one run.
             fetcher: How pictures are fetched by address, if the policy lists `image_hosts`.
             evidence: Reads what pictures say (extra `evidence`).
             judge: Judges the words in pictures as if typed, e.g. a `ChatSteeredVLM`; `model` if it can.

@@ -23,7 +23,6 @@ from langchain_vlmguard.guard.state import (
     GuardInput,
     GuardOutput,
     VLMGuardState,
-    check_context,
     current_verdict,
     policy_of_run,
 )
@@ -114,7 +113,6 @@ class GuardSteps:
 
     def inspect(self, state: VLMGuardState) -> Flow[Update]:
         """Read the turn; a part that cannot be read decides it."""
-        check_context()
         guarded, draft = yield from requests.inspect(self.guard.for_run(), state["messages"], self.model)
         self.turns.keep(guarded, state["messages"], draft)
         # An address may lead to another picture the next time: the state keeps what was fetched.

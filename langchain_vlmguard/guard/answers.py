@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from langchain_vlmguard.content.carriers import encrypted_in, says_beside
 from langchain_vlmguard.guard.calls import Answer, Call
 from langchain_vlmguard.guard.effects import together, work
 from langchain_vlmguard.guard.requests import account, ask_rewriter, examine, unread
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 UNSAFE_ANSWER = "What the model was about to say is harmful."
 READ_OTHERWISE = "A second model reads the request's pictures otherwise, and would say something harmful."
+BESIDE_RESULT = "what stands beside the result, such as its artifact, is for the program: nobody judged its words"
 OPEN_GATE = "The model's own states mark this request as harmful."
 
 
@@ -77,6 +79,8 @@ def judge_answer(
         draft = draft.skip("answer", "the guard was told not to check answers")
     if answer.message.tool_calls and not scope.calls:
         draft = draft.skip("tool_args", "the guard was told not to check tool calls")
+    for kind in encrypted_in(answer.message):
+        draft = draft.skip("answer", f"what its {kind} block says in secret can be read by its provider alone")
     subjects = subjects_of(answer.message, scope)
     drafts = yield from judge_subjects(guarded, subjects, messages, by_rewriter=scope.by_rewriter)
     if draft.answer_approved:
@@ -119,7 +123,7 @@ def judge_subjects(
         for at, subject in enumerate(subjects)
         if asks_rewriter and (guarded.judges.rewriter or subject.pictures)
     }
-    asked = dict(zip(flows, (yield from together([*flows.values()])), strict=True))
+    asked = dict(zip(flows, (yield from together([*flows.values()], guarded.guard.judges_at_once)), strict=True))
     drafts = [
         _as_answer(asked[at][0]) if at in asked else _unasked(guarded, subject) for at, subject in enumerate(subjects)
     ]
@@ -140,14 +144,14 @@ def judge_aside(
     Nothing of that kind can be rewritten: a proposed rewriting counts as a refusal.
 
     Returns:
-        What was found, and the last message as it was read: its pictures are the very bytes that were judged.
+        What was found, and the last message as a model may get it: its pictures are the very bytes that were judged.
     """
     turn = yield from work(lambda: guarded.guard.read(messages))
     aside, draft = yield from examine(replace(guarded, turn=turn.after(context)), Draft())
     draft = yield from ask_rewriter(aside, draft)
     if draft.action == "rewrite":
         draft = draft.copy_with(action="refuse", rewritten_prompt=None)
-    return draft, turn.messages[-1]
+    return draft, turn.for_model[-1]
 
 
 def judge_result(guarded: GuardedTurn, messages: Sequence[BaseMessage]) -> Flow[tuple[Draft, BaseMessage]]:
@@ -155,6 +159,8 @@ def judge_result(guarded: GuardedTurn, messages: Sequence[BaseMessage]) -> Flow[
     draft, read = yield from judge_aside(guarded, messages)
     if draft.rewriter is None and draft.is_open and draft.evidence_risk is None:
         draft = draft.skip("tool_result", "there is no rewriter that may be asked about what tools return")
+    if draft.is_open and says_beside(messages[-1]):
+        draft = draft.skip("tool_result", BESIDE_RESULT)
     return draft, read
 
 

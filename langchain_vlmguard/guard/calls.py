@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -14,10 +13,12 @@ from langchain_core.outputs import ChatGeneration
 from langchain_core.runnables.config import ensure_config, merge_configs
 from langgraph.errors import GraphBubbleUp
 
+from langchain_vlmguard.content.carriers import is_mark
 from langchain_vlmguard.errors import RewriteError
 from langchain_vlmguard.guard.streams import muted_config
 from langchain_vlmguard.rewriting.rewriter import Rewrite, repeats_prompt
-from langchain_vlmguard.verdict.records import GuardFailure, SteeringTrace
+from langchain_vlmguard.verdict.failures import failure_of
+from langchain_vlmguard.verdict.records import SteeringTrace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
     from langchain_vlmguard.verdict.draft import Draft
-
-_log = logging.getLogger(__name__)
+    from langchain_vlmguard.verdict.records import GuardFailure
 
 
 class TokenCounter(BaseCallbackHandler):
@@ -37,6 +37,9 @@ class TokenCounter(BaseCallbackHandler):
     def __init__(self) -> None:
         """Start at nothing."""
         self.tokens: Counter[str] = Counter()
+
+    def on_chat_model_start(self, *_: Any, **__: Any) -> None:
+        """Take no notice; a handler without this method has every conversation put in words for it."""
 
     def on_llm_end(self, response: LLMResult, **_: Any) -> None:
         """Count one call."""
@@ -77,9 +80,7 @@ class Call:
         """Keep a failure; interrupts and cancellations go on."""
         if self.raises or not isinstance(error, Exception) or isinstance(error, GraphBubbleUp):
             return False
-        name = type(error).__name__
-        _log.warning("the %s step failed: %s", self.stage, name, exc_info=_log.isEnabledFor(logging.DEBUG))
-        self.failure = GuardFailure(stage=self.stage, error=name, reason=f"the {self.stage} step failed")
+        self.failure = failure_of(self.stage, error)
         return True
 
     def charge(self, draft: Draft, stage: str | None = None) -> Draft:
@@ -114,7 +115,7 @@ class Answer:
         return cls(
             message,
             None if trace is None else SteeringTrace.model_validate(trace),
-            {key: value for key, value in named.items() if isinstance(value, str)},
+            {key: value for key, value in named.items() if isinstance(value, str) and is_mark(value)},
         )
 
 

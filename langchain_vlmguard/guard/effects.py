@@ -25,6 +25,8 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from langchain_vlmguard.guard.slots import MOST_AT_ONCE, task_slots, thread_slots
+
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
     from langchain_core.runnables import RunnableConfig
@@ -32,9 +34,6 @@ if TYPE_CHECKING:
     from langchain_vlmguard.rewriting.report import Model
 
 T = TypeVar("T")
-
-MOST_AT_ONCE = 8
-"""Flows of one group that run at the same time."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +102,14 @@ def handle(handler: Callable[[Any], Any], request: Any) -> Flow[Any]:
     return (yield Effect(lambda: handler(request), lambda: handler(request)))
 
 
-def together(flows: Sequence[Flow[T]]) -> Flow[list[T]]:
-    """Run flows at the same time, at most `MOST_AT_ONCE` of them; return what each returned, in their order."""
-    results: list[T] = yield Effect(lambda: _in_threads(flows), lambda: _as_tasks(flows))
+def together(flows: Sequence[Flow[T]], most: int = MOST_AT_ONCE) -> Flow[list[T]]:
+    """Run flows at the same time; return what each returned, in their order.
+
+    Args:
+        flows: The flows.
+        most: How many of them run at once, together with those of other groups in the same step of a graph run.
+    """
+    results: list[T] = yield Effect(lambda: _in_threads(flows, most), lambda: _as_tasks(flows, most))
     return results
 
 
@@ -133,16 +137,22 @@ class Started(Generic[T]):
         self.future.cancel()
 
 
-def _in_threads(flows: Sequence[Flow[T]]) -> list[T]:
+def _in_threads(flows: Sequence[Flow[T]], most: int) -> list[T]:
+    slots = thread_slots(most)
+
+    def one(flow: Flow[T]) -> T:
+        with slots:
+            return run(flow)
+
     if len(flows) < 2:  # noqa: PLR2004 - one alone needs no thread
-        return [run(flow) for flow in flows]
-    with ThreadPoolExecutor(min(len(flows), MOST_AT_ONCE)) as pool:
-        waiting = [pool.submit(copy_context().run, run, flow) for flow in flows]
-        return [one.result() for one in waiting]
+        return [one(flow) for flow in flows]
+    with ThreadPoolExecutor(min(len(flows), most)) as pool:
+        waiting = [pool.submit(copy_context().run, one, flow) for flow in flows]
+        return [task.result() for task in waiting]
 
 
-async def _as_tasks(flows: Sequence[Flow[T]]) -> list[T]:
-    slots = asyncio.Semaphore(MOST_AT_ONCE)
+async def _as_tasks(flows: Sequence[Flow[T]], most: int) -> list[T]:
+    slots = task_slots(most)
 
     async def one(flow: Flow[T]) -> T:
         async with slots:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
-from langchain_core.runnables import Runnable
-
 from langchain_vlmguard.content.fetch import PictureFetcher
 from langchain_vlmguard.content.messages import read_turn
 from langchain_vlmguard.content.picture_words import PictureWords
 from langchain_vlmguard.errors import NoJudgeError
 from langchain_vlmguard.guard.judges import answer_judge_in, screen_in, text_judge_in, unbound
 from langchain_vlmguard.guard.second_reader import second_reader_in
+from langchain_vlmguard.guard.slots import MOST_AT_ONCE
 from langchain_vlmguard.guard.state import policy_of_run
+from langchain_vlmguard.guard.stopped import without_stopped_turns
+from langchain_vlmguard.rewriting.given import rewriter_of
 from langchain_vlmguard.rewriting.subjects import describe
 from langchain_vlmguard.verdict.policy import GuardPolicy
 
@@ -44,7 +45,7 @@ class GuardParts:
     """What a guard is made of. Every face takes the same parts and does the same with them."""
 
     rewriter: Rewriter | None = None
-    """Judges turns, tool calls and tool results, and rewrites prompts."""
+    """Judges turns, tool calls and tool results, and rewrites prompts; a chat model, or `"provider:model"`, becomes one."""
 
     _: KW_ONLY
 
@@ -74,6 +75,9 @@ class GuardParts:
     telemetry: Telemetry | None = None
     """Where every check is reported, e.g. `GuardTelemetry` (extra `otel`)."""
 
+    judges_at_once: int = MOST_AT_ONCE
+    """Judge calls at the same time, for the parts of one answer and for the tools that one step of an agent runs."""
+
     show_held: bool = True
     """Show a reviewer what waits. It is then in the interrupt, which checkpoints and every stream show."""
 
@@ -81,13 +85,14 @@ class GuardParts:
         """Check the parts.
 
         Raises:
-            TypeError: The rewriter is not a `Runnable`.
+            TypeError: The rewriter is neither a `Runnable` nor the name of a model.
+            ValueError: The rewriter is a model with tools bound to it, or no judge call could ever be made.
             ValidationError: The policy is not a policy.
         """
-        given: object = self.rewriter
-        if given is not None and not isinstance(given, Runnable):
-            msg = f"the rewriter must be a LangChain Runnable such as ReasoningRewriter, not {type(given).__name__}"
-            raise TypeError(msg)
+        object.__setattr__(self, "rewriter", rewriter_of(self.rewriter))
+        if self.judges_at_once < 1:
+            msg = f"judges_at_once must be 1 or more, not {self.judges_at_once}"
+            raise ValueError(msg)
         object.__setattr__(self, "policy", GuardPolicy.model_validate(self.policy or {}))
         object.__setattr__(self, "fetcher", self.fetcher or PictureFetcher())
 
@@ -109,9 +114,17 @@ class GuardParts:
         policy = policy_of_run(self.policy)
         return self if policy is self.policy else replace(self, policy=policy)
 
-    def read(self, messages: Sequence[BaseMessage]) -> Turn:
-        """Read a conversation within the policy's limits."""
-        return read_turn(messages, self.policy.reading, self.fetcher)
+    def read(self, messages: Sequence[BaseMessage], *, decided: int = 0) -> Turn:
+        """Read a conversation within the policy's limits, without the words of turns that did not go on.
+
+        Args:
+            messages: The conversation, oldest first.
+            decided: How many of the first messages were decided on before.
+        """
+        limits = self.policy.reading
+        if self.evidence is not None:
+            limits = limits.model_copy(update={"max_earlier_images": min(limits.max_images, limits.max_earlier_images)})
+        return read_turn(without_stopped_turns(messages), limits, self.fetcher, decided=decided)
 
     def judges_for(self, model: Any, *, required: bool = True) -> Judges:
         """Return who judges if a model answers, `None` for a model that is not known.

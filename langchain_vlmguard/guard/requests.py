@@ -31,11 +31,17 @@ if TYPE_CHECKING:
     from langchain_vlmguard.verdict.records import Unjudged
 
 HIDDEN_REQUEST = "Words in a picture ask for something that would be unsafe if somebody had typed it."
+NO_PROMPT = "The turn holds no words of a person that could be rewritten."
 NOTHING_NEW = "There is no new message since the last answer."
 
 
 def read(
-    guard: GuardParts, messages: Sequence[BaseMessage], model: Any, withheld: Collection[str] = ()
+    guard: GuardParts,
+    messages: Sequence[BaseMessage],
+    model: Any,
+    withheld: Collection[str] = (),
+    *,
+    decided: int = 0,
 ) -> Flow[GuardedTurn]:
     """Read the turn and find who judges it.
 
@@ -44,19 +50,22 @@ def read(
         messages: The conversation, oldest first.
         model: The model that will answer, `None` if it is not known.
         withheld: SHA-256 of earlier turns' pictures to leave out.
+        decided: How many of the first messages were decided on in an earlier round of the same turn.
 
     Raises:
         NoJudgeError: The guard has nobody who judges.
     """
     judges = yield from work(lambda: guard.judges_for(model))
-    turn = yield from work(lambda: guard.read(messages).without(withheld))
+    turn = yield from work(lambda: guard.read(messages, decided=decided).without(withheld))
     return GuardedTurn(guard, turn, judges)
 
 
-def inspect(guard: GuardParts, messages: Sequence[BaseMessage], model: Any) -> Flow[tuple[GuardedTurn, Draft]]:
+def inspect(
+    guard: GuardParts, messages: Sequence[BaseMessage], model: Any, *, decided: int = 0
+) -> Flow[tuple[GuardedTurn, Draft]]:
     """Read the turn as `read` does, and what its pictures say. A part that cannot be read decides the turn."""
     started = time.perf_counter()
-    guarded = yield from read(guard, messages, model)
+    guarded = yield from read(guard, messages, model, decided=decided)
     turn, draft = guarded.turn, Draft(id=uuid4().hex)
     if guard.evidence is not None:
         draft = draft.copy_with(evidence_reader=guard.evidence.identity)
@@ -106,6 +115,9 @@ def ask_rewriter(guarded: GuardedTurn, draft: Draft) -> Flow[Draft]:
     if call.failure is not None:
         return draft.fail(call.failure, policy.on_error)
     hazards = tuple(map(_hazard, rewrite.threats))
+    if rewrite.action == "rewrite" and not any(isinstance(message, HumanMessage) for message in guarded.turn.current):
+        rewrite = rewrite.model_copy(update={"action": "refuse", "rewritten_prompt": None})
+        draft = draft.copy_with(reason=NO_PROMPT)
     return draft.copy_with(
         action=policy.decide(rewrite.action, rewrite.risk, [hazard.id for hazard in hazards]),
         risk=rewrite.risk,

@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from langgraph.config import get_config
 from langgraph.types import interrupt
-from pydantic import PlainValidator, WithJsonSchema
+from pydantic import PlainValidator, TypeAdapter, WithJsonSchema
 
 if TYPE_CHECKING:
     from langchain_vlmguard.guard.state import Stage
     from langchain_vlmguard.verdict.records import Json, SafetyVerdict
 
-Edits = Literal["prompt", "text", "args"]
-"""What an edit replaces: the prompt of a turn, the text of an answer or a result, the arguments of a call."""
+Edits = Literal["prompt", "text", "args", "structured"]
+"""What an edit replaces: the prompt of a turn, the text of an answer or a result, the arguments of a call, a structured answer
+as JSON."""
 
 _KINDS = ("approve", "edit", "reject")
 _CHECKS_ANSWERS = "response_schema" in inspect.signature(interrupt).parameters
@@ -45,6 +46,9 @@ class Decision:
     args: Json | None = None
     """The edited arguments of a call."""
 
+    parsed: object = None
+    """The edited structured answer, in its own type."""
+
 
 @dataclass(frozen=True)
 class Waiting:
@@ -58,16 +62,22 @@ class Waiting:
     """What the person sees: the prompt, the text, or the call's arguments; empty if it may not be shown."""
 
     verdict: SafetyVerdict
-    edits: Edits
+    edits: Edits | None
+    """`None` if only yes or no makes sense."""
+
     about: Json = field(default_factory=dict)
     """More for the person's screen, e.g. which guard asks."""
+
+    parsed: object = None
+    """The structured answer that waits; an edited one must be of its type."""
 
     def to_request(self) -> Json:
         """Return a `HITLRequest`, with stage, verdict and what is known besides."""
         why = self.verdict.reason or f"The guard wants a person to decide ({self.verdict.severity or 'unjudged'})."
+        allowed = [kind for kind in _KINDS if self.edits or kind != "edit"]
         return {
             "action_requests": [{"name": self.name, "args": self.args, "description": why}],
-            "review_configs": [{"action_name": self.name, "allowed_decisions": list(_KINDS)}],
+            "review_configs": [{"action_name": self.name, "allowed_decisions": allowed}],
             "stage": self.stage,
             "verdict": self.verdict.to_state(),
             **self.about,
@@ -80,7 +90,7 @@ def ask_person(waiting: Waiting) -> Decision:
     Raises:
         ValidationError: The answer cannot be read. Nothing was saved: the thread waits for another one.
     """
-    read, request = partial(read_decision, edits=waiting.edits), waiting.to_request()
+    read, request = partial(read_decision, edits=waiting.edits, parsed=waiting.parsed), waiting.to_request()
     if _CHECKS_ANSWERS:
         shape = WithJsonSchema({"type": "object", "properties": {"decisions": {"type": "array"}}})
         form: Any = Annotated[Any, PlainValidator(read), shape]
@@ -94,8 +104,13 @@ def ask_person(waiting: Waiting) -> Decision:
             request = {**request, "error": str(error)}
 
 
-def read_decision(answer: Any, *, edits: Edits) -> Decision:
+def read_decision(answer: Any, *, edits: Edits | None, parsed: object = None) -> Decision:
     """Read what a person answered.
+
+    Args:
+        answer: What came back.
+        edits: What an edit replaces.
+        parsed: The structured answer that waits, if it is one.
 
     Raises:
         ValueError: It is no decision, or an edit without what it edits.
@@ -108,7 +123,7 @@ def read_decision(answer: Any, *, edits: Edits) -> Decision:
         given = given[0]
     said = {"type": given} if isinstance(given, str) else given
     kind = (said.get("type") or said.get("decision")) if isinstance(said, Mapping) else None
-    if kind not in _KINDS:
+    if kind not in _KINDS or (kind == "edit" and edits is None):
         raise ValueError(_HOW)
     action = said.get("edited_action")
     changed = action.get("args") if isinstance(action, Mapping) else said.get("args") if edits == "args" else said
@@ -118,9 +133,21 @@ def read_decision(answer: Any, *, edits: Edits) -> Decision:
     )
     edited = (changed or None) if edits == "args" else text
     if kind == "edit" and edited is None:
+        edits = "text" if edits == "structured" else edits
         msg = f'an edit needs what it edits: {{"decision": "edit", "{edits}": ...}}'
         raise ValueError(msg)
+    if kind == "edit" and edits == "structured":
+        return Decision("edit", text, parsed=_parsed_like(parsed, str(text)))
     return Decision(cast("Any", kind), None if edits == "args" else text, changed if edits == "args" else None)
+
+
+def _parsed_like(parsed: object, text: str) -> object:
+    """Return a structured answer of the same type from JSON.
+
+    Raises:
+        ValueError: The text is not JSON, or not of that type.
+    """
+    return TypeAdapter(type(parsed)).validate_json(text)
 
 
 def can_wait() -> bool:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 from langchain_core.messages import AnyMessage
-from langgraph.config import get_config
 from langgraph.graph.message import add_messages
 from langgraph.runtime import get_runtime
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from langchain_vlmguard.verdict.policy import GuardPolicy
 from langchain_vlmguard.verdict.records import Json, SafetyVerdict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Update = dict[str, Any]
 """What a node or a hook writes into the graph's state."""
@@ -70,43 +71,34 @@ class VLMGuardState(GuardOutput):
     """The verdict in the making; private to the graph."""
 
 
-class GuardContext(TypedDict, total=False):
-    """Static data of one run."""
+class GuardContext(BaseModel):
+    """Static data of one run: a tenant's own policy.
 
-    policy: GuardPolicy
-    """A tenant's policy, used instead of the graph's own; its fields as a plain dict will do."""
+    A run's context is the caller's to choose, on a server a stranger's. So the guard heeds it only in a graph that was built
+    for it: one with this class, or a class that extends it, as its `context_schema`. `create_vlm_guard` has it. Every other
+    context is the application's own, whatever its fields are called.
+
+    ??? example "An agent whose tenants bring policies of their own"
+
+        ```python
+        agent = create_agent(model, tools, middleware=[guard.middleware()], context_schema=GuardContext)
+        agent.invoke(request, context={"policy": {"rewrite": "always"}})
+        ```
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    policy: GuardPolicy | None = None
+    """Used instead of the guard's own; its fields as a plain dict will do."""
 
 
 def policy_of_run(default: GuardPolicy) -> GuardPolicy:
-    """Return the policy in the context of the graph run around this call, or the default.
-
-    Raises:
-        ValidationError: The context's policy is not a policy.
-    """
-    context = _context()
-    given = context.get("policy") if isinstance(context, Mapping) else getattr(context, "policy", None)
-    return default if given is None else GuardPolicy.model_validate(given)
-
-
-def check_context() -> None:
-    """Check the names in the context of a guard graph's own run; as a part of another graph it gets that graph's context.
-
-    Raises:
-        ValueError: The context holds an unknown name: nothing would come of it.
-    """
-    context = _context()
-    if not isinstance(context, Mapping) or "|" in get_config()["configurable"].get("checkpoint_ns", ""):
-        return
-    if unknown := sorted(map(str, context.keys() - GuardContext.__annotations__.keys())):
-        msg = f"the context of a guard holds `policy` alone, not {', '.join(unknown)}"
-        raise ValueError(msg)
-
-
-def _context() -> Any:
+    """Return the policy in the context of the graph run around this call, or the default."""
     try:
-        return getattr(get_runtime(GuardContext), "context", None)
+        context = getattr(get_runtime(GuardContext), "context", None)
     except RuntimeError:
-        return None
+        return default
+    return context.policy or default if isinstance(context, GuardContext) else default
 
 
 def current_verdict(state: Any) -> SafetyVerdict | None:

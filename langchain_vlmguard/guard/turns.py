@@ -53,15 +53,16 @@ class GuardedTurn:
 
     def with_messages(self, messages: list[BaseMessage]) -> Self:
         """Return the turn with other messages in the same places."""
-        return replace(self, turn=replace(self.turn, messages=messages))
+        return replace(self, turn=self.turn.with_messages(messages))
 
     def for_model(self, draft: Draft) -> list[BaseMessage]:
         """Return the conversation as the model gets it: checked pictures, and the rewritten prompt if there is one."""
-        messages = [*map(in_plain_words, self.turn.messages)]
+        messages = [*map(in_plain_words, self.turn.for_model)]
         if draft.action != "rewrite" or draft.rewritten_prompt is None:
             return messages
-        keep = self.policy.rewriting.pictures == "keep"
-        return with_prompt(messages, self.turn.start, draft.rewritten_prompt, keep_pictures=keep)
+        keep, start = self.policy.rewriting.pictures == "keep", self.turn.start
+        rewritten = [*messages[:start], *self.turn.current]
+        return with_prompt(rewritten, start, draft.rewritten_prompt, keep_pictures=keep)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MISSING = "answers that follow a schema need llguidance: pip install 'langchain-vlmguard[structured]'"
+_SOMETHING = r"\S"
+"""The pattern of any text that is not blank: it says nothing of a length."""
+
 LARGEST = 2**53
 """The largest whole number that JSON parsers agree on."""
 
@@ -150,7 +153,11 @@ def _bounded(schema: object, length: int) -> object:
         bounded.setdefault("additionalProperties", False)
     if "enum" in bounded or "const" in bounded:
         return bounded
-    if kind == "string" and not {"pattern", "format", "maxLength"} & bounded.keys():
+    if (
+        kind == "string"
+        and not {"format", "maxLength"} & bounded.keys()
+        and bounded.get("pattern", _SOMETHING) == _SOMETHING
+    ):
         bounded["maxLength"] = max(length, _number(bounded, "minLength"))
     elif kind == "integer":
         bounded.setdefault("maximum", LARGEST)

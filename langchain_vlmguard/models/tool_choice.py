@@ -81,7 +81,7 @@ def required_grammar(kwargs: dict[str, Any], max_tokens: int) -> str | None:
     """
     if kwargs.get("required"):
         tools = [tool for tool in kwargs["tools"] if tool["function"]["name"] in kwargs["required"]]
-        return _grammar(json.dumps(tools, sort_keys=True), max_tokens, "several" if kwargs.get("several") else "one")
+        return _grammar(json.dumps(tools), max_tokens, "several" if kwargs.get("several") else "one")
     wanted = kwargs.get("response_format")
     if not wanted:
         return None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from langchain_vlmguard.plugins import plugin
 from langchain_vlmguard.rewriting.prompts import rewriter_messages
+from langchain_vlmguard.rewriting.replies import read_json
 from langchain_vlmguard.rewriting.report import Rewrite, Threat
 
 if TYPE_CHECKING:
@@ -109,8 +110,8 @@ class DelimitedForm:
         return "\n".join(f"<{tag}>{_untagged(text)}</{tag}>" for tag, text in zip(_TAGS, fields, strict=True))
 
     def parse(self, text: str) -> Rewrite:
-        """Read the tags strictly."""
-        return parse_delimited(text)
+        """Read the tags strictly, or the same report as one JSON object, which some models write whatever they are asked for."""
+        return Rewrite.model_validate(read_json(text)) if text.startswith("{") else parse_delimited(text)
 
 
 def _untagged(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage
 
@@ -84,29 +84,37 @@ def rewriter_messages(
     told = told if "{boundary}" in told else told + FENCE
     told = told.replace("{hazards}", listed).replace("{boundary}", boundary)
     start = turn_start(messages)
-    content: list[str | Block] = []
+    content: list[Block] = []
     for index, message in enumerate(messages):
         content += _fenced(message, boundary, earlier=index < start)
     content.append({"type": "text", "text": "Judge the material above."})
     if problem is not None:
         content.append({"type": "text", "text": RETRY.format(problem=problem)})
-    return [SystemMessage(told + (DELIMITED_FORMAT if delimited else "")), HumanMessage(content)]
+    return [SystemMessage(told + (DELIMITED_FORMAT if delimited else "")), HumanMessage(_plain(content))]
+
+
+def _plain(content: list[Block]) -> str | list[str | Block]:
+    """Return content without pictures as one text: many models take nothing else."""
+    if any(block["type"] != "text" for block in content):
+        return [*content]
+    return "\n".join(block["text"] for block in content)
 
 
 _ROLES = {"human": "human", "ai": "assistant", "system": "system"}
 
 
-def _fenced(message: BaseMessage, boundary: str, *, earlier: bool) -> list[str | Block]:
+def _fenced(message: BaseMessage, boundary: str, *, earlier: bool) -> list[Block]:
     source = "a tool returned" if isinstance(message, ToolMessage) else f"the {_ROLES.get(message.type, 'other')} wrote"
     if message.name == EVIDENCE:
         source = "was found in the pictures without a model"
     when = "earlier, " if earlier else ""
     blocks = message.content if isinstance(message.content, list) else [message.content]
-    parts: list[str | Block] = [{"type": "text", "text": f"--- {boundary} begin: {when}what {source} ---"}]
-    parts += [block if _is_picture(block) else {"type": "text", "text": words_of(block)} for block in blocks]
+    parts: list[Block] = [{"type": "text", "text": f"--- {boundary} begin: {when}what {source} ---"}]
+    parts += [block if is_picture(block) else {"type": "text", "text": words_of(block)} for block in blocks]
     parts += [{"type": "text", "text": f"calls {call}"} for call in calls_of(message)]
     return [*parts, {"type": "text", "text": f"--- {boundary} end ---"}]
 
 
-def _is_picture(block: object) -> bool:
+def is_picture(block: str | Block) -> TypeGuard[Block]:
+    """Whether a block is a picture in the standard form."""
     return isinstance(block, dict) and block.get("type") == "image"

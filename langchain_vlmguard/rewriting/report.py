@@ -7,12 +7,13 @@ from typing import Annotated, Any, Self
 from langchain_core.runnables import Runnable
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from langchain_vlmguard.verdict.records import Action, Channel, HazardId, Risk
+from langchain_vlmguard.rewriting.schema import Decided, KnownHazard
+from langchain_vlmguard.verdict.records import Channel
 
 _LONGEST_RATIONALE = 500
 
 
-def _cut(text: Any) -> Any:
+def _cut(text: object) -> object:
     return text[:_LONGEST_RATIONALE] if isinstance(text, str) else text
 
 
@@ -22,7 +23,7 @@ class Threat(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     channel: Channel
-    hazard: HazardId
+    hazard: KnownHazard
     rationale: Annotated[str, BeforeValidator(_cut)] = ""
     """Cut after 500 characters: a wordy reason is no reason to fail."""
 
@@ -37,12 +38,19 @@ class RiskReport(BaseModel):
     legitimate_part: str = Field(default="", description="The part of it that is legitimate.")
 
 
-class Rewrite(RiskReport):
-    """The risk report and what follows from it, in the order in which the rewriter reasons."""
+class Rewrite(Decided, RiskReport):
+    """The risk report and what follows from it, in the order in which the rewriter reasons.
 
-    action: Action
-    risk: Risk = Field(description="From 0, none, to 1, certain and severe.")
-    rewritten_prompt: str | None = Field(default=None, description="The new prompt; only with action 'rewrite'.")
+    Its schema for models puts `action`, `risk` and `rewritten_prompt` into one `decision` after the reasons, because there a
+    schema can say that a prompt goes with `rewrite` and with nothing else. Both spellings are read.
+
+    ??? example
+
+        ```python
+        Rewrite(threats=[], intent="a kite", action="allow", risk=0)
+        Rewrite.model_validate({"threats": [], "intent": "a kite", "decision": {"action": "allow", "risk": 0}})
+        ```
+    """
 
     @model_validator(mode="after")
     def _prompt_goes_with_rewrite(self) -> Self:

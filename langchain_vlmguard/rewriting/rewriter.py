@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from dataclasses import dataclass
 from functools import partial
+from json import JSONDecodeError
 from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.callbacks import adispatch_custom_event, dispatch_custom_event
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.exceptions import OutputParserException
+from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.runnables.config import merge_configs
 from pydantic import ValidationError
@@ -18,16 +22,19 @@ from langchain_vlmguard.content.messages import EVIDENCE, readable
 from langchain_vlmguard.content.turn import turn_start
 from langchain_vlmguard.errors import RewriteError, extra
 from langchain_vlmguard.rewriting.forms import DelimitedForm, Form, form_of, parse_delimited
+from langchain_vlmguard.rewriting.likeness import says_nothing, says_the_same
 from langchain_vlmguard.rewriting.prompts import rewriter_messages
-from langchain_vlmguard.rewriting.report import Rewrite, RiskReport, Threat
+from langchain_vlmguard.rewriting.replies import is_quotable, report_in, spoken
+from langchain_vlmguard.rewriting.report import Model, Rewrite, RiskReport, Threat
+from langchain_vlmguard.rewriting.sources import model_of, name_of
+from langchain_vlmguard.rewriting.structured import first_line, from_structured, structured_of, with_arguments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from langchain_core.language_models import BaseChatModel
-
     from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
+    from langchain_vlmguard.verdict.records import Json
 
 __all__ = ["ReasoningRewriter", "Rewrite", "RiskReport", "Threat", "parse_delimited", "repeats_prompt"]
 
@@ -36,6 +43,11 @@ INTERNAL: RunnableConfig = {"tags": ["nostream"], "run_name": "vlmguard_rewriter
 
 EVENT = "vlmguard_rewriter"
 """Name of the custom events that carry the reasoning, one a stage: `{"stage": "threats" | "intent" | "prompt", ...}`."""
+
+_UNPARSED = (ValidationError, OutputParserException, JSONDecodeError)
+"""What providers raise when their own parser cannot read an answer, without showing it."""
+
+_log = logging.getLogger(__name__)
 
 _RESAMPLED = {"temperature": 0.7, "seed": 1}
 """How a local model tries again: greedy decoding would say the same."""
@@ -56,33 +68,33 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
 
     def __init__(
         self,
-        model: BaseChatModel,
+        model: Model | str,
         *,
         system_prompt: str | None = None,
         max_retries: int = 1,
         structured: bool | None = None,
         timeout: float | None = None,
         form: Form | None = None,
-        retry_options: dict[str, Any] | None = None,
+        retry_options: Json | None = None,
         name: str | None = None,
     ) -> None:
         """Use `from_model` or `from_adapter`."""
-        self.model = model
+        self.model = model_of(model)
         self.system_prompt = system_prompt
         self.max_retries = max_retries
         self.timeout = timeout
         self.form = form or DelimitedForm()
-        self._retry_options = retry_options or {}
+        self.retry_options = retry_options or {}
         self._named = name
-        self._structured = _structured_model(model) if structured is not False else None
+        self._structured = structured_of(self.model) if structured is not False else None
         if structured and self._structured is None:
-            msg = f"{type(model).__name__} has no structured output: leave `structured` out to use delimited text"
+            msg = f"{type(self.model).__name__} has no structured output: leave `structured` out to use delimited text"
             raise ValueError(msg)
 
     @classmethod
     def from_model(
         cls,
-        model: BaseChatModel,
+        model: Model | str,
         *,
         system_prompt: str | None = None,
         max_retries: int = 1,
@@ -91,14 +103,29 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
     ) -> Self:
         """Make a rewriter from any LangChain chat model.
 
-        Structured output is used if the model has it; otherwise delimited text and a strict parser.
+        Structured output is used if the model has it; otherwise delimited text and a strict parser. Both are read past a
+        model's thinking, code fences and words around a report. Where structured output fails in the provider's own parser,
+        the next attempt asks for delimited text.
 
         Args:
-            model: The chat model; it should read pictures if the agent does.
+            model: The chat model, or its name as `"provider:model"`; `.bind(...)`, `.with_config(...)`, `.with_retry(...)` and
+                `.with_fallbacks(...)` around it are kept. It should read pictures if the agent does.
             system_prompt: Another instruction; `{hazards}` and `{boundary}` are filled in.
             max_retries: How often an unusable or late answer is asked for again.
             structured: `True` insists on structured output, `False` does without.
             timeout: Seconds that one attempt may take; without one, it is the model's own.
+
+        Raises:
+            TypeError: It is no model.
+            ValueError: The name is none, tools are bound to the model, or it has no structured output and `structured=True`.
+            ImportError: The package of the named provider is not installed.
+
+        ??? example "By name, with another model to fall back to"
+
+            ```python
+            ReasoningRewriter.from_model("openai:gpt-4o")
+            ReasoningRewriter.from_model(chat_model.with_retry().with_fallbacks([another]))
+            ```
         """
         return cls(model, system_prompt=system_prompt, max_retries=max_retries, structured=structured, timeout=timeout)
 
@@ -159,8 +186,7 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
         """What a verdict calls this rewriter."""
         if self._named is not None:
             return self._named
-        name = getattr(self.model, "model_name", None) or getattr(self.model, "model", None)
-        return f"{type(self.model).__name__}:{name}" if isinstance(name, str) else type(self.model).__name__
+        return name_of(self.model)
 
     def invoke(self, input: Sequence[BaseMessage], config: RunnableConfig | None = None, **kwargs: Any) -> Rewrite:  # noqa: A002
         """Judge a conversation and rewrite the prompt of its last turn.
@@ -199,48 +225,36 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
 
         return await self._acall_with_config(rewrite, list(input), config)  # type: ignore[arg-type]
 
-    def _rewrite(self, asked: list[BaseMessage], config: RunnableConfig, kwargs: dict[str, Any]) -> Rewrite:
-        messages = self._genuine(readable(asked))
-        config, problem = merge_configs(ensure_config(config), INTERNAL), None
-        for attempt in range(self.max_retries + 1):
-            prompt, options = self._prompt(messages, problem), self._options(attempt, kwargs)
+    def _rewrite(self, asked: list[BaseMessage], config: RunnableConfig, kwargs: Json) -> Rewrite:
+        tries = self._tries(readable(asked), kwargs)
+        config = merge_configs(ensure_config(config), INTERNAL)
+        for model, prompt, options in tries:
             try:
-                answer = _in_time(partial(self._runnable.invoke, prompt, config, **options), self.timeout)
-            except TimeoutError:
-                problem = self._late
+                answer = _in_time(partial(model.invoke, prompt, config, **options), self.timeout)
+            except (TimeoutError, *_UNPARSED) as error:
+                tries.failed(error)
                 continue
-            parsed, problem = self._parse(answer, messages)
-            if parsed:
+            if parsed := tries.read(answer):
                 _report_stages(parsed, config)
                 return parsed
-        raise _unusable(problem, self.max_retries)
+        raise tries.unusable
 
-    async def _arewrite(self, asked: list[BaseMessage], config: RunnableConfig, kwargs: dict[str, Any]) -> Rewrite:
-        messages = self._genuine(await asyncio.to_thread(readable, asked))
-        config, problem = merge_configs(ensure_config(config), INTERNAL), None
-        for attempt in range(self.max_retries + 1):
-            prompt, options = self._prompt(messages, problem), self._options(attempt, kwargs)
+    async def _arewrite(self, asked: list[BaseMessage], config: RunnableConfig, kwargs: Json) -> Rewrite:
+        tries = self._tries(await asyncio.to_thread(readable, asked), kwargs)
+        config = merge_configs(ensure_config(config), INTERNAL)
+        for model, prompt, options in tries:
             try:
-                answer = await asyncio.wait_for(self._runnable.ainvoke(prompt, config, **options), self.timeout)
-            except TimeoutError:
-                problem = self._late
+                answer = await asyncio.wait_for(model.ainvoke(prompt, config, **options), self.timeout)
+            except (TimeoutError, *_UNPARSED) as error:
+                tries.failed(error)
                 continue
-            parsed, problem = self._parse(answer, messages)
-            if parsed:
+            if parsed := tries.read(answer):
                 await _areport_stages(parsed, config)
                 return parsed
-        raise _unusable(problem, self.max_retries)
+        raise tries.unusable
 
-    @property
-    def _late(self) -> str:
-        return f"it did not come within {self.timeout} s"
-
-    @property
-    def _runnable(self) -> Runnable[Any, Any]:
-        return self._structured or self.model
-
-    def _options(self, attempt: int, kwargs: dict[str, Any]) -> dict[str, Any]:
-        return {**kwargs, **self._retry_options} if attempt else kwargs
+    def _tries(self, messages: list[BaseMessage], kwargs: Json) -> _Tries:
+        return _Tries(self, self._genuine(messages), kwargs, structured=self._structured)
 
     def _genuine(self, messages: list[BaseMessage]) -> list[BaseMessage]:
         """Return the messages.
@@ -253,23 +267,81 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
             raise RewriteError(msg)
         return messages
 
-    def _prompt(self, messages: list[BaseMessage], problem: str | None) -> list[BaseMessage]:
-        if self._structured is not None:
-            return rewriter_messages(messages, system_prompt=self.system_prompt, problem=problem)
-        return self.form.ask(messages, system_prompt=self.system_prompt, problem=problem)
 
-    def _parse(self, answer: Any, messages: list[BaseMessage]) -> tuple[Rewrite | None, str | None]:
-        """Return a usable rewrite, or what is wrong with the answer."""
+@dataclass
+class _Tries:
+    """The attempts of one rewriting: what each one asks, and what became of the last."""
+
+    rewriter: ReasoningRewriter
+    messages: list[BaseMessage]
+    arguments: Json
+    structured: Model | None
+    """The model with structured output, as long as that works."""
+
+    problem: str | None = None
+    cause: Exception | None = None
+
+    def __iter__(self) -> Iterator[tuple[Model, list[BaseMessage], Json]]:
+        """Yield the model to ask, what it is shown and the arguments of its call."""
+        rewriter = self.rewriter
+        for attempt in range(rewriter.max_retries + 1):
+            options = self.arguments | (rewriter.retry_options if attempt else {})
+            carrying = None if self.structured is None else with_arguments(self.structured, options)
+            if carrying is not None:
+                yield carrying, self._prompt, {}
+            else:
+                yield self.structured or rewriter.model, self._prompt, options
+
+    @property
+    def _prompt(self) -> list[BaseMessage]:
+        told = self.rewriter.system_prompt
+        if self.structured is None:
+            return self.rewriter.form.ask(self.messages, system_prompt=told, problem=self.problem)
+        return rewriter_messages(self.messages, system_prompt=told, problem=self.problem)
+
+    def failed(self, error: Exception) -> None:
+        """Note that no answer came in time, or none that the provider's own parser could read."""
+        self.cause = error
+        if isinstance(error, TimeoutError):
+            limit = self.rewriter.timeout
+            self.problem = "its model's call timed out" if limit is None else f"it did not come within {limit} s"
+        else:
+            self.problem, self.structured = first_line(error), None
+        self._log()
+
+    def read(self, answer: object) -> Rewrite | None:
+        """Return a usable rewrite, or `None` and note what is wrong with the answer."""
         try:
-            rewrite = _from_structured(answer) if self._structured else self.form.parse(_text(answer))
-        except (ValidationError, ValueError) as error:
-            return None, _first_line(error)
-        if repeats_prompt(rewrite, messages):
-            return None, "the rewritten prompt is the original one"
-        return rewrite, None
+            rewrite = self._parsed(answer)
+        except ValueError as error:
+            self.problem, self.cause = first_line(error), error
+        else:
+            if not repeats_prompt(rewrite, self.messages):
+                return rewrite
+            self.problem, self.cause = "the rewritten prompt is the original one", None
+        self._log()
+        return None
+
+    def _parsed(self, answer: object) -> Rewrite:
+        quotable = is_quotable(self.messages)
+        if self.structured is not None:
+            return from_structured(answer, quotable=quotable)
+        form, text = self.rewriter.form, spoken(answer)
+        return form.parse(report_in(text, quotable=quotable) if isinstance(form, DelimitedForm) else text)
+
+    def _log(self) -> None:
+        _log.info("an answer of the rewriter %s could not be used: %s", self.rewriter.identity, self.problem)
+
+    @property
+    def unusable(self) -> RewriteError:
+        """The error after the last attempt."""
+        attempts = self.rewriter.max_retries + 1
+        error = RewriteError(f"the rewriter gave no usable answer in {attempts} attempts: {self.problem}")
+        error.__cause__ = self.cause
+        return error
 
 
-def _in_time(call: Callable[[], Any], timeout: float | None) -> Any:
+def _in_time(call: Callable[[], object], timeout: float | None) -> object:
     """Run a call in this context; past the limit it is left to end by itself and its result is never used."""
     if timeout is None:
         return call()
@@ -280,7 +352,7 @@ def _in_time(call: Callable[[], Any], timeout: float | None) -> Any:
         pool.shutdown(wait=False)
 
 
-def _stages(rewrite: Rewrite) -> list[dict[str, Any]]:
+def _stages(rewrite: Rewrite) -> list[Json]:
     plain = rewrite.model_dump(mode="json")
     return [
         {"stage": "threats", "threats": plain["threats"]},
@@ -300,46 +372,12 @@ async def _areport_stages(rewrite: Rewrite, config: RunnableConfig) -> None:
 
 
 def repeats_prompt(rewrite: Rewrite, messages: Sequence[BaseMessage]) -> bool:
-    """Whether the rewritten prompt is what the people of the last turn wrote, but for case and spaces."""
-    wrote = [
-        str(m.text) for m in messages[turn_start(messages) :] if isinstance(m, HumanMessage) and m.name != EVIDENCE
-    ]
-    originals = [*wrote, " ".join(wrote)]
+    """Whether the rewritten prompt says what the people of the last turn wrote: in other spelling, in a frame, or nothing."""
+    turn = [m for m in messages[turn_start(messages) :] if isinstance(m, HumanMessage) and m.name != EVIDENCE]
+    wrote = [str(message.text) for message in turn]
     new = rewrite.rewritten_prompt
-    return new is not None and any(_same_words(new, original) for original in originals)
-
-
-def _structured_model(model: BaseChatModel) -> Runnable[Any, Any] | None:
-    try:
-        return model.with_structured_output(Rewrite, include_raw=True)
-    except (NotImplementedError, AttributeError):
-        return None
-
-
-def _from_structured(answer: Any) -> Rewrite:
-    parsed = answer.get("parsed") if isinstance(answer, dict) else answer
-    if isinstance(parsed, Rewrite):
-        return parsed
-    if isinstance(parsed, dict):
-        return Rewrite.model_validate(parsed)
-    msg = "it is not the structured result that was asked for"
-    raise ValueError(msg)
-
-
-def _text(answer: Any) -> str:
-    return str(answer.text) if isinstance(answer, AIMessage) else str(answer)
-
-
-def _same_words(one: str, other: str) -> bool:
-    return one.casefold().split() == other.casefold().split()
-
-
-def _first_line(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors(include_input=False, include_url=False)[0]
-        return f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg']}"
-    return str(error).splitlines()[0]
-
-
-def _unusable(problem: str | None, retries: int) -> RewriteError:
-    return RewriteError(f"the rewriter gave no usable answer in {retries + 1} attempts: {problem}")
+    if new is None:
+        return False
+    return says_nothing(new) or any(
+        says_the_same(new, original) for original in dict.fromkeys([*wrote, " ".join(wrote)])
+    )

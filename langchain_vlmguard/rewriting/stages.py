@@ -10,9 +10,11 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import BaseModel, ConfigDict, Field
 
+from langchain_vlmguard.rewriting.replies import spoken
 from langchain_vlmguard.rewriting.report import Rewrite, Threat
+from langchain_vlmguard.rewriting.schema import Decided, KnownHazard
 from langchain_vlmguard.verdict.hazards import HAZARDS
-from langchain_vlmguard.verdict.records import Action, HazardId, Risk
+from langchain_vlmguard.verdict.records import Risk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -40,7 +42,7 @@ class Cause(_Schema):
     """What one channel contributes."""
 
     finding: str = Field(default="", description="What is there, in general terms; empty when nothing is.")
-    hazard: HazardId | None = Field(default=None, description="The hazard id it leads to, null when it is harmless.")
+    hazard: KnownHazard | None = Field(default=None, description="The hazard id it leads to, null when it is harmless.")
 
 
 class CausalReport(_Schema):
@@ -62,12 +64,8 @@ class CausalReport(_Schema):
         ]
 
 
-class OptimisedPrompt(_Schema):
+class OptimisedPrompt(Decided, _Schema):
     """Stage 3: what becomes of the prompt."""
-
-    action: Action
-    risk: Risk
-    rewritten_prompt: str | None = Field(default=None, description="`x_T'`, only with action 'rewrite'.")
 
     def rewrite(self, report: CausalReport) -> Rewrite:
         """Join the report and the new prompt.
@@ -151,7 +149,7 @@ def _structured(model: BaseChatModel, schema: type[BaseModel]) -> Runnable[Any, 
 def _reader(schema: type[Answer]) -> Callable[[Any], Answer]:
     def read(answer: Any) -> Answer:
         if isinstance(answer, AIMessage):
-            return schema.model_validate_json(_unwrapped(str(answer.text)))
+            return schema.model_validate_json(_unwrapped(spoken(answer)))
         return schema.model_validate(answer)
 
     return read

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_core.messages import AIMessage, HumanMessage
 
-from langchain_vlmguard.content.messages import is_call, words_of
-from langchain_vlmguard.content.turn import blocks_of
+from langchain_vlmguard.content.carriers import as_json, carried_by, pictures_in
+from langchain_vlmguard.content.checking import check_frames
+from langchain_vlmguard.content.spellings import Inline, picture_data, resolve
+from langchain_vlmguard.errors import UnreadableContentError
+from langchain_vlmguard.verdict.limits import ImageLimits
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -18,9 +20,6 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage, ToolCall, ToolMessage
 
     from langchain_vlmguard.content.turn import Block
-
-_WORDS = frozenset({"text", "reasoning", "reasoning_content", "thinking", "refusal", "output_text"})
-"""Types of blocks that hold words."""
 
 PREPARED = "(What the assistant prepared comes next.)"
 """Closes the context of a subject, so that the subject is the turn to be judged."""
@@ -38,7 +37,7 @@ class Subject:
     description: str = ""
     args: dict[str, Any] = field(default_factory=dict)
     pictures: tuple[Block, ...] = ()
-    """Blocks of an answer that hold no words: pictures, and whatever the guard does not know."""
+    """Blocks that hold no words: pictures, and what nobody can read."""
 
     call: ToolCall | None = None
     """The call as the model made it."""
@@ -52,17 +51,14 @@ class Subject:
             tools: Names of the tools that can run; calls of anything else (structured output) are words of the answer. Every
                 call can run if it is `None`.
         """
-        known = {call["name"] for call in message.tool_calls} if tools is None else set(tools)
-        words = [words_of(block) for block in blocks_of(message) if block.get("type") in _WORDS]
-        words += [_json(call["args"]) for call in message.tool_calls if call["name"] not in known]
-        words += [f"{call['name']} {call['args']}" for call in message.invalid_tool_calls]
-        others = (block for block in blocks_of(message) if block.get("type") not in _WORDS and not is_call(block))
-        return cls("answer", "\n".join(word for word in words if word.strip()), pictures=tuple(others))
+        found = carried_by(message, None if tools is None else set(tools))
+        return cls("answer", "\n".join(found.words), pictures=found.pictures)
 
     @classmethod
     def of_call(cls, call: ToolCall, description: str = "") -> Subject:
         """Return a tool call."""
-        return cls("tool_call", _json(call["args"]), call["name"], description, dict(call["args"]), call=call)
+        args, pictures = _without_pictures(call["args"])
+        return cls("tool_call", as_json(args), call["name"], description, dict(args), tuple(pictures), call=call)
 
     @property
     def words(self) -> str:
@@ -141,5 +137,25 @@ def result_as_turn(call: ToolCall, message: ToolMessage) -> list[BaseMessage]:
     return [AIMessage("", tool_calls=[asked], id="called"), message.model_copy(update={"id": "result"})]
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, default=repr)
+def _without_pictures(args: dict[str, Any]) -> tuple[dict[str, Any], list[Block]]:
+    """Return arguments with `[a picture]` in place of the data of pictures that can be read, and those pictures."""
+    pictures = [block for block in pictures_in(args) if _can_be_read(block)]
+    return (
+        (_replaced(args, {data for block in pictures for data in block.values()}), pictures) if pictures else (args, [])
+    )
+
+
+def _can_be_read(block: Block) -> bool:
+    try:
+        found = resolve(block)
+        return isinstance(found, Inline) and bool(check_frames(picture_data(found.data, ImageLimits()), ImageLimits()))
+    except UnreadableContentError:
+        return False
+
+
+def _replaced(value: Any, data: Collection[str]) -> Any:
+    if isinstance(value, str):
+        return "[a picture]" if value in data else value
+    if isinstance(value, dict):
+        return {key: _replaced(one, data) for key, one in value.items()}
+    return [_replaced(one, data) for one in value] if isinstance(value, list) else value

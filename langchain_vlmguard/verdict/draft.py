@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field
 
+from langchain_vlmguard.verdict.failures import said_of
 from langchain_vlmguard.verdict.policy import severest
 from langchain_vlmguard.verdict.records import (
     CHECK,
@@ -102,8 +103,7 @@ class Draft(Record):
 
     def fail(self, failure: GuardFailure, action: Action) -> Self:
         """Return the draft after the guard itself failed."""
-        reason = f"The guard could not finish the {failure.stage} step ({failure.error})."
-        return self.copy_with(action=action, failure=failure, reason=reason)
+        return self.copy_with(action=action, failure=failure, reason=said_of(failure.stage))
 
     def skip(self, where: str, reason: str) -> Self:
         """Return the draft with a check that nobody made, listed once."""

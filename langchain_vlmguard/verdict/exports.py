@@ -135,7 +135,9 @@ def to_ogr(
 def fingerprint(verdict: SafetyVerdict) -> str:
     """Return the SHA-256 of a verdict's canonical JSON, apart from its timings."""
     plain = verdict.model_dump(mode="json", exclude={"timings"})
-    return hashlib.sha256(json.dumps(plain, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(plain, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    ).hexdigest()
 
 
 def _checked(verdict: SafetyVerdict | Json) -> SafetyVerdict:

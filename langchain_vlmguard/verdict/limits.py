@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from importlib import import_module
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from langchain_vlmguard.errors import extra
 
 Frames = Literal["refuse", "first", "all"]
 
@@ -45,6 +48,14 @@ class ImageLimits(BaseModel):
     max_memory: int = Field(default=2_000_000_000, gt=0)
     """Most bytes that this process may take."""
 
+    @model_validator(mode="after")
+    def _heif_is_installed(self) -> Self:
+        """Say at once that an extra is missing (`MissingExtraError`), not when the first photograph comes."""
+        if self.heif:
+            with extra("heif"):
+                import_module("pillow_heif")
+        return self
+
 
 ImageHost = Annotated[
     str,
@@ -56,7 +67,7 @@ ImageHost = Annotated[
 
 
 class ReadLimits(BaseModel):
-    """How much one conversation may hold. Whatever is over a limit is unread, and the policy decides about it.
+    """How much may be judged at once. Whatever is over a limit is unread, and the policy decides about it.
 
     ??? example "Two small pictures at most"
 
@@ -71,11 +82,16 @@ class ReadLimits(BaseModel):
     """Of each picture."""
 
     max_images: int = Field(default=8, ge=0)
-    """Pictures of the current turn, and again of all earlier ones; frames count."""
+    """Pictures of the current turn; frames count."""
+
+    max_earlier_images: int = Field(default=64, ge=0)
+    """Pictures of earlier turns that a model still gets, the newest ones; with an evidence reader at most `max_images`."""
 
     max_text_chars: int = Field(default=100_000, gt=0)
+    """Characters that people wrote in the current turn, and characters of each answer or tool result in it."""
+
     max_blocks: int = Field(default=2_000, gt=0)
-    """Parts of the whole conversation."""
+    """Parts of the current turn."""
 
     hosts: frozenset[ImageHost] = frozenset()
     """Hosts from which pictures are fetched by address, over https: `"img.example.com"`, `"*.example.com"` for subdomains,

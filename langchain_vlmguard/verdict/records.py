@@ -119,15 +119,18 @@ class SteeringTrace(Record):
     """What the gate read: the prompt as it stands, its text without the picture, or both."""
 
 
+FailedStage = Literal["inspect", "rewrite", "answer", "review"]
+
+
 class GuardFailure(Record):
     """A failure of the guard itself; kept apart from the decision."""
 
-    stage: Literal["inspect", "rewrite", "answer", "review"]
+    stage: FailedStage
     error: str
     """Class name of the error."""
 
     reason: str = ""
-    """Redacted: says what to look at, never what a person wrote."""
+    """A sentence of the guard's own: never the error's message, nor what a person wrote. The log has the rest."""
 
 
 class Provenance(Record):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from langchain_core import messages
@@ -41,12 +42,15 @@ def refusal_message(text: str, verdict: SafetyVerdict, **fields: Any) -> AIMessa
 
 
 def in_plain_words(message: BaseMessage) -> BaseMessage:
-    """Return a message without the refusal blocks whose words it says as text too: not every provider takes one back."""
+    """Return a refusal as every provider takes it back: its words as plain text, without blocks of type `refusal`."""
     if not isinstance(message, AIMessage) or isinstance(message.content, str):
         return message
     said = {block.get("text") for block in message.content if isinstance(block, dict) and block.get("type") == "text"}
     kept = [block for block in message.content if not (_is_refusal(block) and block["refusal"] in said)]
-    return message if len(kept) == len(message.content) else message.model_copy(update={"content": kept})
+    if len(kept) == len(message.content):
+        return message
+    is_one_text = len(kept) == 1 and isinstance(kept[0], dict) and kept[0].keys() <= {"type", "text"}
+    return message.model_copy(update={"content": kept[0]["text"] if is_one_text else kept})  # type: ignore[index]
 
 
 def _is_refusal(block: Any) -> TypeGuard[Json]:
@@ -76,3 +80,20 @@ def with_verdict(message: AIMessage, verdict: SafetyVerdict) -> AIMessage:
 def verdict_metadata(verdict: SafetyVerdict) -> Json:
     """Return a verdict as response metadata."""
     return {"verdict": verdict.to_state()}
+
+
+def with_short_verdict(message: AIMessage) -> AIMessage:
+    """Return a message of an earlier turn with what its verdict came to, so that a thread does not drag all of them along.
+
+    An answer that was let out as it was keeps none; of a rewriting, and of what was stopped, what was done and why stays.
+    """
+    verdict = message.response_metadata.get("verdict")
+    if not isinstance(verdict, Mapping) or "provenance" not in verdict:
+        return message
+    metadata = {key: value for key, value in message.response_metadata.items() if key != "verdict"}
+    if (verdict.get("action"), verdict.get("answer")) != ("allow", "released"):
+        metadata["verdict"] = {key: verdict[key] for key in _SHORT if key in verdict}
+    return message.model_copy(update={"response_metadata": metadata})
+
+
+_SHORT = ("action", "severity", "answer", "reason")

@@ -108,6 +108,30 @@ def test_what_needs_torch_says_which_extra_brings_it(light, name):
     assert "pip install 'langchain-vlmguard[local]'" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("made", "extra"),
+    [
+        ("langchain_vlmguard.EvidenceReader()", "evidence"),
+        ("langchain_vlmguard.content.ocr.TesseractReader()", "tesseract"),
+        ("langchain_vlmguard.GuardPolicy(heif=True)", "heif"),
+    ],
+)
+def test_a_missing_extra_is_named_when_the_part_is_made(light, made, extra):
+    done = run(light, f"import langchain_vlmguard, langchain_vlmguard.content.ocr\n{made}")
+    assert done.stderr.strip().splitlines()[-1].endswith(f"pip install 'langchain-vlmguard[{extra}]'")
+
+
+def test_the_command_line_names_an_extra_whole(light):
+    script = "import sys; sys.argv = {}; from langchain_vlmguard.cli.app import app; app()"
+    done = run(light, script.format(["vlmguard", "evaluate", "--suite", "testbed"]))
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("pip install 'langchain-vlmguard[eval]'")
+    assert len(done.stderr.strip().splitlines()) == 1
+    done = run(light, script.format(["vlmguard", "doctor", "testbed"]))
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("pip install 'langchain-vlmguard[local]'")
+
+
 def test_the_command_line_starts(light):
     done = run(
         light, "import sys; sys.argv = ['vlmguard', '--help']; from langchain_vlmguard.cli.app import app; app()"

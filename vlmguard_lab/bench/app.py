@@ -81,6 +81,40 @@ def faces(n: PerCell = 10, seed: Seed = 0) -> None:
 
 
 @app.command()
+def agents(turns: Annotated[int, typer.Option(min=20, help="Turns of the thread.")] = 100) -> None:
+    """Measure what the guard costs an agent in a long thread, and how long it holds the event loop.
+
+    Takes about a minute. Writes docs/results/agents.json and the table in docs/agents.md.
+    """
+    from vlmguard_lab.bench import agents as measurement
+
+    measurement.run(turns)
+
+
+@app.command()
+def carriers() -> None:
+    """Write down what the guard does about everything that carries content, as the code that does it says.
+
+    Takes a second. Writes the table in docs/agent_rules.md.
+    """
+    from vlmguard_lab.bench import carriers as measurement
+
+    measurement.run()
+
+
+@app.command()
+def providers() -> None:
+    """Hold one conversation through each provider's package, with the guard and without, and compare the requests.
+
+    Takes a minute; nothing leaves the machine. Wants the extra `providers`. Writes docs/results/providers.json and the table in
+    docs/providers.md.
+    """
+    from vlmguard_lab.bench.providers import report as measurement
+
+    measurement.run()
+
+
+@app.command()
 def serving(
     only: OnlyPart = None,
     pairs: Annotated[int, typer.Option(min=1, help="Pairs a measurement of the overhead.")] = 400,

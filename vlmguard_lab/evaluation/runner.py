@@ -17,7 +17,7 @@ from vlmguard_lab.evaluation.arms.registry import arm_named, load_target
 from vlmguard_lab.evaluation.judges import MODEL_JUDGES, RULE_JUDGES
 from vlmguard_lab.evaluation.provider import as_inspect_model
 from vlmguard_lab.evaluation.results import rows_of, summarise
-from vlmguard_lab.evaluation.suites.registry import load_suite
+from vlmguard_lab.evaluation.suites.registry import check_suite, load_suite
 from vlmguard_lab.evaluation.tasks import dataset
 from vlmguard_lab.facts import run_facts
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from vlmguard_lab.evaluation.results import Row
     from vlmguard_lab.evaluation.suites.base import Suite, SuiteCard
 
-RESULTS = "results.json"
+RESULTS, PLAN = "results.json", "plan.json"
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ def evaluate(
         RuntimeError: A task did not finish.
     """
     measured, seconds = run_facts("inspect-ai"), 0.0
-    out.mkdir(parents=True, exist_ok=True)
-    _check_same_plan(plan, out)
+    _check_names(plan)
+    mine = _checked_plan(plan, out)
     target = target or load_target(plan.model, max_tokens=plan.max_tokens)
     rows: list[Row] = []
     arms: dict[str, dict[str, Any]] = {}
@@ -94,6 +94,7 @@ def evaluate(
         for seed in plan.seeds:
             suite = load_suite(spec, out, limit=plan.limit, seed=seed) if isinstance(spec, str) else spec
             cards[suite.card.name] = suite.card
+            write_json(out / PLAN, mine, indent=None)
             for name in plan.arms:
                 on_task(f"{suite.card.name} / {name} / seed {seed}")
                 found, took = _run(suite, name, seed, plan, target, out, arms)
@@ -166,6 +167,8 @@ def _asked(task: Task, logs: Path, plan: Plan) -> EvalLog:
         retry_attempts=1,
         fail_on_error=True,
     )
+    if not found or any(log.status == "cancelled" for log in found):
+        raise KeyboardInterrupt  # inspect_ai keeps it for itself
     if not done:
         error = found[0].error.message if found and found[0].error else "no log was written"
         msg = f"{task.name} did not finish: {error}"
@@ -180,7 +183,12 @@ def _seconds(log: EvalLog) -> float:
 
 
 def _scorers(plan: Plan, suite: Suite) -> list[Scorer]:
-    names = plan.judges or (["oracle"] if suite.card.name.startswith("testbed") else ["refusal_strings"])
+    return _judges_of(
+        plan.judges or (["oracle"] if suite.card.name.startswith("testbed") else ["refusal_strings"]), plan
+    )
+
+
+def _judges_of(names: Sequence[str], plan: Plan) -> list[Scorer]:
     found: list[Scorer] = []
     for name in names:
         if name in RULE_JUDGES:
@@ -194,11 +202,28 @@ def _scorers(plan: Plan, suite: Suite) -> list[Scorer]:
     return found
 
 
-def _check_same_plan(plan: Plan, out: Path) -> None:
-    """Refuse to mix two plans' answers in one folder; arms and seeds may be added."""
-    file = out / "plan.json"
+def tasks_of(plan: Plan) -> int:
+    """Return how many tasks a plan has."""
+    return len(plan.suites) * len(plan.seeds) * len(plan.arms)
+
+
+def _check_names(plan: Plan) -> None:
+    """Check every name of a plan before anything is loaded or written."""
+    if not plan.arms:
+        msg = "name at least one arm"
+        raise EvaluationError(msg)
+    for name in plan.arms:
+        arm_named(name)
+    for spec in plan.suites:
+        check_suite(spec)
+    _judges_of(plan.judges, plan)
+
+
+def _checked_plan(plan: Plan, out: Path) -> dict[str, Any]:
+    """Return what a folder of answers is of; refuse to mix two plans' answers. Arms and seeds may be added."""
+    file = out / PLAN
     mine = {"model": plan.model, "limit": plan.limit, "max_tokens": plan.max_tokens, "judges": list(plan.judges)}
-    if file.is_file() and (theirs := json.loads(file.read_text())) != mine:
+    if file.is_file() and any(out.glob("logs/*/*")) and (theirs := json.loads(file.read_text())) != mine:
         msg = f"{out} holds answers of another plan ({theirs}, not {mine}): choose another folder or delete it"
         raise EvaluationError(msg)
-    write_json(file, mine, indent=None)
+    return mine

@@ -1,5 +1,6 @@
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from langchain.agents import create_agent
@@ -11,7 +12,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 from pydantic import BaseModel
 
-from langchain_vlmguard import GuardPolicy, GuardViolationError, SafetyVerdict, VLMGuardMiddleware
+from langchain_vlmguard import GuardContext, GuardPolicy, GuardViolationError, SafetyVerdict, VLMGuardMiddleware
 from tests.agent_models import BOTH, THREAD, AgentModel, WordJudge, agent, asked, both, call, calling
 from tests.pictures import READABLE, UNREADABLE
 from tests.rewrites import TRACE
@@ -130,7 +131,7 @@ async def test_results_are_judged_text_and_pictures(use_async):
     graph, model, judge = agent([calling(call("look", what="kite")), "nice"], [look])
     await both(graph, asked("look"), use_async=use_async)
     assert READABLE["v1 image"] in judge.seen[2][-1].content
-    assert READABLE["v1 image"] in model.seen[1][-1].content
+    assert READABLE["OpenAI"] in model.seen[1][-1].content
     judge = WordJudge(here="refuse")
     graph, model, _ = agent([calling(call("look", what="kite")), "nice"], [look], judge=judge)
     state = await both(graph, asked("look"), use_async=use_async)
@@ -374,10 +375,26 @@ async def test_two_guards_in_one_agent_need_two_names_and_do_not_mix_their_notes
 async def test_a_tenants_policy_reaches_the_middleware(use_async):
     judge = RunnableLambda(lambda _: {"threats": [], "intent": "x", "action": "allow", "risk": 0.9})
     model = AgentModel()
-    graph = create_agent(model, middleware=[VLMGuardMiddleware(judge)], context_schema=dict)
+    graph = create_agent(model, middleware=[VLMGuardMiddleware(judge)], context_schema=GuardContext)
     strict = await both(graph, asked("x"), use_async=use_async)
     lenient = await both(graph, asked("x"), use_async=use_async, context={"policy": GuardPolicy(on_unsafe="allow")})
     assert (strict["verdict"]["action"], lenient["verdict"]["action"]) == ("refuse", "allow")
+
+
+class Tenant(BaseModel):
+    """An application's own context, in which `policy` is a word of its own."""
+
+    policy: Any = None
+
+
+@BOTH
+@pytest.mark.parametrize("schema", [dict, Tenant, None])
+@pytest.mark.parametrize("policy", [GuardPolicy(on_unsafe="allow"), {"on_unsafe": "allow"}, "gold insurance"])
+async def test_a_context_of_the_applications_own_never_weakens_the_guard(schema, policy, use_async):
+    judge = RunnableLambda(lambda _: {"threats": [], "intent": "x", "action": "allow", "risk": 0.9})
+    graph = create_agent(AgentModel(), middleware=[VLMGuardMiddleware(judge)], context_schema=schema)
+    state = await both(graph, asked("x"), use_async=use_async, context={"policy": policy})
+    assert state["verdict"]["action"] == "refuse"
 
 
 @BOTH

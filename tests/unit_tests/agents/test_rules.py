@@ -13,6 +13,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import CachePolicy, Command
 
 from langchain_vlmguard import (
+    GuardContext,
     GuardedChatModel,
     GuardPolicy,
     ReasoningRewriter,
@@ -75,7 +76,8 @@ def test_every_hook_has_both_forms():
     def own(prefix):
         return {hook for hook in HOOKS if f"{prefix}{hook}" in vars(VLMGuardMiddleware)}
 
-    assert own("") == own("a") == {"before_model", "after_model", "wrap_model_call", "wrap_tool_call"}
+    every = {"before_model", "after_model", "after_agent", "wrap_model_call", "wrap_tool_call"}
+    assert own("") == own("a") == every
 
 
 @BOTH
@@ -230,7 +232,7 @@ async def test_a_cached_verdict_of_another_tenant_does_not_let_a_turn_on(use_asy
 
     judge = WordJudge(x="allow")
     guard, model = VLMGuardNode(judge), AgentModel()
-    graph = StateGraph(State, context_schema=dict)
+    graph = StateGraph(State, context_schema=GuardContext)
     graph.add_node("guard", guard, cache_policy=CachePolicy(key_func=lambda state: state["messages"][-1].text))
     graph.add_node("answer", lambda state: {"messages": [model.invoke(guard.for_model(state))]})
     graph.add_edge(START, "guard")

@@ -3,7 +3,7 @@
 import pytest
 from rich.progress import Progress
 
-from tests.fuzz import TARGETS, fuzz
+from tests.fuzz import HUNT, TARGETS, fuzz
 
 pytest.importorskip("atheris", reason="Atheris is made for Linux and macOS alone")
 
@@ -15,6 +15,15 @@ def test_nothing_read_breaks_or_slips_by(target, cases, tmp_path):
         seen = fuzz(target, cases, tmp_path, progress)
     assert seen["cases"] == cases
     assert seen["pictures"] > cases // 100
+
+
+@pytest.mark.parametrize("cases", [50, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_nothing_blocked_is_found_again(cases, tmp_path):
+    with Progress() as progress:
+        seen = fuzz(HUNT, cases, tmp_path, progress)
+        assert fuzz(HUNT, cases + 1, tmp_path, progress)["cases"] >= cases + 1, "it goes on after a stop"
+    assert seen["cases"] == cases
+    assert seen["pictures"] > cases // 2
 
 
 def test_a_target_that_ends_early_is_an_error(tmp_path):

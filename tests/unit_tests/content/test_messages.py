@@ -69,7 +69,7 @@ def test_limits_on_pictures_and_text():
     limits = ReadLimits(image=ImageLimits(max_bytes=60), max_images=1, max_text_chars=10)
     turn = read_turn([HumanMessage(["0123456789", "x", READABLE["v1 image"]])], limits)
     assert [part.reason for part in turn.unjudged] == [
-        "the conversation is longer than 10 characters",
+        "the turn is longer than 10 characters",
         "the picture is larger than 60 bytes",
     ]
     many = read_turn([HumanMessage([READABLE["v1 image"]] * 2)], ReadLimits(max_images=1))
@@ -129,7 +129,7 @@ def test_a_message_of_an_unknown_role_is_not_read():
 
 def test_of_earlier_pictures_the_newest_stay():
     earlier = [HumanMessage([READABLE["v1 image"]]) for _ in range(3)]
-    turn = read_turn([*earlier, AIMessage("seen"), HumanMessage("and now?")], ReadLimits(max_images=2))
+    turn = read_turn([*earlier, AIMessage("seen"), HumanMessage("and now?")], ReadLimits(max_earlier_images=2))
     assert [message.content[0]["type"] for message in turn.messages[:3]] == ["text", "image", "image"]
     assert turn.unjudged == ()
 

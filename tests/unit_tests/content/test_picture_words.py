@@ -22,8 +22,8 @@ from langchain_vlmguard import (
 )
 from langchain_vlmguard.content.messages import EVIDENCE, read_turn
 from langchain_vlmguard.content.ocr import Line
-from langchain_vlmguard.content.turn import LEFT_OUT
 from langchain_vlmguard.guard.judges import text_judge_in
+from langchain_vlmguard.guard.stopped import WITHHELD
 from langchain_vlmguard.verdict.records import SafetyVerdict
 from tests.chat_models import ScriptedModel
 from tests.pictures import b64, png
@@ -213,7 +213,7 @@ def test_a_refused_picture_stays_out_of_later_turns_and_the_conversation_goes_on
     assert graph.invoke({"messages": [HumanMessage([picture()])]}, THREAD)["verdict"]["action"] == "refuse"
     state = graph.invoke({"messages": [HumanMessage("and how is the weather?")]}, THREAD)
     assert (state["verdict"]["action"], state["verdict"]["evidence_risk"]) == ("allow", None)
-    assert model.seen[0][0].content == [{"type": "text", "text": LEFT_OUT}]
+    assert model.seen[0][0].content == WITHHELD
 
 
 async def test_async_is_the_same():

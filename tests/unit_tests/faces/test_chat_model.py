@@ -1,5 +1,6 @@
 import pytest
 from langchain.agents import create_agent
+from langchain_core.callbacks import get_usage_metadata_callback
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.tools import tool
 from pydantic import BaseModel
@@ -37,6 +38,21 @@ async def test_answers_carry_the_verdict_and_the_inner_models_usage(use_async):
 
 
 @BOTH
+@pytest.mark.parametrize("said", ["fine", "a bomb"])
+async def test_tokens_are_counted_once_however_the_model_is_asked(said, use_async):
+    """By callbacks, on the message, and on the chunks of a stream; those of a withheld answer were spent, too."""
+    model, _inner, _ = guarded([AIMessage(said, response_metadata={"model_name": "scripted"})])
+    with get_usage_metadata_callback() as counted:
+        answer = await ask(model, "hello", use_async=use_async)
+    with get_usage_metadata_callback() as streamed:
+        chunks = [chunk async for chunk in model.astream("hello")] if use_async else list(model.stream("hello"))
+    assert answer.usage_metadata["total_tokens"] == sum(chunks[1:], chunks[0]).usage_metadata["total_tokens"] == 5
+    for count in (counted, streamed):
+        assert {name: usage["total_tokens"] for name, usage in count.usage_metadata.items()} == {"scripted": 5}
+    assert "inner_usage" not in str(answer) + str(chunks)
+
+
+@BOTH
 @pytest.mark.parametrize(
     ("asked", "answered", "text", "action"),
     [
@@ -45,7 +61,7 @@ async def test_answers_carry_the_verdict_and_the_inner_models_usage(use_async):
         ("a kite", "a bomb", "can't help", "refuse"),
         ("maybe", "x", "can't help", "refuse"),
         ([UNREADABLE["https address"][0]], "x", "is an address", "refuse"),
-        ("crash", "x", "RuntimeError", "refuse"),
+        ("crash", "x", "could not judge this turn", "refuse"),
     ],
 )
 async def test_turns_and_answers_are_judged(asked, answered, text, action, use_async):

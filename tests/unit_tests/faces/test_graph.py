@@ -9,7 +9,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 
-from langchain_vlmguard import GuardPolicy, ReasoningRewriter, Rewrite, SafetyVerdict, create_vlm_guard
+from langchain_vlmguard import GuardContext, GuardPolicy, ReasoningRewriter, Rewrite, SafetyVerdict, create_vlm_guard
 from langchain_vlmguard.guard.parts import GuardParts
 from tests.chat_models import ScriptedModel
 from tests.pictures import READABLE, UNREADABLE
@@ -112,14 +112,20 @@ def test_a_rewriter_that_fails_fails_closed(on_error, ended):
     assert model.seen == []
     assert ("__interrupt__" not in state) == ended
     found = state["verdict"] if ended else state["__interrupt__"][0].value["verdict"]
-    assert found["failure"] == {"stage": "rewrite", "error": "RewriteError", "reason": "the rewrite step failed"}
+    reason = "The guard could not judge this turn. The log of 'langchain_vlmguard' says why."
+    assert found["failure"] == {"stage": "rewrite", "error": "RewriteError", "reason": reason}
 
 
-def test_a_model_that_fails_ends_in_a_refusal_that_names_the_error_and_nothing_else():
+def test_a_failure_is_whole_in_the_log_and_safe_in_verdict_and_answer(caplog):
     state = ask(guard(ScriptedModel(answers=[RuntimeError("secret path /x")])))
     assert state["verdict"]["failure"]["error"] == "RuntimeError"
-    assert "RuntimeError" in state["messages"][-1].text
+    assert "The answer could not be made" in state["messages"][-1].text
+    assert not [word for word in ("RuntimeError", "secret path") if word in state["messages"][-1].text]
     assert "secret path" not in json.dumps(state["verdict"])
+    [record] = [record for record in caplog.records if record.name == "langchain_vlmguard"]
+    assert record.levelname == "WARNING"
+    assert "RuntimeError: secret path /x" in record.getMessage()
+    assert "Traceback" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -351,7 +357,7 @@ def test_a_picture_from_a_tool_reaches_rewriter_and_model():
         ToolMessage([READABLE["Anthropic"]], tool_call_id="1"),
     ]
     graph.invoke({"messages": loop})
-    assert model.seen[0][-1].content == [READABLE["v1 image"]]
+    assert model.seen[0][-1].content == [READABLE["Anthropic"]]
     assert READABLE["v1 image"] in analyst.seen[0][1].content
 
 
@@ -379,12 +385,13 @@ async def test_no_event_shows_an_answer_that_was_withheld_or_the_rewriters_token
     ],
     ids=["no chat model", "broken trace", "raises"],
 )
-async def test_an_answer_that_cannot_be_used_is_a_refusal_with_the_errors_name(model, error):
+async def test_an_answer_that_cannot_be_used_is_a_refusal_whose_verdict_names_the_error(model, error):
     graph = guard(model)
     for state in (ask(graph), await graph.ainvoke({"messages": [HumanMessage("hi")]})):
         failure = state["verdict"]["failure"]
         assert (state["verdict"]["action"], failure["stage"], failure["error"]) == ("refuse", "answer", error)
-        assert error in state["messages"][-1].text
+        assert "The answer could not be made" in state["messages"][-1].text
+        assert error not in state["messages"][-1].text
         assert "secret" not in str(state)
 
 
@@ -427,19 +434,23 @@ def test_a_failure_stays_on_record_when_a_person_approves():
     assert (verdict.answer, verdict.failure.stage, verdict.failure.error) == ("released", "rewrite", "RewriteError")
 
 
-def test_a_policy_can_come_as_plain_fields_or_on_an_object():
+def test_a_policy_can_come_as_plain_fields_and_from_a_graph_of_the_guards_context_alone():
     @dataclass
-    class Context:
+    class Own:
         policy: GuardPolicy
 
-    graph = guard(None, turned("allow"))
+    graph, lenient = guard(None, turned("allow")), GuardPolicy(on_unsafe="allow")
     assert ask(graph, "x", context={"policy": {"on_unsafe": "allow"}})["verdict"]["action"] == "allow"
 
-    outer = StateGraph(MessagesState, context_schema=Context)
-    outer.add_node("guard", graph)
-    outer.add_edge(START, "guard")
-    lenient = Context(GuardPolicy(on_unsafe="allow"))
-    assert ask(outer.compile(), "x", context=lenient)["messages"][-1].text == "fine"
+    def inside(schema):
+        outer = StateGraph(MessagesState, context_schema=schema)
+        outer.add_node("guard", graph)
+        outer.add_edge(START, "guard")
+        return outer.compile()
+
+    assert ask(inside(GuardContext), "x", context={"policy": lenient})["messages"][-1].text == "fine"
+    for schema, context in ((Own, Own(lenient)), (dict, {"policy": lenient})):
+        assert "can't help" in ask(inside(schema), "x", context=context)["messages"][-1].text
 
 
 @pytest.mark.parametrize("given", [(None,), ("gpt",), (ScriptedModel(), "rewriter")])

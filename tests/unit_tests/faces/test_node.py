@@ -9,7 +9,14 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, Send
 from typing_extensions import TypedDict
 
-from langchain_vlmguard import GuardPolicy, VLMGuardMiddleware, VLMGuardNode, create_vlm_guard, route_on_verdict
+from langchain_vlmguard import (
+    GuardContext,
+    GuardPolicy,
+    VLMGuardMiddleware,
+    VLMGuardNode,
+    create_vlm_guard,
+    route_on_verdict,
+)
 from tests.agent_models import AgentModel, WordJudge, both, call, calling
 from tests.pictures import UNREADABLE
 
@@ -76,7 +83,7 @@ def test_no_verdict_or_a_broken_one_is_refusal():
 async def test_policies_of_tenants_reach_the_node(use_async):
     judge = WordJudge()
     judge.actions = {"x": "allow"}
-    graph = StateGraph(State, context_schema=dict)
+    graph = StateGraph(State, context_schema=GuardContext)
     graph.add_node("guard", VLMGuardNode(judge))
     graph.add_edge(START, "guard")
     given = {"messages": [HumanMessage("x")]}

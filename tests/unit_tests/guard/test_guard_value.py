@@ -56,7 +56,7 @@ def test_what_cannot_be_is_an_error_that_says_so():
     misspelt = create_agent(AgentModel(), [new_shop()[0]], middleware=[guard.middleware(tools=["ordr"])])
     with pytest.raises(ValueError, match=r"does not have: ordr \(it has order\)"):
         misspelt.invoke(ASKED)
-    with pytest.raises(ValueError, match="`policy` alone, not polcy"):
+    with pytest.raises(ValueError, match=r"GuardContext\s+polcy\s+Extra inputs"):
         guard.graph(AgentModel()).compile().invoke(ASKED, context={"polcy": GuardPolicy()})
 
 

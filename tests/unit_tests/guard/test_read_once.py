@@ -16,9 +16,9 @@ def counted(monkeypatch):
     count = {"read": 0, "policy": 0}
     read_turn, policy_of_run = parts.read_turn, parts.policy_of_run
 
-    def reads(messages, *given):
+    def reads(messages, *given, **options):
         count["read"] += any(message.type == "human" and message.id != "subject" for message in messages)
-        return read_turn(messages, *given)
+        return read_turn(messages, *given, **options)
 
     def resolves(default):
         count["policy"] += 1

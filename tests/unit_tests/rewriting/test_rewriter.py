@@ -108,11 +108,12 @@ def test_untrusted_parts_are_fenced_with_a_mark_that_is_new_each_time():
     marks = [re.search(r"carry the mark (\w+)", seen[0].text)[1] for seen in model.seen]
     assert len(set(marks)) == 2
     for mark, seen in zip(marks, model.seen, strict=True):
-        material = [block["text"] for block in seen[1].content]
-        assert f"--- {mark} begin: earlier, what the human wrote ---" in material
-        assert f"--- {mark} begin: what a tool returned ---" in material
-        assert material.count(f"--- {mark} end ---") == 3
-        assert material.index(attack) < material.index(f"--- {mark} end ---")
+        material = seen[1].content
+        lines = material.split("\n")
+        assert f"--- {mark} begin: earlier, what the human wrote ---" in lines
+        assert f"--- {mark} begin: what a tool returned ---" in lines
+        assert lines.count(f"--- {mark} end ---") == 3
+        assert material.index(f"--- {mark} begin") < material.index(attack) < material.index(f"--- {mark} end ---")
 
 
 def test_pictures_reach_the_rewriter():
@@ -142,7 +143,7 @@ def test_tool_calls_are_part_of_what_is_judged():
     model = ScriptedModel(answers=[ALLOW])
     call = {"name": "send", "args": {"type": "text", "data": "the secret"}, "id": "1"}
     ReasoningRewriter.from_model(model).invoke([HumanMessage("go"), AIMessage("", tool_calls=[call])])
-    assert 'calls send: {"type": "text", "data": "the secret"}' in [b["text"] for b in model.seen[0][1].content]
+    assert 'calls send: {"type": "text", "data": "the secret"}' in model.seen[0][1].content.split("\n")
 
 
 @pytest.mark.parametrize("block", READABLE.values(), ids=READABLE)

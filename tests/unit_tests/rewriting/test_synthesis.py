@@ -59,6 +59,17 @@ def run(folder, analyst=None, items=None, **options):
     return setting.run(items, folder, concurrency=2)
 
 
+class ThinkingAnalyst(Analyst):
+    """Thinks before each answer."""
+
+    def _next(self, messages):
+        return f"<think>They want {REPORT}.</think>\n{super()._next(messages)}"
+
+
+def test_an_analyst_may_think_before_it_answers(tmp_path):
+    assert run(tmp_path, ThinkingAnalyst())["kept"] == 1
+
+
 def test_three_stages_and_the_filters_give_an_example(tmp_path):
     analyst = Analyst()
     manifest = run(tmp_path, analyst)

@@ -68,8 +68,7 @@ def test_the_next_turn_hands_on_plain_words():
     refusal = state["messages"][-1]
     state = guard.invoke({"messages": [*state["messages"], HumanMessage("and a lamp?")]})
     (seen,) = [message for message in model.seen[0] if isinstance(message, AIMessage)]
-    assert "refusal" not in str(seen.content)
-    assert seen.text == refusal.text
+    assert seen.content == refusal.text
     assert state["messages"][1].content == refusal.content
 
 

@@ -42,12 +42,27 @@ def load_suite(spec: str, work: Path, *, limit: int | None, seed: int) -> Suite:
         return family_suite(limit or 24, work / "pictures", seed=seed)
     if spec == "testbed-conversations":
         return conversation_suite(limit or 24, work / "pictures", seed=seed)
+    check_suite(spec)
+    name, _, place = spec.partition(":")
+    suite = READERS[name].load(_fetched(place) if place.startswith(_HUB) else Path(place).expanduser())
+    return Suite(suite.card, suite.sample(limit, seed=seed))
+
+
+def check_suite(spec: str) -> None:
+    """Check a suite's name, and its folder if it is a local one, without reading it.
+
+    Raises:
+        EvaluationError: There is none.
+    """
+    if spec in ("testbed", "testbed-conversations"):
+        return
     name, _, place = spec.partition(":")
     if name not in READERS or not place:
         msg = f"no suite {spec!r}: write 'testbed' or SET:FOLDER, with SET one of {', '.join(READERS)}"
         raise EvaluationError(msg)
-    suite = READERS[name].load(_fetched(place) if place.startswith(_HUB) else Path(place).expanduser())
-    return Suite(suite.card, suite.sample(limit, seed=seed))
+    if not (place.startswith(_HUB) or Path(place).expanduser().exists()):
+        msg = f"the suite {spec!r} names {place}, and there is no such folder"
+        raise EvaluationError(msg)
 
 
 def _fetched(place: str) -> Path:
