@@ -215,7 +215,8 @@ def _check_names(plan: Plan) -> None:
     for name in plan.arms:
         arm_named(name)
     for spec in plan.suites:
-        check_suite(spec)
+        if isinstance(spec, str):
+            check_suite(spec)
     _judges_of(plan.judges, plan)
 
 
