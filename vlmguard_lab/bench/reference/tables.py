@@ -18,6 +18,12 @@ _PICTURES = {
 }
 
 
+_GAP_FIGURES = """![How well the gate's coordinate tells harmful from harmless requests, by layer](images/reference-gap.png)
+
+![Text against picture, before and after steering](images/reference-maps.png)"""
+_TRADE_FIGURE = "![Safety against over-refusal](images/reference-trade.png)"
+
+
 def tables(results: Results) -> dict[str, str]:
     """Return each table by the name of its mark."""
     found = {
@@ -29,6 +35,8 @@ def tables(results: Results) -> dict[str, str]:
         "reference-gate": gate(results["gate"]),
         "reference-cost": cost(results["cost"]),
         "reference-answers": answers(results["answers"]),
+        "reference-gap-figures": _GAP_FIGURES,
+        "reference-trade-figure": _TRADE_FIGURE,
     }
     return {name: text for name, text in found.items() if text}
 
