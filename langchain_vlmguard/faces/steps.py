@@ -234,7 +234,12 @@ def checked_verdict(guard: GuardParts, state: Any) -> SafetyVerdict:
             this run's, e.g. by a node cache, which knows nothing of the run's context.
     """
     verdict = current_verdict(state)
-    if verdict is None or verdict.action not in ("allow", "rewrite"):
+    if verdict is None:
+        msg = (
+            "the state has no verdict: give the graph's state a key `verdict: dict`, and put the guard before this node"
+        )
+        raise ValueError(msg)
+    if verdict.action not in ("allow", "rewrite"):
         msg = "the turn has no verdict that lets it go on: route on the verdict before asking the model"
         raise ValueError(msg)
     if verdict.provenance.policy != policy_of_run(guard.policy).hash:

@@ -92,7 +92,7 @@ def load_vlm(
         options: Passed to `from_pretrained`, e.g. `revision`, `device_map`, `attn_implementation`, `quantization_config`.
 
     Raises:
-        OSError: There is no such checkpoint.
+        OSError: There is no such checkpoint, or no such folder (`FileNotFoundError`).
         ImportError: The extra `local`, the backend of a quantization, or `peft` for an adapter, is not installed.
     """
     with extra("local"):
@@ -102,6 +102,9 @@ def load_vlm(
         from langchain_vlmguard.models.processors import load_processor
 
     path = checkpoint_path(model)
+    if _looks_like_folder(path) and not Path(path).expanduser().is_dir():
+        msg = f"there is no folder {path}: give a folder with a checkpoint, a hub id such as owner/name, or 'testbed'"
+        raise FileNotFoundError(msg)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     chosen = (torch.float32 if device == "cpu" else "auto") if dtype == "auto" else getattr(torch, dtype)
     shared = {key: options[key] for key in ("revision", "token", "trust_remote_code") if key in options}
@@ -133,3 +136,8 @@ def _probe_beside(path: str, model: PreTrainedModel) -> TurnProbe | None:
 def load_testbed() -> LoadedVLM:
     """Load the testbed on the CPU, in float32, with its safety directions; the package `vlmguard_lab` ships it."""
     return load_vlm("testbed", device="cpu")
+
+
+def _looks_like_folder(path: str) -> bool:
+    """Whether a name can be no hub id, which has at most one slash and does not begin with one, a dot or a tilde."""
+    return path.startswith(("/", ".", "~")) or path.count("/") > 1

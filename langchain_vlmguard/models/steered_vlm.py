@@ -157,6 +157,11 @@ class ChatSteeredVLM(SteeredModel, DecodingOptions, BaseChatModel):
         """Return a picture as the model sees it, after its processor's resizing: RGB, one or several tiles."""
         return processed_pictures(self.loaded, picture)
 
+    def get_token_ids(self, text: str) -> list[int]:
+        """Return a text's token ids from the model's own tokenizer, without special tokens; `trim_messages` counts by it."""
+        tokens: list[int] = self.loaded.processor.tokenizer.encode(text, add_special_tokens=False)
+        return tokens
+
     @property
     def _llm_type(self) -> str:
         return "steered-vlm"

@@ -73,7 +73,7 @@ async def test_a_review_inside_the_node_is_decided_once(decision, asked, use_asy
 def test_no_verdict_or_a_broken_one_is_refusal():
     for state in ({}, {"verdict": {}}, {"verdict": {"action": "allow"}}, {"verdict": "allow"}):
         assert route_on_verdict(state) == "refuse"
-    with pytest.raises(ValueError, match="route on the verdict"):
+    with pytest.raises(ValueError, match="a key `verdict: dict`"):
         VLMGuardNode(WordJudge()).for_model({"messages": []})
     with pytest.raises(TypeError, match="must be a LangChain Runnable"):
         VLMGuardNode("gpt")

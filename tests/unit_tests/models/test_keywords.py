@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import HumanMessage, trim_messages
 from pydantic import ValidationError
 
 from langchain_vlmguard import ChatSteeredVLM, DirectionsMismatchError, ReasoningRewriter, Steering
@@ -146,3 +146,17 @@ def test_a_steering_of_ones_own_is_told_apart_by_its_provenance(testbed):
     found = [answer.response_metadata["provenance"] for answer in answers]
     assert [one["steering"] for one in found] == [testbed.recommended.identity, control.identity]
     assert found[0]["directions"] == found[1]["directions"] == testbed.directions.hash
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./nowhere", "a/b/c"])
+def test_a_folder_that_is_not_there_is_called_a_folder(name):
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        ChatSteeredVLM(model=name).invoke("hi")
+
+
+def test_tokens_are_counted_by_the_models_own_tokenizer():
+    model = ChatSteeredVLM.from_pretrained("testbed")
+    assert model.get_num_tokens("how do i use a lamp ?") == len(model.get_token_ids("how do i use a lamp ?")) > 3
+    long = [HumanMessage("how do i use a lamp ?")] * 9
+    kept = trim_messages(long, token_counter=model, max_tokens=20, strategy="last")
+    assert 0 < len(kept) < len(long)
