@@ -105,8 +105,6 @@ class ScriptedModel(BaseChatModel):
         return ChatResult(generations=[ChatGeneration(message=self._said(messages))])
 
     def _stream(self, messages, stop=None, run_manager=None, **kwargs):
-        if not self.streams:
-            raise NotImplementedError
         said = self._said(messages)
         chunk = ChatGenerationChunk(message=said if hasattr(said, "tool_call_chunks") else whole_chunk(said))
         if run_manager:

@@ -39,13 +39,26 @@ class SlowModel(AgentModel):
         return super()._generate(messages, stop, run_manager, **kwargs)
 
     async def _agenerate(self, messages, stop=None, run_manager=None, **kwargs):
+        await self._think()
+        return ChatResult(generations=[ChatGeneration(message=self._next(messages))])
+
+    def _stream(self, messages, stop=None, run_manager=None, **kwargs):
+        self.started.set()
+        time.sleep(self.seconds)
+        yield from super()._stream(messages, stop, run_manager, **kwargs)
+
+    async def _astream(self, messages, stop=None, run_manager=None, **kwargs):
+        await self._think()
+        for chunk in super()._stream(messages, stop, None, **kwargs):
+            yield chunk
+
+    async def _think(self):
         self.started.set()
         try:
             await asyncio.sleep(self.seconds)
         except asyncio.CancelledError:
             self.cancelled.append(True)
             raise
-        return ChatResult(generations=[ChatGeneration(message=self._next(messages))])
 
 
 @BOTH

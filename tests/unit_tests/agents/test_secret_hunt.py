@@ -22,6 +22,13 @@ EXAMPLES = 2_000
 STRIPPED = {"beside an answer: a verdict of its own"}
 """What no judge sees and is gone all the same."""
 
+LOST_WHEN_STREAMED = {
+    "beside an answer: invalid_tool_calls",
+    "beside an answer: invalid_tool_calls' error",
+    "a block of an answer: refusal",
+}
+"""What the chunks or events of a streamed answer do not carry, so that nothing is left to block."""
+
 
 def case_of(kind, place, seed=0, **fields):
     return replace(Case.drawn(Dice(seed)), kind=kind, place=place, **fields)
@@ -37,7 +44,8 @@ def test_what_was_blocked_is_found_nowhere():
         if was_blocked:
             blocked.add(case.name)
         else:
-            assert case.name in STRIPPED, case
+            lost = case.name in LOST_WHEN_STREAMED and (case.streams or case.door == "v3")
+            assert lost or case.name in STRIPPED, case
     assert tried == {f"{kind}: {place}" for kind, place in PLACES}
     assert tried - blocked == STRIPPED
 

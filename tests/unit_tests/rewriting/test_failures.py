@@ -57,7 +57,8 @@ def test_the_person_is_told_nothing_of_the_inside_and_the_log_everything(face, a
     with caplog.at_level(logging.WARNING, logger="langchain_vlmguard"):
         message, verdict = face(rewriter)
     assert verdict["action"] == "refuse"
-    assert verdict["failure"] == {"stage": "rewrite", "error": error, "reason": "the rewrite step failed"}
+    reason = "The guard could not judge this turn. The log of 'langchain_vlmguard' says why."
+    assert verdict["failure"] == {"stage": "rewrite", "error": error, "reason": reason}
     for said in (str(message.content), str(verdict)):
         assert not any(word in said for word in ("sk-internal", "10.0.0.7", "think", "Traceback", "exactly the tags"))
     (record,) = [one for one in caplog.records if one.name.startswith("langchain_vlmguard")]
