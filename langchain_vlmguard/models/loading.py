@@ -107,30 +107,44 @@ def load_vlm(
         raise FileNotFoundError(msg)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     chosen = (torch.float32 if device == "cpu" else "auto") if dtype == "auto" else getattr(torch, dtype)
-    shared = {key: options[key] for key in ("revision", "token", "trust_remote_code") if key in options}
+    shared: dict[str, object] = {
+        key: options[key] for key in ("revision", "token", "trust_remote_code") if key in options
+    }
     if options.get("quantization_config") is not None:  # quantized weights cannot be moved afterwards
         options.setdefault("device_map", {"": device})
     vlm = AutoModelForImageTextToText.from_pretrained(path, dtype=chosen, **options)
     if "device_map" not in options:
         vlm = vlm.to(device)
-    directions, probe = _directions_beside(path, vlm), _probe_beside(path, vlm)
+    directions, probe = _directions_beside(path, vlm, shared), _probe_beside(path, vlm, shared)
     for name, folder in (adapters or {}).items():
         load_adapter(vlm, name, folder)
     return LoadedVLM(model, vlm.eval(), load_processor(path, **shared), directions, probe)
 
 
-def _directions_beside(path: str, model: PreTrainedModel) -> SafetyDirections | None:
+def _directions_beside(path: str, model: PreTrainedModel, shared: Mapping[str, object]) -> SafetyDirections | None:
     from langchain_vlmguard.steering.directions import SafetyDirections
 
-    file = Path(path) / DIRECTIONS_FILE
-    return SafetyDirections.load(file, model=model) if file.is_file() else None
+    file = _file_beside(path, DIRECTIONS_FILE, shared)
+    return None if file is None else SafetyDirections.load(file, model=model)
 
 
-def _probe_beside(path: str, model: PreTrainedModel) -> TurnProbe | None:
+def _probe_beside(path: str, model: PreTrainedModel, shared: Mapping[str, object]) -> TurnProbe | None:
     from langchain_vlmguard.steering.probe import TurnProbe
 
-    file = Path(path) / PROBE_FILE
-    return TurnProbe.load(file, model=model) if file.is_file() else None
+    file = _file_beside(path, PROBE_FILE, shared)
+    return None if file is None else TurnProbe.load(file, model=model)
+
+
+def _file_beside(path: str, name: str, shared: Mapping[str, object]) -> Path | None:
+    """Return a file that lies with a checkpoint, in a folder or on the hub; `None` if there is none."""
+    if Path(path).is_dir():
+        return file if (file := Path(path) / name).is_file() else None
+    from transformers.utils import cached_file
+
+    where = {key: shared[key] for key in ("revision", "token") if key in shared}
+    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    found = cached_file(path, name, **where, **quiet)
+    return None if found is None else Path(found)
 
 
 def load_testbed() -> LoadedVLM:

@@ -1,5 +1,9 @@
 """What the chat model is told by keyword: required, under other libraries' names, or an error that says what to write."""
 
+import os
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -8,6 +12,7 @@ from langchain_core.messages import HumanMessage, trim_messages
 from pydantic import ValidationError
 
 from langchain_vlmguard import ChatSteeredVLM, DirectionsMismatchError, ReasoningRewriter, Steering
+from langchain_vlmguard.models.checkpoints import checkpoint_path
 from langchain_vlmguard.models.keywords import SYNONYMS
 from langchain_vlmguard.steering.interventions import ProjectOut
 
@@ -160,3 +165,18 @@ def test_tokens_are_counted_by_the_models_own_tokenizer():
     long = [HumanMessage("how do i use a lamp ?")] * 9
     kept = trim_messages(long, token_counter=model, max_tokens=20, strategy="last")
     assert 0 < len(kept) < len(long)
+
+
+def test_directions_and_probe_of_a_hub_repository_are_found(tmp_path):
+    """A hub id is steered like the same files in a folder; the repository lies in the hub client's cache."""
+    folder, commit = tmp_path / "models--acme--guarded", "0" * 40
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs/main").write_text(commit)
+    shutil.copytree(checkpoint_path("testbed"), folder / "snapshots" / commit)
+    script = (
+        "from langchain_vlmguard import ChatSteeredVLM; m = ChatSteeredVLM.from_pretrained('acme/guarded');"
+        "print(m.loaded.directions is not None, m.loaded.probe is not None, m.steering is not None)"
+    )
+    env = {**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False)  # noqa: S603
+    assert done.stdout.split()[-3:] == ["True", "True", "True"], done.stderr
