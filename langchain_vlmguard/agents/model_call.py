@@ -74,7 +74,7 @@ def _guarded(agent: AgentGuard, request: ModelRequest[Any], model: AskedModel) -
     call = _ModelCall(agent, request, model, given, CheckLog(agent), key)
     early: Started[Said] | None = None
     try:
-        draft = call.recall(draft.copy_with(enforced=not agent.monitors)) if known else draft
+        draft = call.recall(draft) if known else draft
         draft = draft.copy_with(enforced=not agent.monitors)
         if known or not agent.check_input:
             tried: Answered | Draft = draft if known else draft.skip("request", "check_input=False")

@@ -255,11 +255,14 @@ def _words(block: Block) -> list[str]:
     if kind_of(block) in ("text", "output_text") and isinstance(block.get("text"), str):
         said = block["text"]
         beside = {key: one for key, one in block.items() if key not in ("text", "logprobs")}
-        prose = [leaf for leaf in leaves(beside, without=()) if is_prose(leaf) and not may_be_picture(leaf)]
-        return [said, *prose, *_tokens_beyond(block.get("logprobs"), said)]
+        return [said, *_prose(beside), *_tokens_beyond(block.get("logprobs"), said)]
     read = [leaf for leaf in leaves(block) if not may_be_picture(leaf)]
-    marks = [leaf for leaf in leaves(block, without=()) if is_prose(leaf) and not may_be_picture(leaf)]
-    return ["\n".join([*read, *(leaf for leaf in marks if leaf not in read)])]
+    return ["\n".join([*read, *(leaf for leaf in _prose(block) if leaf not in read)])]
+
+
+def _prose(block: Block) -> list[str]:
+    """Return what a block says to people, technical fields too and pictures left out."""
+    return [leaf for leaf in leaves(block, without=()) if is_prose(leaf) and not may_be_picture(leaf)]
 
 
 def pictures_in(value: object) -> list[Block]:

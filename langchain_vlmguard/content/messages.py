@@ -27,6 +27,7 @@ from langchain_vlmguard.content.spellings import (
     loose_pictures,
     picture_data,
     resolve,
+    shows_picture,
 )
 from langchain_vlmguard.content.turn import LEFT_OUT, Turn, TurnPicture, blocks_of, turn_start
 from langchain_vlmguard.errors import UnreadableContentError
@@ -302,17 +303,8 @@ class _Reader:
         if not place.current:
             return
         self._text(place, _as_json(value))
-        if any(map(self._shows_something, pictures_in(value))):
+        if any(shows_picture(block, self.limits.image) for block in pictures_in(value)):
             raise UnreadableContentError(_BESIDE_CONTENT)
-
-    def _shows_something(self, block: Block) -> bool:
-        try:
-            found = resolve(block)
-            return isinstance(found, Inline) and bool(
-                check_frames(self._data(Place(0, current=True), found), self.limits.image)
-            )
-        except UnreadableContentError:
-            return False
 
     def _picture(self, place: Place, found: Spelled) -> tuple[CheckedPicture, ...]:
         if not place.current and (place.message, *place.path) not in self.kept:

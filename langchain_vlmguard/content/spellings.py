@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from langchain_vlmguard.content.checking import bytes_of
+from langchain_vlmguard.content.checking import bytes_of, check_frames
 from langchain_vlmguard.content.images import holds_picture, may_be_picture, parts_of, picture_bytes
 from langchain_vlmguard.errors import UnreadableContentError
 
@@ -131,6 +131,15 @@ def is_exactly(block: object, found: Spelled, picture: CheckedPicture) -> bool:
     inner = block.get("image")
     declared = set(_declared(block)) or ({f"image/{inner.get('format')}"} if isinstance(inner, Mapping) else set())
     return declared == {picture.mime_type}
+
+
+def shows_picture(block: object, limits: ImageLimits) -> bool:
+    """Whether a block came with a picture that can be read."""
+    try:
+        found = resolve(block)
+        return isinstance(found, Inline) and bool(check_frames(picture_data(found.data, limits), limits))
+    except UnreadableContentError:
+        return False
 
 
 def picture_data(data: Encoded, limits: ImageLimits) -> bytes:

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from langchain_core.messages import AIMessage, HumanMessage
 
 from langchain_vlmguard.content.carriers import as_json, carried_by, pictures_in
-from langchain_vlmguard.content.checking import check_frames
-from langchain_vlmguard.content.spellings import Inline, picture_data, resolve
-from langchain_vlmguard.errors import UnreadableContentError
+from langchain_vlmguard.content.spellings import shows_picture
 from langchain_vlmguard.verdict.limits import ImageLimits
 
 if TYPE_CHECKING:
@@ -139,18 +137,10 @@ def result_as_turn(call: ToolCall, message: ToolMessage) -> list[BaseMessage]:
 
 def _without_pictures(args: dict[str, Any]) -> tuple[dict[str, Any], list[Block]]:
     """Return arguments with `[a picture]` in place of the data of pictures that can be read, and those pictures."""
-    pictures = [block for block in pictures_in(args) if _can_be_read(block)]
+    pictures = [block for block in pictures_in(args) if shows_picture(block, ImageLimits())]
     return (
         (_replaced(args, {data for block in pictures for data in block.values()}), pictures) if pictures else (args, [])
     )
-
-
-def _can_be_read(block: Block) -> bool:
-    try:
-        found = resolve(block)
-        return isinstance(found, Inline) and bool(check_frames(picture_data(found.data, ImageLimits()), ImageLimits()))
-    except UnreadableContentError:
-        return False
 
 
 def _replaced(value: Any, data: Collection[str]) -> Any:
