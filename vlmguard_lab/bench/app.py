@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from typer.core import TyperGroup
 
-from langchain_vlmguard.errors import VLMGuardError
 from vlmguard_lab.bench import page
 from vlmguard_lab.bench.choices import ServingPart
 from vlmguard_lab.bench.outside import app as outside_tools
-
-
-class Bench(TyperGroup):
-    """Commands whose own errors are printed without a traceback."""
-
-    def invoke(self, ctx: Any) -> object:
-        """Run a command."""
-        try:
-            return super().invoke(ctx)
-        except VLMGuardError as error:
-            Console(stderr=True).print(f"[red]{escape(str(error))}[/red]")
-            raise typer.Exit(2) from error
-
+from vlmguard_lab.command_group import LabCommands
 
 app = typer.Typer(
-    cls=Bench,
+    cls=LabCommands,
     help="Measure again what the README and the pages say. Results go to docs/results, tables between their marks on the pages.",
     no_args_is_help=True,
     add_completion=False,

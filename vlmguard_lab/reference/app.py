@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from typer.core import TyperGroup
 
-from langchain_vlmguard.errors import VLMGuardError
+from vlmguard_lab.command_group import LabCommands
 from vlmguard_lab.reference.parts import Size
 
 WORK = Path("build/reference-work")
 
 
-class Commands(TyperGroup):
-    """Commands whose own errors are printed without a traceback."""
-
-    def invoke(self, ctx: Any) -> object:
-        """Run a command."""
-        try:
-            return super().invoke(ctx)
-        except VLMGuardError as error:
-            Console(stderr=True).print(f"[red]{escape(str(error))}[/red]")
-            raise typer.Exit(2) from error
-
-
-app = typer.Typer(cls=Commands, help=__doc__, no_args_is_help=True, add_completion=False)
+app = typer.Typer(cls=LabCommands, help=__doc__, no_args_is_help=True, add_completion=False)
 
 SizeOption = Annotated[Size, typer.Option(help="Of the language model.")]
 Work = Annotated[Path, typer.Option(help="Downloads, features and checkpoints; a stopped run goes on from here.")]
