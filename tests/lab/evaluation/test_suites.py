@@ -1,28 +1,17 @@
 """Every reader on a small set of its own layout, and on the real files where they are at hand."""
 
 import json
-import os
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from langchain_vlmguard.errors import EvaluationError, SuiteError
+from tests.public_data import public_set
 from vlmguard_lab.evaluation.suites.attack_sets import FIGSTEP_PROMPT
 from vlmguard_lab.evaluation.suites.registry import READERS, load_suite
 from vlmguard_lab.evaluation.suites.testbed import request_of
 from vlmguard_lab.evaluation.tasks import sample
 from vlmguard_lab.testbed.requests import Cell, cells
-
-
-def shared_data():
-    """Return the folder of public inputs: named by the environment, or beside the repository."""
-    beside = [parent / "shared/data" for parent in Path(__file__).parents]
-    named = os.environ.get("VLMGUARD_TEST_DATA")
-    return Path(named) if named else next((path for path in beside if path.is_dir()), beside[0])
-
-
-SHARED = shared_data()
 
 
 def drawn(path):
@@ -226,13 +215,12 @@ def test_a_picture_inside_a_parquet_column_is_unpacked_once(tmp_path):
     assert Image.open(first).size == (8, 8)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the public inputs are not at hand")
 @pytest.mark.parametrize(
     ("name", "folder", "harmful", "harmless"),
     [("figstep", "figstep", 50, 0), ("xstest", "xstest", 200, 250), ("mossbench", "mossbench", 0, 16)],
 )
 def test_the_real_files_are_read_whole(name, folder, harmful, harmless, tmp_path):
-    suite = load_suite(f"{name}:{SHARED / folder}", tmp_path, limit=None, seed=0)
+    suite = load_suite(f"{name}:{public_set(folder)}", tmp_path, limit=None, seed=0)
     assert sum(item.harmful for item in suite.items) == harmful
     assert sum(not item.harmful for item in suite.items) == harmless
     if name == "figstep":

@@ -7,9 +7,9 @@ import torch
 
 from langchain_vlmguard.errors import EvaluationError
 from langchain_vlmguard.files import read_json, write_json
-from tests.lab.reference.test_judges import shared
 from tests.lab.reference.test_pictures import work  # noqa: F401 - a fixture
 from tests.lab.reference.tiny import tiny_checkpoint
+from tests.public_data import public_set
 from vlmguard_lab.bench import page
 from vlmguard_lab.bench.reference import figures, run, tables
 from vlmguard_lab.bench.reference.cells import cells_of, useful
@@ -83,7 +83,7 @@ def test_what_is_missing_is_named(tmp_path):
 
 @pytest.mark.lab
 def test_the_whole_measurement_on_a_tiny_model(tmp_path, work, monkeypatch):  # noqa: F811
-    public = shared("advbench").parent
+    public = public_set("advbench").parent
     checkpoint = tiny_checkpoint(tmp_path / "checkpoint")
     write_json(checkpoint / MARKER, {"size": "0.5b"})
     counts = Counts(ours=2, peers=1, pictures=2, states=4, pairs=2, labels=3)

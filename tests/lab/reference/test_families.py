@@ -6,8 +6,8 @@ import pytest
 
 from langchain_vlmguard.errors import EvaluationError, SuiteError
 from langchain_vlmguard.steering.anchors import load_anchors
-from tests.lab.reference.test_judges import shared
 from tests.lab.reference.test_pictures import work  # noqa: F401 - a fixture
+from tests.public_data import public_set
 from vlmguard_lab.evaluation.tasks import sample
 from vlmguard_lab.reference.chat import chat_prompts
 from vlmguard_lab.reference.concepts import concepts
@@ -52,7 +52,7 @@ def test_an_unknown_family_and_missing_sets_are_named(tmp_path):
 
 @pytest.mark.parametrize("name", WITHOUT_PICTURES)
 def test_families_in_words_on_the_public_sets(name, tmp_path):
-    sources = Sources(shared("advbench").parent, tmp_path)
+    sources = Sources(public_set("advbench").parent, tmp_path)
     held_out, seen = (suite_of(name, sources, split=split) for split in ("held_out", "seen"))
     assert not {item.text for item in held_out.items} & {item.text for item in seen.items}
     assert 0.35 < len(held_out.items) / (len(held_out.items) + len(seen.items)) < 0.65
@@ -62,7 +62,7 @@ def test_families_in_words_on_the_public_sets(name, tmp_path):
 
 
 def test_the_agent_has_its_own_system_prompt_and_tools(tmp_path):
-    item = suite_of("agent", Sources(shared("advbench").parent, tmp_path), limit=1).items[0]
+    item = suite_of("agent", Sources(public_set("advbench").parent, tmp_path), limit=1).items[0]
     asked = sample(item)
     assert asked.input[0].role == "system"
     assert asked.input[0].text == AGENT
@@ -71,7 +71,7 @@ def test_the_agent_has_its_own_system_prompt_and_tools(tmp_path):
 
 @pytest.mark.parametrize("name", sorted(set(FAMILIES) - set(WITHOUT_PICTURES)))
 def test_families_with_pictures_on_the_public_sets(name, work):  # noqa: F811
-    sources = Sources(shared("advbench").parent, work)
+    sources = Sources(public_set("advbench").parent, work)
     suite = suite_of(name, sources, split="both", limit=12)
     pictured = [item for item in suite.items if item.picture]
     assert all(Path(item.picture).is_file() for item in pictured)

@@ -1,27 +1,15 @@
 """Judges are measured against people: labels are read, agreement is computed, and the model judge says Yes or No alone."""
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from langchain_vlmguard.errors import SuiteError
 from langchain_vlmguard.steering.selection import sounds_like_refusal
+from tests.public_data import public_set
 from vlmguard_lab.reference.agreement import Agreement, best_threshold
 from vlmguard_lab.reference.harm_judge import EXAMPLES, TASK, Case, HarmJudge, _question
 from vlmguard_lab.reference.labels import Labelled, balanced, harm_labels, refusal_labels, split_of
-
-
-def shared(name):
-    """Return a folder of public inputs: named by the environment, or beside the repository."""
-    beside = [parent / "shared/data" for parent in Path(__file__).parents]
-    named = os.environ.get("VLMGUARD_TEST_DATA")
-    folder = (Path(named) if named else next((path for path in beside if path.is_dir()), beside[0])) / name
-    if not folder.is_dir():
-        pytest.skip(f"{name} is not here: set VLMGUARD_TEST_DATA to the folder that holds it")
-    return folder
 
 
 def test_agreement_with_people():
@@ -59,14 +47,14 @@ def test_missing_labels_are_named(tmp_path):
 
 
 def test_peoples_labels_of_refusals_and_harm():
-    refusals = refusal_labels(shared("refusal_labels"))
+    refusals = refusal_labels(public_set("refusal_labels"))
     assert len(refusals) > 150
     assert 0.3 < sum(one.label for one in refusals) / len(refusals) < 0.8
     phrases = Agreement(
         tuple(sounds_like_refusal(one.answer) for one in refusals), tuple(one.label for one in refusals)
     )
     assert phrases.kappa > 0.4
-    harm = harm_labels(shared("msts"))
+    harm = harm_labels(public_set("msts"))
     assert len(harm) == 1920
     assert 0 < sum(one.label for one in harm) < 200
     assert all(one.picture for one in harm)
