@@ -10,11 +10,12 @@ from langgraph.types import Command, Send
 
 from langchain_vlmguard.agents.state import GUARD_KEYS
 from langchain_vlmguard.content.carriers import leaves, pictures_in, prose_in
+from langchain_vlmguard.errors import UnreadableContentError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from langchain_core.messages import ToolCall
+    from langchain_core.messages import BaseMessage, ToolCall
 
     from langchain_vlmguard.verdict.records import Json
 
@@ -46,14 +47,20 @@ def beside_messages(part: object, state: Json, call: ToolCall) -> ToolMessage | 
     if not new and not sent:
         return None
     messages = (part.update or {}).get("messages", ()) if isinstance(part.update, dict) else ()
+    try:
+        content = _content([new, sent], state, messages)
+    except UnreadableContentError:
+        content = [{"type": "too_large_update"}]  # no block that can be read: the result is refused as unread
+    return ToolMessage(content, tool_call_id=call["id"] or "", name=call["name"]) if content else None
+
+
+def _content(new: object, state: Json, messages: Sequence[BaseMessage]) -> list[Any]:
+    """Return what is new in a value, beside the state and the messages that come with it, as content blocks."""
     known = {*prose_in(state), *(leaf for one in messages for leaf in leaves(one.content, without=()))}
-    words = "\n".join(prose_in([new, sent], known))
+    words = "\n".join(prose_in(new, known))
     old = {picture for one in pictures_in(state) for picture in one.values()}
-    pictures = [one for one in pictures_in([new, sent]) if old.isdisjoint({*one.values()} - {"image"})]
-    if not words and not pictures:
-        return None
-    content: Any = [*([{"type": "text", "text": words}] if words else []), *pictures]
-    return ToolMessage(content, tool_call_id=call["id"] or "", name=call["name"])
+    pictures = [one for one in pictures_in(new) if old.isdisjoint({*one.values()} - {"image"})]
+    return [*([{"type": "text", "text": words}] if words else []), *pictures]
 
 
 def keys_beside(part: object) -> Json:

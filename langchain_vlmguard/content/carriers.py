@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Literal
 
 from langchain_core.messages import AIMessage, AIMessageChunk
 
-from langchain_vlmguard.content.images import holds_picture, may_be_picture, parts_of
+from langchain_vlmguard.content.images import holds_picture, may_be_picture
 from langchain_vlmguard.content.spellings import FILES, NESTED, PICTURES, kind_of
 from langchain_vlmguard.content.turn import blocks_of
+from langchain_vlmguard.content.walk import is_prose, texts_in
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -194,17 +195,7 @@ def repeats(block: Block, calls: Collection[tuple[str, str]]) -> bool:
 
 def leaves(value: object, *, without: Collection[str] = TECHNICAL) -> Iterator[str]:
     """Yield the strings in a value, in order, those of technical fields left out."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for key, one in value.items():
-            if isinstance(key, str) and is_prose(key):
-                yield key
-            if key not in without:
-                yield from leaves(one, without=without)
-    else:
-        for one in parts_of(value):
-            yield from leaves(one, without=without)
+    return texts_in(value, without=without)
 
 
 def prose_in(value: object, known: Collection[str] = ()) -> list[str]:
@@ -214,26 +205,7 @@ def prose_in(value: object, known: Collection[str] = ()) -> list[str]:
         value: Anything, however deep, and with circles.
         known: Texts that were judged.
     """
-    return [one for one in _texts(value) if one not in known and is_prose(one) and not may_be_picture(one)]
-
-
-def _texts(value: object, most_parts: int = 200_000) -> Iterator[str]:
-    """Yield the strings in a value in order, names of fields too; so many parts are looked at and no more."""
-    waiting, seen = [value], set()
-    for _ in range(most_parts):
-        if not waiting:
-            return
-        one = waiting.pop()
-        if isinstance(one, str):
-            yield one
-            continue
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        if isinstance(one, Mapping):
-            waiting += [part for key in reversed([*one]) for part in (one[key], key) if part is not None]
-        else:
-            waiting += reversed(parts_of(one))
+    return [one for one in texts_in(value) if one not in known and is_prose(one) and not may_be_picture(one)]
 
 
 def as_json(value: object) -> str:
@@ -244,11 +216,6 @@ def as_json(value: object) -> str:
 def is_mark(value: object) -> bool:
     """Whether a value is a short mark, such as a name, a version or a hash, that says nothing to people."""
     return isinstance(value, str) and _MARK.fullmatch(value) is not None
-
-
-def is_prose(text: str) -> bool:
-    """Whether a text may say something to people: more than one word of plain letters, or an address."""
-    return len(text.split()) > 1 or not text.isascii() or "://" in text
 
 
 def _words(block: Block) -> list[str]:
@@ -269,7 +236,7 @@ def pictures_in(value: object) -> list[Block]:
     """Return the pictures whose data stands somewhere in a value, as blocks that can be read."""
     if not holds_picture(value, declared=False):
         return []
-    found = (leaf for leaf in _texts(value) if may_be_picture(leaf))
+    found = (leaf for leaf in texts_in(value) if may_be_picture(leaf))
     return [{"type": "image", "url" if leaf.lstrip()[:5].lower() == "data:" else "base64": leaf} for leaf in found]
 
 

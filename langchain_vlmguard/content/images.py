@@ -6,18 +6,18 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from io import BytesIO
 from typing import TYPE_CHECKING
 
 from PIL import Image, UnidentifiedImageError
-from pydantic import BaseModel
 
 from langchain_vlmguard.content.containers import refuse_polyglots, without_metadata
 from langchain_vlmguard.content.flattening import Flat, flatten, is_plain
 from langchain_vlmguard.content.gif import BoundedGif
 from langchain_vlmguard.content.metadata import Note, read_notes
+from langchain_vlmguard.content.walk import walk
 from langchain_vlmguard.errors import UnreadableContentError
 
 if TYPE_CHECKING:
@@ -144,23 +144,17 @@ def picture_bytes(picture: Image.Image, limits: ImageLimits) -> bytes:
     return buffer.getvalue()
 
 
-def holds_picture(value: object, *, declared: bool = True, most_parts: int = 200_000) -> bool:
+def holds_picture(value: object, *, declared: bool = True) -> bool:
     """Whether a picture may be anywhere in a value; one too large to be searched counts as holding one.
 
     Args:
         value: Anything: nested mappings, sequences and pydantic models are searched.
         declared: Whether a mapping that calls itself a picture counts, whatever it holds; a search for images does so, too.
-        most_parts: How many parts are looked at.
     """
-    waiting = [value]
-    for _ in range(most_parts):
-        if not waiting:
-            return False
-        one = waiting.pop()
-        if may_be_picture(one) and (declared or not isinstance(one, Mapping)):
-            return True
-        waiting += parts_of(one)
-    return bool(waiting)
+    try:
+        return any(may_be_picture(one) and (declared or not isinstance(one, Mapping)) for one in walk(value))
+    except UnreadableContentError:
+        return True
 
 
 def may_be_picture(value: object) -> bool:
@@ -174,17 +168,6 @@ def may_be_picture(value: object) -> bool:
         mime = value.get("mime_type") or value.get("media_type") or value.get("mimeType")
         return value.get("type") in ("image", "image_url", "input_image") or str(mime).startswith("image/")
     return isinstance(value, Image.Image)
-
-
-def parts_of(value: object) -> list[object]:
-    """Return what a mapping, sequence, dataclass or pydantic model holds."""
-    if isinstance(value, Mapping):
-        return list(value.values())
-    if isinstance(value, BaseModel):
-        return [value.__dict__]
-    if is_dataclass(value) and not isinstance(value, type):
-        return [getattr(value, one.name, None) for one in fields(value)]
-    return list(value) if isinstance(value, list | tuple | set | frozenset) else []
 
 
 def pixels_of(data: bytes) -> Image.Image:

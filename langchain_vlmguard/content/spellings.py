@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from langchain_vlmguard.content.checking import bytes_of, check_frames
-from langchain_vlmguard.content.images import holds_picture, may_be_picture, parts_of, picture_bytes
+from langchain_vlmguard.content.images import holds_picture, may_be_picture, picture_bytes
+from langchain_vlmguard.content.walk import walk
 from langchain_vlmguard.errors import UnreadableContentError
 
 if TYPE_CHECKING:
@@ -153,30 +154,25 @@ def picture_data(data: Encoded, limits: ImageLimits) -> bytes:
     return data if isinstance(data, bytes) else bytes_of(data, limits)
 
 
-def loose_pictures(value: object, *, most_parts: int = 200_000) -> Iterator[Spelled]:
+def loose_pictures(value: object) -> Iterator[Spelled]:
     """Yield every picture in a value that is no message content, such as a tool's artifact.
 
     Raises:
         UnreadableContentError: Something looks like a picture and cannot be read, or the value is too large to search.
     """
-    waiting: list[object] = [value]
-    for _ in range(most_parts):
-        if not waiting:
-            return
-        one = waiting.pop()
-        if isinstance(one, Mapping) and kind_of(one) in PICTURES | FILES and holds_picture(one):
-            found = resolve(one)
-            yield from (found,) if isinstance(found, Inline | Address) else ()
-        elif isinstance(one, Mapping) and may_be_picture(one) and "type" not in one:
-            found = resolve({**one, "type": "file"})
-            yield from (found,) if isinstance(found, Inline | Address) else ()
-        elif may_be_picture(one):
+    for one in walk(value, into=lambda part: not _may_spell(part)):
+        if not _may_spell(one):
+            continue
+        if not isinstance(one, Mapping) or ("type" in one and kind_of(one) not in PICTURES | FILES):
             yield _encoded(one)()
         else:
-            waiting += parts_of(one)
-    if waiting:
-        msg = "it is too large to be searched for pictures"
-        raise UnreadableContentError(msg)
+            found = resolve(one if kind_of(one) in PICTURES | FILES else {**one, "type": "file"})
+            yield from (found,) if isinstance(found, Inline | Address) else ()
+
+
+def _may_spell(value: object) -> bool:
+    is_block = isinstance(value, Mapping) and kind_of(value) in PICTURES | FILES
+    return holds_picture(value) if is_block else may_be_picture(value)
 
 
 def _held(block: Fields) -> Fields:

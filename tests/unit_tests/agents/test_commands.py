@@ -75,6 +75,15 @@ def test_what_waits_with_its_message_comes_with_it(decision, note):
     assert state["messages"][-1].text == "fine"
 
 
+@BOTH
+async def test_an_update_too_large_to_be_read_does_not_pass_and_says_why(use_async):
+    graph, _ = agent({"note": [["kite"]] * 2 + ["kite"] * 1_000_000 + ["a bomb here"]})
+    state = await both(graph, asked("hello"), THREAD, use_async=use_async)
+    assert checks(state) == ["refuse"]
+    assert "too_large_update" in str(state["verdicts"])
+    assert "note" not in state
+
+
 def test_monitoring_changes_nothing():
     graph, _ = agent({"note": "a bomb here"}, mode="monitor")
     state = graph.invoke(asked("hello"), THREAD)

@@ -27,29 +27,33 @@ class SlowJudge(WordJudge):
 
 
 class SlowModel(AgentModel):
-    """Says when it starts, and whether it was cancelled."""
+    """Says when it has taken its answer from the list, and whether it was cancelled."""
 
     started: threading.Event
     cancelled: list = Field(default_factory=list)
     seconds: float = 0.0
 
     def _generate(self, messages, stop=None, run_manager=None, **kwargs):
+        result = super()._generate(messages, stop, run_manager, **kwargs)
         self.started.set()
         time.sleep(self.seconds)
-        return super()._generate(messages, stop, run_manager, **kwargs)
+        return result
 
     async def _agenerate(self, messages, stop=None, run_manager=None, **kwargs):
+        result = ChatResult(generations=[ChatGeneration(message=self._next(messages))])
         await self._think()
-        return ChatResult(generations=[ChatGeneration(message=self._next(messages))])
+        return result
 
     def _stream(self, messages, stop=None, run_manager=None, **kwargs):
+        chunks = list(super()._stream(messages, stop, run_manager, **kwargs))
         self.started.set()
         time.sleep(self.seconds)
-        yield from super()._stream(messages, stop, run_manager, **kwargs)
+        yield from chunks
 
     async def _astream(self, messages, stop=None, run_manager=None, **kwargs):
+        chunks = list(super()._stream(messages, stop, None, **kwargs))
         await self._think()
-        for chunk in super()._stream(messages, stop, None, **kwargs):
+        for chunk in chunks:
             yield chunk
 
     async def _think(self):
