@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,8 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from langchain_vlmguard.files import write_json, write_text
+from langchain_vlmguard.verdict.failures import LOGGER
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from vlmguard_lab.statistics import Share
     from vlmguard_lab.testbed.demo import DemoResult, Turn
 
@@ -40,12 +44,11 @@ def demo(
     from vlmguard_lab.testbed.demo_page import render_page
     from vlmguard_lab.testbed.requests import cells
 
-    logging.getLogger("langchain_vlmguard").setLevel(logging.ERROR)  # a failed rewriting is on the page, in its verdict
     n = per_cell or (FULL_CELL if full else QUICK_CELL)
     bar = Progress(
         TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
     )
-    with bar:
+    with _errors_alone(), bar:
         task = bar.add_task("starting", total=len(list(cells())))
 
         def advance(cell: object) -> None:
@@ -109,6 +112,18 @@ def evaluate(
     console.print(
         f"Results: {out / 'results.json'}; the page: {out / 'report.html'}; answers: inspect view --log-dir {out / 'logs'}"
     )
+
+
+@contextmanager
+def _errors_alone() -> Iterator[None]:
+    """Keep warnings out of the terminal: a rewriting that failed is on the page, in its verdict."""
+    log = logging.getLogger(LOGGER)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _numbers(seeds: str) -> list[int]:

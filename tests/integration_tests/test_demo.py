@@ -1,11 +1,13 @@
 """The command as a person runs it, on the shipped testbed."""
 
 import json
+import logging
 
 import pytest
 from typer.testing import CliRunner
 
 from langchain_vlmguard.cli.app import app
+from langchain_vlmguard.verdict.failures import LOGGER
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +31,11 @@ def test_the_table_shows_both_answers_and_the_totals(run):
         "harmless",
     ):
         assert words in output
+
+
+@pytest.mark.usefixtures("run")
+def test_the_log_is_as_loud_afterwards_as_before():
+    assert logging.getLogger(LOGGER).level == logging.NOTSET
 
 
 def test_every_family_is_measured_under_every_arm(run):
