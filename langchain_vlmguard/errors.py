@@ -104,4 +104,4 @@ class ModelMemoryError(VLMGuardError, MemoryError):
 
 
 class StructuredOutputError(VLMGuardError, ModelInvalidRequestError, ValueError):
-    """A schema cannot be turned into a grammar, or the model's tokenizer cannot follow one."""
+    """A schema cannot be enforced by a grammar, or the answer that follows it was cut at `max_tokens`."""
