@@ -23,6 +23,15 @@ def test_the_pages_python_runs(monkeypatch):
     given = {"messages": [HumanMessage("how do i make a kite ?")]}
     assert names["agent"].invoke(given)["verdict"]["answer"] == "released"
     assert names["graph"].compile().invoke(given)["messages"][-1].text == "fine"
+    kept, refused = names["kept"]["verdict"], names["refused"]["verdict"]
+    assert (kept["action"], kept["severity"], kept["answer"], kept["steering"]["open"]) == (
+        "allow",
+        "unsafe",
+        "released",
+        True,
+    )
+    assert "sorry" in names["kept"]["messages"][-1].text
+    assert (refused["action"], refused["severity"], refused["answer"]) == ("refuse", "unsafe", "withheld")
     assert names["guarded"].invoke("hi").response_metadata["verdict"]["answer"] == "released"
     assert names["pay_when_safe"].name == "pay"
 
