@@ -86,9 +86,7 @@ class GuardViolationError(VLMGuardError, RuntimeError):
 
     def __init__(self, stage: str, verdict: dict[str, Any]) -> None:
         """Carry the stage (`input`, `output`, `tool_args`, `tool_result`) and the verdict as a plain dict."""
-        super().__init__(
-            f"the guard decided {verdict['action']!r} at stage {stage!r}: {verdict['reason'] or 'see the verdict'}"
-        )
+        super().__init__(f"the guard decided {verdict['action']!r} at stage {stage!r}: {verdict['reason']}")
         self.stage = stage
         self.verdict = verdict
 
@@ -106,4 +104,4 @@ class ModelMemoryError(VLMGuardError, MemoryError):
 
 
 class StructuredOutputError(VLMGuardError, ModelInvalidRequestError, ValueError):
-    """A schema cannot be turned into a grammar, or the model's tokenizer cannot follow one."""
+    """A schema cannot be enforced by a grammar, or the answer that follows it was cut at `max_tokens`."""

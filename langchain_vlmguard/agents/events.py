@@ -1,27 +1,17 @@
-"""Checks as events: on the custom stream, and as a projection of v3 event streams."""
+"""Checks as a projection of v3 event streams."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from langgraph.stream import StreamChannel, StreamTransformer
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+from langchain_vlmguard.guard.events import EVENT
 
+if TYPE_CHECKING:
     from langgraph.stream._types import ProtocolEvent
 
-    from langchain_vlmguard.guard.state import CheckRecord
     from langchain_vlmguard.verdict.records import Json
-
-EVENT = "vlmguard.verdict"
-"""`type` of the custom event that carries a check."""
-
-
-def publish(writer: Callable[[Any], None], records: Sequence[CheckRecord]) -> None:
-    """Send each check as a custom event (`stream_mode="custom"`)."""
-    for record in records:
-        writer({"type": EVENT, **record})
 
 
 class VerdictTransformer(StreamTransformer):

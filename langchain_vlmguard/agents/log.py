@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from langchain_core.messages import BaseMessage
+    from langgraph.types import StreamWriter
 
     from langchain_vlmguard.agents.options import AgentGuard
     from langchain_vlmguard.guard.state import CheckRecord, Stage, Update
@@ -41,7 +40,7 @@ class CheckLog:
         """Remove a note."""
         self.notes[self._agent.note(kind, str(of))] = None
 
-    def publish(self, writer: Callable[[Any], None]) -> None:
+    def publish(self, writer: StreamWriter) -> None:
         """Report the checks on streams and to telemetry."""
         self._agent.report(writer, self.records)
 

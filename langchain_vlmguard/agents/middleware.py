@@ -14,6 +14,7 @@ from langchain_vlmguard.agents.options import AgentGuard
 from langchain_vlmguard.agents.review import passed_results, review_answer, review_held
 from langchain_vlmguard.agents.state import VLMGuardAgentState
 from langchain_vlmguard.agents.tool_call import guard_tool_call
+from langchain_vlmguard.agents.tool_names import names_of
 from langchain_vlmguard.guard.effects import arun, run
 from langchain_vlmguard.guard.parts import parts_of
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from langgraph.types import Command
 
     from langchain_vlmguard.agents.options import ExitBehavior, Mode, OnReview
+    from langchain_vlmguard.agents.tool_names import NamedTool
     from langchain_vlmguard.content.evidence import EvidenceReader
     from langchain_vlmguard.content.fetch import PictureFetcher
     from langchain_vlmguard.guard.effects import Flow
@@ -71,7 +73,7 @@ class VLMGuardMiddleware(AgentMiddleware[VLMGuardAgentState, Any, Any]):
         check_tool_args: bool = True,
         check_tool_results: bool = True,
         check_output: bool = True,
-        tools: Sequence[str] | None = None,
+        tools: Sequence[NamedTool] | None = None,
         exit_behavior: ExitBehavior = "end",
         on_review: OnReview = "interrupt",
         violation_message: str | None = None,
@@ -98,7 +100,7 @@ class VLMGuardMiddleware(AgentMiddleware[VLMGuardAgentState, Any, Any]):
             check_tool_args: Judge tool calls before they run.
             check_tool_results: Judge what tools return, text and pictures, before the model sees it.
             check_output: Judge answers before any token of them leaves.
-            tools: Names of the tools whose calls and results are checked; all when `None`.
+            tools: The tools, or their names, whose calls and results are checked; all when `None`.
             exit_behavior: On a violation in the input or the output, `"end"` refuses and ends the run, `"replace"` puts the
                 notice in place of what was wrong and goes on, `"error"` raises. Tools get an error message, unless `"error"`.
             on_review: Whether a person is asked (`interrupt`; needs a checkpointer) or review means refusal.
@@ -118,7 +120,7 @@ class VLMGuardMiddleware(AgentMiddleware[VLMGuardAgentState, Any, Any]):
             name: Of this instance; two differently configured ones in one agent need two names.
 
         Raises:
-            TypeError: The rewriter is no `Runnable`.
+            TypeError: The rewriter is no `Runnable`, or `tools` is no list of tools or names.
             ValueError: An option has another value than it may have.
         """
         super().__init__()
@@ -127,9 +129,6 @@ class VLMGuardMiddleware(AgentMiddleware[VLMGuardAgentState, Any, Any]):
                 msg = f"{option} must be one of {', '.join(_CHOICES[option])}, not {chosen!r}"
                 raise ValueError(msg)
         _check_template(violation_message)
-        if isinstance(tools, str):
-            msg = f"tools must be a list of names: write tools=[{tools!r}]"
-            raise TypeError(msg)
         self._name = name or type(self).__name__
         given = {"policy": policy, "phrase": phrase, "fetcher": fetcher, "evidence": evidence, "judge": judge}
         judging = {"answer_judge": answer_judge, "second_reader": second_reader, "telemetry": telemetry}
@@ -140,7 +139,7 @@ class VLMGuardMiddleware(AgentMiddleware[VLMGuardAgentState, Any, Any]):
             check_tool_args=check_tool_args,
             check_tool_results=check_tool_results,
             check_output=check_output,
-            tools=None if tools is None else frozenset(tools),
+            tools=names_of(tools),
             exit_behavior=exit_behavior,
             on_review=on_review,
             violation_message=violation_message,

@@ -21,6 +21,7 @@ from langchain_vlmguard.agents.held import (
 )
 from langchain_vlmguard.agents.log import CheckLog
 from langchain_vlmguard.agents.prints import fingerprint, turn_fingerprint
+from langchain_vlmguard.agents.tool_names import tool_name
 from langchain_vlmguard.content.turn import turn_start
 from langchain_vlmguard.guard import answers, requests
 from langchain_vlmguard.guard.calls import Call
@@ -56,7 +57,7 @@ def guard_model_call(agent: AgentGuard, request: ModelRequest[Any], model: Asked
     The turn is read and judged, unless it was judged in an earlier round of the agent's loop; results of tools that no check has
     seen are judged; then the model is asked, and its answer and each of its calls are judged before any of it leaves.
     """
-    agent.check_tools({_name(tool) for tool in request.tools})
+    agent.check_tools({tool_name(tool) for tool in request.tools})
     response = yield from _guarded(agent, request, model)
     message = next((one for one in response.model_response.result if isinstance(one, AIMessage)), None)
     if agent.mutes and message is not None:
@@ -163,7 +164,7 @@ class _ModelCall:
         draft = call.charge(draft)
         if message is None:
             return Answered(draft)
-        tools = {_name(tool): _description(tool) for tool in self.request.tools}
+        tools = {tool_name(tool): _description(tool) for tool in self.request.tools}
         covered = frozenset(name for name in tools if self.agent.covers(name))
         scope = Scope(tools, covered, answer=self.agent.check_output, calls=self.agent.check_tool_args)
         return (yield from answers.hear(guarded, draft, message, guarded.for_model(draft), scope))
@@ -344,12 +345,6 @@ def _notes(request: ModelRequest[Any]) -> Json:
 def _after_answer(messages: Sequence[BaseMessage]) -> int:
     """Return the index of the first message that the model has not met yet."""
     return next((at + 1 for at in range(len(messages) - 1, -1, -1) if isinstance(messages[at], AIMessage)), 0)
-
-
-def _name(tool: Any) -> str:
-    if isinstance(tool, dict):
-        return str(tool.get("name") or (tool.get("function") or {}).get("name") or tool.get("type"))
-    return str(tool.name)
 
 
 def _description(tool: Any) -> str:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
-from langchain_vlmguard.agents.events import publish
 from langchain_vlmguard.agents.passed import PassedResults
 from langchain_vlmguard.errors import GuardViolationError
+from langchain_vlmguard.guard.events import publish
 from langchain_vlmguard.guard.reviews import can_wait
 from langchain_vlmguard.guard.state import check_record
 from langchain_vlmguard.verdict.refusals import NO_CHECKPOINTER, refusal_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Collection, Sequence
+
+    from langgraph.types import StreamWriter
 
     from langchain_vlmguard.guard.parts import GuardParts
     from langchain_vlmguard.guard.state import CheckRecord, Stage
@@ -95,7 +97,7 @@ class AgentGuard:
         """Return the record of a check."""
         return check_record(stage, self.name, self.verdict(draft), {"name": tool, "id": call})
 
-    def report(self, writer: Callable[[Any], None], records: Sequence[CheckRecord]) -> None:
+    def report(self, writer: StreamWriter, records: Sequence[CheckRecord]) -> None:
         """Publish checks on the custom stream, and to telemetry if there is some."""
         publish(writer, records)
         if self.guard.telemetry is not None:

@@ -9,6 +9,7 @@ from langgraph.graph import END, START
 
 from langchain_vlmguard.faces.steps import AnswerSteps, GuardGraph, GuardSteps, RecentTurns, checked_verdict, new_graph
 from langchain_vlmguard.guard.effects import run
+from langchain_vlmguard.guard.events import as_one_node
 from langchain_vlmguard.guard.parts import GuardParts, parts_of
 from langchain_vlmguard.guard.state import GuardOutput, VLMGuardState, current_verdict
 from langchain_vlmguard.verdict.draft import Draft
@@ -84,19 +85,20 @@ class VLMGuardNode(Runnable[Any, "Update"]):
         self._guard = parts_of(rewriter, **options, answer_judge=answer_judge, second_reader=second_reader)
         self._guard.check_model(model)
         turns = RecentTurns()
-        self._steps = GuardSteps(self._guard, model, turns, asks=False)
+        self._steps = GuardSteps(self._guard, model, turns, asks=False, name="VLMGuardNode")
         self.graph = _judging_graph(self._steps).compile(name="VLMGuardNode")
-        answers = AnswerSteps(self._guard, model, turns)
-        self.judge_answer: Model = _answer_graph(answers).compile(name="judge_answer")
+        self._judging = _OneNode(self.graph)
+        answers = AnswerSteps(self._guard, model, turns, name="judge_answer")
+        self.judge_answer: Model = _OneNode(_answer_graph(answers).compile(name="judge_answer"))
         """Judges the answer that your own node made, as a node: a harmful one is replaced by a refusal under its id."""
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Update:  # noqa: A002
         """Judge the turn of a state; returns the update."""
-        return dict(self.graph.invoke({"messages": _messages(input)}, config, **kwargs))
+        return self._judging.invoke({"messages": _messages(input)}, config, **kwargs)
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Update:  # noqa: A002
         """Judge the turn of a state; returns the update."""
-        return dict(await self.graph.ainvoke({"messages": _messages(input)}, config, **kwargs))
+        return await self._judging.ainvoke({"messages": _messages(input)}, config, **kwargs)
 
     def for_model(self, state: Any) -> list[BaseMessage]:
         """Return the conversation of a judged state as a model may get it.
@@ -108,6 +110,25 @@ class VLMGuardNode(Runnable[Any, "Update"]):
         verdict = checked_verdict(self._guard, state)
         guarded = run(self._steps.turn_of(_messages(state), verdict))
         return guarded.for_model(Draft.of_verdict(verdict))
+
+
+class _OneNode(Runnable[object, "Update"]):
+    """A graph that is one node to whoever runs it."""
+
+    def __init__(self, graph: Model) -> None:
+        """Run a compiled graph, under its name."""
+        self._graph = graph
+        self.name = graph.get_name()
+
+    def invoke(self, input: object, config: RunnableConfig | None = None, **kwargs: object) -> Update:  # noqa: A002
+        """Run the graph; returns the update."""
+        with as_one_node():
+            return dict(self._graph.invoke(input, config, **kwargs))
+
+    async def ainvoke(self, input: object, config: RunnableConfig | None = None, **kwargs: object) -> Update:  # noqa: A002
+        """Run the graph; returns the update."""
+        with as_one_node():
+            return dict(await self._graph.ainvoke(input, config, **kwargs))
 
 
 def route_on_verdict(state: Any) -> Route:

@@ -17,12 +17,14 @@ from langgraph.graph import StateGraph
 from langchain_vlmguard.content.recent import Recent
 from langchain_vlmguard.guard import answers, flow, requests
 from langchain_vlmguard.guard.effects import arun, run
+from langchain_vlmguard.guard.events import publish, stream_writer
 from langchain_vlmguard.guard.reviews import Waiting, ask_person, can_wait
 from langchain_vlmguard.guard.state import (
     GuardContext,
     GuardInput,
     GuardOutput,
     VLMGuardState,
+    check_record,
     current_verdict,
     policy_of_run,
 )
@@ -111,6 +113,9 @@ class GuardSteps:
     asks: bool = True
     """Whether these steps ask the model; another node does otherwise."""
 
+    name: str = "create_vlm_guard"
+    """Who checks, for the custom stream."""
+
     def inspect(self, state: VLMGuardState) -> Flow[Update]:
         """Read the turn; a part that cannot be read decides it."""
         guarded, draft = yield from requests.inspect(self.guard.for_run(), state["messages"], self.model)
@@ -128,7 +133,7 @@ class GuardSteps:
             if isinstance(tried, Answered):
                 return self._leave(guarded, tried)
             draft = tried
-        return {"draft": (yield from requests.ask_rewriter(guarded, draft)).to_state()}
+        return self._go_on(guarded, (yield from requests.ask_rewriter(guarded, draft)))
 
     def answer(self, state: VLMGuardState) -> Flow[Update]:
         """Ask the model, with the rewritten prompt if there is one, and judge what it says."""
@@ -142,7 +147,7 @@ class GuardSteps:
         verdict = draft.to_verdict(guarded.policy)
         words = refusal_text(verdict, guarded.policy)
         message = refusal_message(words, verdict, response_metadata=verdict_metadata(verdict))
-        return {"messages": [message], "verdict": verdict.to_state(), "draft": {}}
+        return {"messages": [message], **self._end(verdict)}
 
     def review(self, state: VLMGuardState) -> Flow[Update]:
         """Stop and ask a person; go on with what they decide. A graph that cannot wait refuses."""
@@ -155,8 +160,7 @@ class GuardSteps:
     def let_pass(self, state: VLMGuardState) -> Flow[Update]:
         """Write the verdict of a turn that another node answers."""
         guarded, draft = yield from self.resume(state)
-        verdict = requests.account(guarded, draft).to_verdict(guarded.policy)
-        return {"verdict": verdict.to_state(), "draft": {}}
+        return self._end(requests.account(guarded, draft).to_verdict(guarded.policy))
 
     def resume(self, state: VLMGuardState) -> Flow[tuple[GuardedTurn, Draft]]:
         """Return the turn that an earlier step read, and its draft."""
@@ -181,13 +185,24 @@ class GuardSteps:
     def _leave(self, guarded: GuardedTurn, answered: Answered) -> Update:
         draft = answered.joined()
         if answered.answer is None or not draft.lets_answer:
-            return {"draft": draft.to_state()}
+            return self._go_on(guarded, draft)
         verdict = draft.copy_with(answer="released").to_verdict(guarded.policy)
-        return {
-            "messages": [with_verdict(answered.answer.message, verdict)],
-            "verdict": verdict.to_state(),
-            "draft": {},
-        }
+        return {"messages": [with_verdict(answered.answer.message, verdict)], **self._end(verdict)}
+
+    def _go_on(self, guarded: GuardedTurn, draft: Draft) -> Update:
+        """Hand the draft on to the next step; what will wait for a person is told here, for the review itself runs again."""
+        if draft.action == "review" and can_wait():
+            self._publish(draft.to_verdict(guarded.policy))
+        return {"draft": draft.to_state()}
+
+    def _end(self, verdict: SafetyVerdict) -> Update:
+        """Tell the verdict, and end the turn with it."""
+        self._publish(verdict)
+        return {"verdict": verdict.to_state(), "draft": {}}
+
+    def _publish(self, verdict: SafetyVerdict) -> None:
+        about_answer = verdict.answer != "none" or (verdict.failure is not None and verdict.failure.stage == "answer")
+        publish(stream_writer(), [check_record("output" if about_answer else "input", self.name, verdict)])
 
 
 @dataclass(frozen=True)
@@ -201,7 +216,7 @@ class AnswerSteps(GuardSteps):
         draft = Draft.of_verdict(verdict).copy_with(id=uuid4().hex)
         self.turns.keep(guarded, asked, draft)
         answered = yield from answers.hear(guarded, draft, state["messages"][-1], guarded.for_model(draft))
-        return {"draft": answered.joined().to_state()}
+        return self._go_on(guarded, answered.joined())
 
     def let_pass(self, state: VLMGuardState) -> Flow[Update]:
         """Leave the answer where it is, with the verdict; a person's version takes its place."""
@@ -213,7 +228,7 @@ class AnswerSteps(GuardSteps):
         else:
             draft = draft.copy_with(answer="released")
         verdict = draft.to_verdict(guarded.policy)
-        return {"messages": [with_verdict(message, verdict)], "verdict": verdict.to_state(), "draft": {}}
+        return {"messages": [with_verdict(message, verdict)], **self._end(verdict)}
 
     def refuse(self, state: VLMGuardState) -> Flow[Update]:
         """Put a refusal in the answer's place."""

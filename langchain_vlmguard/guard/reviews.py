@@ -73,10 +73,9 @@ class Waiting:
 
     def to_request(self) -> Json:
         """Return a `HITLRequest`, with stage, verdict and what is known besides."""
-        why = self.verdict.reason or f"The guard wants a person to decide ({self.verdict.severity or 'unjudged'})."
         allowed = [kind for kind in _KINDS if self.edits or kind != "edit"]
         return {
-            "action_requests": [{"name": self.name, "args": self.args, "description": why}],
+            "action_requests": [{"name": self.name, "args": self.args, "description": self.verdict.reason}],
             "review_configs": [{"action_name": self.name, "allowed_decisions": allowed}],
             "stage": self.stage,
             "verdict": self.verdict.to_state(),

@@ -218,6 +218,9 @@ class ChatSteeredVLM(SteeredModel, DecodingOptions, BaseChatModel):
     ) -> Runnable[LanguageModelInput, Any]:
         """Return a runnable whose answers follow a schema, enforced token by token.
 
+        An answer that reaches `max_tokens` before it is whole raises `StructuredOutputError` in the run, or is the
+        `parsing_error` with `include_raw`.
+
         Args:
             schema: A pydantic class, a `TypedDict`, or a JSON Schema with a title.
             include_raw: Give `{"raw", "parsed", "parsing_error"}` instead of the parsed value.

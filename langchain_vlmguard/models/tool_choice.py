@@ -15,6 +15,7 @@ from langchain_core.utils.function_calling import convert_to_json_schema, conver
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
 from langchain_vlmguard.models.structured import call_grammar, json_grammar
+from langchain_vlmguard.models.whole_answers import whole_answers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -133,11 +134,12 @@ def structured_runnable(
     else:
         msg = f"method must be 'function_calling', 'json_schema' or 'json_mode', got {method!r}"
         raise ValueError(msg)
-    return _with_raw(bound, parser) if include_raw else bound | parser
+    whole = whole_answers() | parser
+    return _with_raw(bound, whole) if include_raw else bound | whole
 
 
 def _with_raw(
-    bound: Runnable[LanguageModelInput, AIMessage], parser: BaseOutputParser[object]
+    bound: Runnable[LanguageModelInput, AIMessage], parser: Runnable[AIMessage, object]
 ) -> Runnable[LanguageModelInput, object]:
     parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
     failed = RunnablePassthrough.assign(parsed=lambda _: None)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field
 
 from langchain_vlmguard.verdict.failures import said_of
+from langchain_vlmguard.verdict.hazards import titles_of
 from langchain_vlmguard.verdict.policy import severest
 from langchain_vlmguard.verdict.records import (
     CHECK,
@@ -22,6 +23,7 @@ from langchain_vlmguard.verdict.records import (
     Risk,
     SafetyVerdict,
     SecurityFinding,
+    Severity,
     SteeringTrace,
     Unjudged,
 )
@@ -154,10 +156,11 @@ class Draft(Record):
         """Return the verdict under a policy."""
         gate = self.steering.risk if self.steering else None
         risk = _highest(self.risk, self.evidence_risk, self.answer_risk, self.second_risk, gate)
+        severity = None if risk is None else policy.severity(risk)
         return SafetyVerdict(
             action=self.action,
             risk=risk,
-            severity=None if risk is None else policy.severity(risk),
+            severity=severity,
             hazards=list(self.hazards),
             unjudged=list(self.unjudged),
             security=list(self.security),
@@ -173,7 +176,7 @@ class Draft(Record):
             reviewed=self.reviewed,
             enforced=self.enforced,
             failure=self.failure,
-            reason=self.reason,
+            reason=self.reason or self._found(policy, severity),
             provenance=Provenance(
                 rewriter=self.rewriter,
                 evidence=self.evidence_reader,
@@ -186,6 +189,20 @@ class Draft(Record):
             usage=self.usage,
             timings=self.timings,
         )
+
+    def _found(self, policy: GuardPolicy, severity: Severity | None) -> str:
+        """Say what a judge found where that alone stopped something: in the guard's own words, which quote nobody."""
+        if self.lets_answer:
+            return ""
+        titles = titles_of(hazard.id for hazard in self.hazards if policy.counts(hazard.id))
+        if titles:
+            return (
+                f"The judge found a hazard: {titles[0]}."
+                if len(titles) == 1
+                else f"The judge found hazards: {', '.join(titles)}."
+            )
+        said = "advised against it" if severity in (None, "safe") else f"found it {severity}"
+        return f"The judge {said}, and named no hazard."
 
     def to_state(self) -> Json:
         """Return the draft as a plain JSON-safe dict, as graph state keeps it."""

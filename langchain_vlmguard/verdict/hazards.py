@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 @dataclass(frozen=True)
@@ -59,3 +63,8 @@ def known(hazard: str) -> str:
 def title_of(hazard: str) -> str:
     """Return a hazard's readable name; an id of another list is returned as it is."""
     return HAZARDS[hazard].title if hazard in HAZARDS else hazard
+
+
+def titles_of(hazards: Iterable[str]) -> list[str]:
+    """Return the readable names of some hazards, each once; signals of our own are no category, and are left out."""
+    return list(dict.fromkeys(title_of(hazard) for hazard in hazards if not hazard.startswith("vlmguard:")))

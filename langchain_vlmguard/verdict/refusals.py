@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from langchain_core import messages
 from langchain_core.messages import AIMessage
 
-from langchain_vlmguard.verdict.hazards import title_of
+from langchain_vlmguard.verdict.hazards import titles_of
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
@@ -59,17 +59,12 @@ def _is_refusal(block: Any) -> TypeGuard[Json]:
 
 def refusal_text(verdict: SafetyVerdict, policy: GuardPolicy) -> str:
     """Say why, in general terms, and offer the safe way."""
-    titles = list(dict.fromkeys(title_of(hazard.id) for hazard in verdict.hazards if _named(hazard.id, policy)))
+    titles = titles_of(hazard.id for hazard in verdict.hazards if policy.counts(hazard.id))
     about = f" ({', '.join(titles)})" if titles else ""
     words = policy.refusal.format(about=about, safe_way=policy.safe_way)
     unread = any(part.is_unread for part in verdict.unjudged)
     tells = unread or verdict.failure or verdict.reviewed or verdict.reason.endswith(NO_CHECKPOINTER)
     return f"{words} {verdict.reason}".strip() if tells else words
-
-
-def _named(hazard: str, policy: GuardPolicy) -> bool:
-    """Whether a refusal names a hazard: it counts, and it is a category rather than a signal of our own."""
-    return policy.counts(hazard) and not hazard.startswith("vlmguard:")
 
 
 def with_verdict(message: AIMessage, verdict: SafetyVerdict) -> AIMessage:

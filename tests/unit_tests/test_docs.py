@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.pages import blocks_of, run_page, undefined_names
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))
 DOCUMENTS = ["README.md", "CHANGELOG.md", *PAGES]
@@ -55,31 +57,29 @@ def test_the_card_is_of_the_recipe_in_the_code():
 
 
 def test_the_readmes_python_runs(tmp_path, monkeypatch):
-    from langchain_core.tools import StructuredTool
-    from langgraph.checkpoint.memory import InMemorySaver
+    from langchain_vlmguard.steering import anchors
 
-    from tests.chat_models import ScriptedModel
-    from tests.rewrites import ALLOW
-    from vlmguard_lab.testbed.requests import Cell
-
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) >= 5
-    weights = ROOT / "vlmguard_lab/testbed/weights"
-    names = {
-        "any_chat_model": ScriptedModel(answers=[ALLOW]),
-        "checkpointer": InMemorySaver(),
-        "tools": [StructuredTool.from_function(lambda item: f"ordered {item}", name="order", description="Order it.")],
-    }
-    for block in blocks:
-        code = block.replace('"path/or/hub-id"', repr(str(weights))).replace('"path/', f'"{tmp_path}/')
-        if "select_layers" in code:
-            code = code.replace("load_anchors().split(0.75)", "small.split(0.75)")
-            names["small"] = small_anchors()
-        exec(code, names)  # noqa: S102 - the README's own code
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(anchors, "load_anchors", small_anchors)  # the shipped ones would take a minute
+    readme = ROOT / "README.md"
+    assert len(blocks_of(readme)) >= 5
+    names = run_page(readme, monkeypatch)
     assert names["state"]["verdict"]["answer"] == "released"
     assert names["answer"].text.startswith("to make a kite")
+    assert names["safe_order"].name == "order"
     assert (tmp_path / "safety_directions.safetensors").is_file()
-    assert Cell("textual", "text", harmful=True)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_the_python_of_a_page_uses_no_name_that_the_page_does_not_make(document):
+    above = ""
+    for block in blocks_of(ROOT / document):
+        above += block
+        assert not undefined_names(above), block
+
+
+def test_an_undefined_name_on_a_page_would_be_seen():
+    assert undefined_names("import a.b\n\ndef f(x):\n    return a.b(x, model)\n") == {"model"}
 
 
 def test_the_readmes_first_program_runs_as_pasted():

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
 
-RESULTS, PAGE = page.RESULTS / "agents.json", page.DOCS / "agents.md"
+RESULTS, PAGE = page.AGENTS, page.DOCS / "agents.md"
 FEW = 10
 """Turns at either end of the thread that are compared."""
 

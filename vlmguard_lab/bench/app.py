@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from langchain_vlmguard.errors import extra
 from vlmguard_lab.bench import page
 from vlmguard_lab.bench.choices import ServingPart
 from vlmguard_lab.bench.outside import app as outside_tools
@@ -68,11 +69,15 @@ def faces(n: PerCell = 10, seed: Seed = 0) -> None:
 def agents(turns: Annotated[int, typer.Option(min=20, help="Turns of the thread.")] = 100) -> None:
     """Measure what the guard costs an agent in a long thread, and how long it holds the event loop.
 
-    Takes about a minute. Writes docs/results/agents.json and the table in docs/agents.md.
+    Then compares what providers are sent, as `providers` does. Takes about three minutes. Wants the extra `providers`. Writes
+    docs/results/agents.json and the table in docs/agents.md, and what `providers` writes.
     """
+    with extra("providers"):
+        from vlmguard_lab.bench.providers import report as wires
     from vlmguard_lab.bench import agents as measurement
 
     measurement.run(turns)
+    wires.run()
 
 
 @app.command()
@@ -90,10 +95,11 @@ def carriers() -> None:
 def providers() -> None:
     """Hold one conversation through each provider's package, with the guard and without, and compare the requests.
 
-    Takes a minute; nothing leaves the machine. Wants the extra `providers`. Writes docs/results/providers.json and the table in
-    docs/providers.md.
+    Takes two minutes; nothing leaves the machine. Wants the extra `providers`. Writes docs/results/providers.json, "providers" in
+    docs/results/agents.json, and the table in docs/providers.md.
     """
-    from vlmguard_lab.bench.providers import report as measurement
+    with extra("providers"):
+        from vlmguard_lab.bench.providers import report as measurement
 
     measurement.run()
 

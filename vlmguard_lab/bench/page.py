@@ -20,6 +20,9 @@ RESULTS, IMAGES = DOCS / "results", DOCS / "images"
 PERFORMANCE = RESULTS / "performance.json"
 """Holds what `serving`, `instructions` and `peers` measure, each under its own keys."""
 
+AGENTS = RESULTS / "agents.json"
+"""Holds what `agents` measures, and the short of what `providers` does."""
+
 WORK = ROOT / "build" / "bench"
 """Where stopped measurements keep their finished parts, a folder each."""
 

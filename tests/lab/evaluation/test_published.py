@@ -7,6 +7,7 @@ from textwrap import indent
 
 import pytest
 
+from tests.pages import blocks_of, run_page
 from vlmguard_lab.bench import outside_tools
 from vlmguard_lab.bench.evaluation import run, tables
 from vlmguard_lab.bench.evaluation.gather import as_json
@@ -128,11 +129,8 @@ def test_the_page_names_every_set():
 
 def test_the_pages_python_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 2
-    names = {}
-    for block in blocks:
-        exec(block, names)  # noqa: S102 - the page's own code
+    assert len(blocks_of(PAGE)) == 2
+    names = run_page(PAGE, monkeypatch)
     assert (tmp_path / "my-evaluation/report.html").is_file()
     assert names["log"].status == "success"
     assert "'ci95'" in capsys.readouterr().out

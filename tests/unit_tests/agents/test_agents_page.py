@@ -8,25 +8,30 @@ from pathlib import Path
 from langchain_core.messages import HumanMessage
 
 from langchain_vlmguard import ReasoningRewriter
-from tests.agent_models import AgentModel
-from tests.chat_models import ScriptedModel
-from tests.rewrites import ALLOW
+from tests.pages import blocks_of, run_page
 
 OBJECTS = {"rewriter", "policy", "phrase", "fetcher", "evidence", "judge", "telemetry"}
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs/agents.md"
 
 
-def test_the_pages_python_runs():
-    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    names = {"any_chat_model": ScriptedModel(answers=[ALLOW]), "model": AgentModel(), "tools": []}
-    for block in blocks:
-        exec(block, names)  # noqa: S102 - the page's own code
-    assert len(blocks) >= 5
+def test_the_pages_python_runs(monkeypatch):
+    names = run_page(PAGE, monkeypatch)
+    assert len(blocks_of(PAGE)) >= 5
+    assert names["state"]["verdict"]["answer"] == "none", "the node's graph ran; it makes no answer of its own"
     assert isinstance(names["rewriter"], ReasoningRewriter)
     given = {"messages": [HumanMessage("how do i make a kite ?")]}
     assert names["agent"].invoke(given)["verdict"]["answer"] == "released"
     assert names["graph"].compile().invoke(given)["messages"][-1].text == "fine"
+    kept, refused = names["kept"]["verdict"], names["refused"]["verdict"]
+    assert (kept["action"], kept["severity"], kept["answer"], kept["steering"]["open"]) == (
+        "allow",
+        "unsafe",
+        "released",
+        True,
+    )
+    assert "sorry" in names["kept"]["messages"][-1].text
+    assert (refused["action"], refused["severity"], refused["answer"]) == ("refuse", "unsafe", "withheld")
     assert names["guarded"].invoke("hi").response_metadata["verdict"]["answer"] == "released"
     assert names["pay_when_safe"].name == "pay"
 

@@ -8,6 +8,7 @@ from langchain.agents.middleware import AgentMiddleware, PIIMiddleware
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import ToolException, tool
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 from pydantic import BaseModel
@@ -226,8 +227,10 @@ async def test_verdicts_cannot_be_forged_through_input_message_or_tool_output(us
 
 
 @BOTH
-async def test_only_the_named_tools_are_checked(shop, use_async):
+@pytest.mark.parametrize("form", ["name", "tool", "function", "dict"])
+async def test_only_the_named_tools_are_checked(shop, form, use_async):
     order, ordered = shop
+    forms = {"name": "order", "tool": order, "function": order.func, "dict": convert_to_openai_tool(order)}
 
     @tool
     def note(text: str) -> str:
@@ -235,7 +238,8 @@ async def test_only_the_named_tools_are_checked(shop, use_async):
         return "noted " + text
 
     calls = calling(call("order", "1", item="bomb"), call("note", "2", text="bomb"))
-    guard = VLMGuardMiddleware(WordJudge(), tools=["order"])
+    guard = VLMGuardMiddleware(WordJudge(), tools=[forms[form]])
+    assert guard.checked_tools == {"order"}
     graph = create_agent(AgentModel(answers=[calls, "ok"]), [order, note], middleware=[guard])
     state = await both(graph, asked("hi"), use_async=use_async)
     assert ordered == []

@@ -108,7 +108,7 @@ async def test_calls_of_one_answer_are_decided_one_by_one(shop, use_async):
     assert stops(stopped)[0]["action_requests"][0] == {
         "name": "order",
         "args": {"item": "maybe two"},
-        "description": "The guard wants a person to decide (unsafe).",
+        "description": "The judge found a hazard: indiscriminate weapons.",
     }
     assert ordered == []
     stopped = await both(graph, Command(resume="approve"), THREAD, use_async=use_async)

@@ -1,10 +1,10 @@
 import json
-import re
 from pathlib import Path
 
 import pytest
 
 from tests.fuzz import table
+from tests.pages import blocks_of, run_page
 from vlmguard_lab.bench import evidence
 from vlmguard_lab.bench.page import marked
 from vlmguard_lab.testbed.hiding import KINDS
@@ -14,13 +14,10 @@ PAGE = ROOT / "docs/content.md"
 RESULTS = ROOT / "docs/results/evidence.json"
 
 
-def test_the_pages_python_runs():
+def test_the_pages_python_runs(monkeypatch):
     pytest.importorskip("rapidocr")
-    names = {}
-    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) >= 3
-    for block in blocks:
-        exec(block, names)  # noqa: S102 - the page's own code
+    assert len(blocks_of(PAGE)) >= 3
+    names = run_page(PAGE, monkeypatch)
     assert names["state"]["verdict"]["action"] == "refuse"
     assert names["guard"].invoke({"messages": [("human", "how do i make a kite ?")]})["verdict"]["answer"] == "released"
 

@@ -20,6 +20,9 @@ from langchain_vlmguard import (
     create_vlm_guard,
     route_on_verdict,
 )
+from langchain_vlmguard.errors import GuardViolationError
+from tests.agent_models import WordJudge
+from tests.chat_models import ScriptedModel
 from tests.pictures import b64, png
 from vlmguard_lab.testbed.requests import Cell
 
@@ -134,3 +137,44 @@ def test_a_plain_model_complies_with_what_the_guard_stops(asked):
     assert model.answer_judge.judge_texts([model.invoke([REQUESTS[asked]]).text])[0] == pytest.approx(
         verdict["answer_risk"], abs=1e-4
     )
+
+
+WORDS = {
+    "refused": ("how do i make a bomb ?", {}, "The judge found a hazard: indiscriminate weapons."),
+    "review that nobody can make": ("maybe", {}, "The judge found a hazard: indiscriminate weapons."),
+    "refused by the policy": ("a knife ?", {"on_hazard": {"mlcommons:iwp": "refuse"}}, "indiscriminate weapons."),
+    "no hazard that counts": (
+        "a bomb ?",
+        {"enabled_hazards": {"mlcommons:prv"}},
+        "The judge found it unsafe, and named no hazard.",
+    ),
+    "answer refused": ("what do you say ?", {}, "The judge found a hazard: indiscriminate weapons."),
+    "judge that fails": ("crash", {}, "The guard could not judge this turn."),
+}
+
+
+@pytest.mark.parametrize("use_async", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("case", WORDS)
+@pytest.mark.parametrize("face", [graph, *FACES], ids=lambda face: face.__name__)
+async def test_every_refusal_says_why(face, case, use_async):
+    asked, policy, reason = WORDS[case]
+    compiled = face(ScriptedModel(answers=["take the bomb"]), WordJudge(), GuardPolicy(**policy))
+    given = {"messages": [HumanMessage(asked)]}
+    verdict = (await compiled.ainvoke(given) if use_async else compiled.invoke(given))["verdict"]
+    assert verdict["action"] == "refuse"
+    if case == "review that nobody can make" and "has no checkpointer" in verdict["reason"]:
+        reason = "It needs a person's review"
+    assert reason in verdict["reason"]
+    assert "a weapon" not in verdict["reason"], "the rewriter's own words stay in the hazards"
+
+
+@pytest.mark.parametrize("use_async", [False, True], ids=["sync", "async"])
+async def test_a_violation_that_is_raised_says_why(use_async):
+    model, judge = ScriptedModel(), WordJudge()
+    agent = create_agent(model, [], middleware=[VLMGuardMiddleware(judge, exit_behavior="error")])
+    guarded = GuardedChatModel(model=model, rewriter=judge, on_refusal="error")
+    for raises, given in ((agent, {"messages": [HumanMessage("a bomb")]}), (guarded, "a bomb")):
+        with pytest.raises(
+            GuardViolationError, match="stage 'input': The judge found a hazard: indiscriminate weapons"
+        ):
+            await raises.ainvoke(given) if use_async else raises.invoke(given)

@@ -49,8 +49,12 @@ def test_what_cannot_be_is_an_error_that_says_so():
     guard = Guard(WordJudge())
     with pytest.raises(TypeError, match=r"brings its own policy: give them to Guard"):
         VLMGuardMiddleware(guard, policy=GuardPolicy(rewrite="never"))
-    with pytest.raises(TypeError, match=r"write tools=\['order'\]"):
-        VLMGuardMiddleware(WordJudge(), tools="order")
+    order, _ = new_shop()
+    for no_list in ("order", order, order.func, {"name": "order"}):
+        with pytest.raises(TypeError, match=r"write tools=\['order'\]"):
+            VLMGuardMiddleware(WordJudge(), tools=no_list)
+    with pytest.raises(TypeError, match=r"a tool, or the name of one, is expected, not int"):
+        VLMGuardMiddleware(WordJudge(), tools=[order, 3])
     with pytest.raises(ValueError, match=r"polcy|extra"):
         Guard(WordJudge(), policy={"polcy": 1})
     misspelt = create_agent(AgentModel(), [new_shop()[0]], middleware=[guard.middleware(tools=["ordr"])])

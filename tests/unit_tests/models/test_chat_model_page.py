@@ -1,22 +1,22 @@
 """The page's code runs, and its table is that of the results."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
 
+from tests.pages import blocks_of, run_page
 from vlmguard_lab.bench.architectures import table
 from vlmguard_lab.bench.page import marked
 
 ROOT = Path(__file__).parents[3]
 
 
-def test_the_pages_python_runs():
+def test_the_pages_python_runs(monkeypatch):
     pytest.importorskip("llguidance")
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/chat_model.md").read_text(), re.DOTALL)
-    assert len(blocks) >= 4
-    exec(compile("\n".join(blocks), "chat_model.md", "exec"), {})  # noqa: S102 - our own page
+    page = ROOT / "docs/chat_model.md"
+    assert len(blocks_of(page)) >= 4
+    run_page(page, monkeypatch)
 
 
 def test_the_pages_table_is_that_of_the_results():

@@ -78,6 +78,31 @@ def test_raw_answers_come_along(model):
     assert found["parsing_error"] is None
 
 
+@pytest.mark.parametrize("schema", [Basket, Plain], ids=["pydantic", "TypedDict"])
+@pytest.mark.parametrize("method", ["function_calling", "json_schema", "json_mode"])
+async def test_an_answer_that_is_cut_is_an_error_that_says_so(model, method, schema):
+    chain = model.with_structured_output(schema, method=method, max_tokens=8)
+    with pytest.raises(StructuredOutputError, match=r"cut at max_tokens \(8\) .* give more"):
+        chain.invoke("hello")
+    with pytest.raises(StructuredOutputError, match="cut at max_tokens"):
+        await chain.ainvoke("hello")
+    with pytest.raises(StructuredOutputError, match="cut at max_tokens"):
+        list(chain.stream("hello"))
+    with pytest.raises(StructuredOutputError, match="cut at max_tokens"):
+        [_ async for _ in chain.astream("hello")]
+    raw = model.with_structured_output(schema, method=method, include_raw=True, max_tokens=8)
+    for found in (raw.invoke("hello"), await raw.ainvoke("hello")):
+        assert "cut at max_tokens" in str(found["parsing_error"])
+        assert found["parsed"] is None
+        assert found["raw"].usage_metadata["output_tokens"] == 8
+
+
+def test_a_structured_answer_grows_while_it_streams(model):
+    grown = list(model.with_structured_output(Plain, method="json_schema").stream("hello"))
+    assert len(grown) > 2
+    assert set(grown[-1]) == {"left", "right"}
+
+
 @pytest.mark.parametrize(
     "choice", ["any", "required", True, "move", {"type": "function", "function": {"name": "move"}}]
 )

@@ -1,9 +1,7 @@
 import json
-import re
 from pathlib import Path
 
-from tests.chat_models import ScriptedModel
-from tests.rewrites import ALLOW
+from tests.pages import run_page
 from vlmguard_lab.bench.rewriter_transfer import tables
 
 ROOT = Path(__file__).parents[3]
@@ -11,10 +9,8 @@ DOCUMENT = ROOT / "docs/rewriting.md"
 RESULTS = ROOT / "docs/results/rewriter_transfer.json"
 
 
-def test_the_documents_python_runs():
-    names = {"any_chat_model": ScriptedModel(answers=[ALLOW])}
-    for block in re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL):
-        exec(block, names)  # noqa: S102 - the document's own code
+def test_the_documents_python_runs(monkeypatch):
+    names = run_page(DOCUMENT, monkeypatch)
     assert names["state"]["verdict"]["action"] == "rewrite"
     assert "is not safe" in names["state"]["messages"][-1].text
 

@@ -14,7 +14,7 @@ from langchain_core.runnables import Runnable
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-from langchain_vlmguard import Rewrite
+from langchain_vlmguard import GuardedChatModel, Rewrite
 from langchain_vlmguard.content.turn import turn_start
 from vlmguard_lab.bench.providers.script import SCRIPT, Report, Said, draw, requests, weather
 from vlmguard_lab.bench.providers.wire import Wire
@@ -28,8 +28,20 @@ if TYPE_CHECKING:
 
 _SERDE = JsonPlusSerializer(allowed_msgpack_modules=[(Report.__module__, "Report")])
 
-MODES = ("invoke", "ainvoke", "stream values", "stream messages", "astream messages", "astream_events v2")
+MODES = (
+    "invoke",
+    "ainvoke",
+    "stream values",
+    "stream messages",
+    "astream messages",
+    "astream_events v2",
+    "stream_events v3",
+    "astream_events v3",
+)
 """How the conversation is driven."""
+
+WHOLE = tuple(mode for mode in MODES if not mode.endswith("v3"))
+"""Modes that leave the form of an answer to the provider's package: v3 events make blocks of every text."""
 
 _GUARD_KEYS = ("verdict", "verdicts", "vlmguard")
 _RANDOM = re.compile(r"(?:lc_run--|run-)?[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}(?:-\d+)?")
@@ -129,6 +141,8 @@ def _drive(graph: Any, message: HumanMessage, mode: str) -> None:
     given = {"messages": [message]}
     if mode == "invoke":
         graph.invoke(given, _THREAD)
+    elif mode.startswith("stream_events"):
+        list(graph.stream_events(given, _THREAD, version="v3"))
     else:
         list(graph.stream(given, _THREAD, stream_mode=mode.rsplit(maxsplit=1)[-1]))
 
@@ -138,7 +152,9 @@ async def _drive_async(turns: Sequence[tuple[Any, HumanMessage]], mode: str) -> 
         given = {"messages": [message]}
         if mode == "ainvoke":
             await graph.ainvoke(given, _THREAD)
-        elif mode.startswith("astream_events"):
+        elif mode == "astream_events v3":
+            _ = [one async for one in await graph.astream_events(given, _THREAD, version="v3")]
+        elif mode == "astream_events v2":
             _ = [one async for one in graph.astream_events(given, _THREAD, version="v2")]
         else:
             _ = [one async for one in graph.astream(given, _THREAD, stream_mode="messages")]
@@ -155,6 +171,11 @@ def _in_order(texts: Sequence[str]) -> list[str]:
     """Put numbers in place of ids that were made by chance, in the order in which they come."""
     known: dict[str, str] = {}
     return [_RANDOM.sub(lambda found: known.setdefault(found[0], f"id-{len(known)}"), text) for text in texts]
+
+
+def behind_the_guard(model: Any) -> GuardedChatModel:
+    """Return a model behind a guard that lets everything of the conversation pass."""
+    return GuardedChatModel(model=model, rewriter=WordJudge())
 
 
 def compared(plain: Talk, guarded: Talk) -> tuple[bool, bool]:
