@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,37 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_whole(path: str | Path) -> Iterator[Path]:
+    """Yield a new folder beside `path` to write to; it becomes `path` if the block ends well.
+
+    What an older folder holds beside that stays. If the block fails, `path` stays as it was and the new folder is removed.
+
+    Raises:
+        NotADirectoryError: `path` is a file.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        msg = f"{path} is a file: name a folder"
+        raise NotADirectoryError(msg)
+    beside, old = (path.with_name(f"{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        if path.is_dir():
+            os.replace(path, old)
+        os.replace(beside, path)
+        if old.is_dir():
+            for other in old.iterdir():
+                if not (path / other.name).exists():
+                    os.replace(other, path / other.name)
+    finally:
+        if old.is_dir() and not path.exists():
+            os.replace(old, path)
+        for folder in (beside, old):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

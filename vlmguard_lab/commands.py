@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from langchain_vlmguard.cli.chat_models import chat_model
+from langchain_vlmguard.cli.progress import progress_bar
+from langchain_vlmguard.errors import extra
 from langchain_vlmguard.files import write_json, write_text
 from langchain_vlmguard.verdict.failures import LOGGER
 
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from vlmguard_lab.statistics import Share
-    from vlmguard_lab.testbed.demo import DemoResult, Turn
+    from vlmguard_lab.testbed.demo import DemoResult
+    from vlmguard_lab.testbed.demo_cells import Turn
 
 FULL_CELL, QUICK_CELL = 200, 16
 
@@ -38,24 +41,22 @@ def demo(
     ] = False,
 ) -> None:
     """Run every request family through the plain testbed and through the guard, side by side."""
-    console = Console()
-    console.print("Loading torch and the testbed model ...")
-    from vlmguard_lab.testbed.demo import REFUSE_ON_GATE, run_demo
-    from vlmguard_lab.testbed.demo_page import render_page
-    from vlmguard_lab.testbed.requests import cells
+    with extra("local"):
+        from vlmguard_lab.testbed.demo import REFUSE_ON_GATE, run_demo
+        from vlmguard_lab.testbed.demo_page import render_page
+        from vlmguard_lab.testbed.requests import cells
 
     n = per_cell or (FULL_CELL if full else QUICK_CELL)
-    bar = Progress(
-        TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
-    )
+    console, work, bar = Console(), html.parent / "cells", progress_bar()
     with _errors_alone(), bar:
-        task = bar.add_task("starting", total=len(list(cells())))
+        task = bar.add_task("loading", total=len(list(cells())), completed=-1)
 
         def advance(cell: object) -> None:
             bar.update(task, description=getattr(cell, "name", ""), advance=1)
 
         policy = REFUSE_ON_GATE if refuse_on_gate else None
-        result = run_demo(model, per_cell=n, seed=seed, policy=policy, on_cell=advance)
+        result = run_demo(model, per_cell=n, seed=seed, policy=policy, on_cell=advance, work=work)
+        bar.update(task, description="done", advance=1)
     write_text(html, render_page(result))
     pictures = _save_pictures(result, html.parent / "pictures")
     console.print(_turns_table(result, pictures))
@@ -81,32 +82,22 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder of results, logs and the page.")] = Path("vlmguard-evaluation"),
 ) -> None:
     """Measure defences on attack and over-refusal suites; run it again to go on after a stop."""
-    console = Console()
-    from langchain_vlmguard.errors import EvaluationError, extra
-
-    with extra("eval"):
-        from vlmguard_lab.evaluation.runner import Plan, tasks_of
-        from vlmguard_lab.evaluation.runner import evaluate as run
-    from vlmguard_lab.evaluation.report import write_report
-
     numbers = _numbers(seeds)
-    chosen = None
-    if judge_model:
-        from langchain.chat_models import init_chat_model
+    with extra("eval"):
+        from vlmguard_lab.evaluation.report import write_report
+        from vlmguard_lab.evaluation.runner import Plan
+        from vlmguard_lab.evaluation.runner import evaluate as run
 
-        chosen = init_chat_model(judge_model, temperature=0)
+    chosen = chat_model(judge_model, "--judge-model", temperature=0) if judge_model else None
     plan = Plan(suite, model, _listed(arms), _listed(judge), chosen, numbers, limit)
-    bar = Progress(
-        TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
-    )
-    try:
-        with bar:
-            task = bar.add_task("loading", total=tasks_of(plan), completed=-1)
-            results, rows = run(plan, out, on_task=lambda name: bar.update(task, description=name, advance=1))
-            bar.update(task, description="done", advance=1)
-    except EvaluationError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
+    console, bar = Console(), progress_bar()
+    with bar:
+        task = bar.add_task("loading", total=None)
+
+        def progress(name: str, done: int, of: int) -> None:
+            bar.update(task, description=name, completed=done, total=of)
+
+        results, rows = run(plan, out, progress=progress)
     write_report(results, rows, out / "report.html")
     console.print(_arms_table(results))
     console.print(

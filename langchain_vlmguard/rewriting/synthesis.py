@@ -6,7 +6,8 @@ import json
 import os
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,7 +34,7 @@ from langchain_vlmguard.rewriting.stages import (
 from langchain_vlmguard.rewriting.turns import with_prompt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from langchain_core.language_models import BaseChatModel
     from langchain_core.runnables import Runnable
@@ -114,7 +115,7 @@ class Synthesis:
             raise ValueError(msg)
         started = time.perf_counter()
         settings = {"without": sorted(self.without), "pictures": self.pictures, **about}
-        with Journal.open(folder, settings) as journal, ThreadPoolExecutor(concurrency) as pool:
+        with Journal.open(folder, settings) as journal, _stoppable(ThreadPoolExecutor(concurrency)) as pool:
             remembered = journal.remembered
             work = {pool.submit(self._one, item, journal): item for item in listed}
             outcomes: dict[str, Example | str] = {}
@@ -145,6 +146,17 @@ class Synthesis:
             return _ItemRun(self, item, journal).example()
         except DroppedError as error:
             return str(error)
+
+
+@contextmanager
+def _stoppable(pool: ThreadPoolExecutor) -> Iterator[ThreadPoolExecutor]:
+    """Begin nothing more after an error, and after Ctrl-C do not even wait: a call of a model may take minutes."""
+    try:
+        yield pool
+    except BaseException as error:
+        pool.shutdown(wait=isinstance(error, Exception), cancel_futures=True)
+        raise
+    pool.shutdown()
 
 
 @dataclass(frozen=True)
@@ -239,10 +251,10 @@ class Journal:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         if lines and not _whole(lines[-1]):
             lines.pop()
-        if lines and lines[0] != head:
+        if len(lines) > 1 and lines[0] != head:
             msg = f"{folder} holds calls that were made under other settings: use another folder, or remove it"
             raise ValueError(msg)
-        lines = lines or [head]
+        lines = [head, *lines[1:]]
         write_text(path, "\n".join(lines) + "\n")
         rows = [json.loads(line) for line in lines[1:]]
         return cls(path, {(row["item"], row["stage"]): row["said"] for row in rows})
@@ -252,14 +264,23 @@ class Journal:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file; what is under way is not called or written any more."""
+        with self._lock:
+            self._file.close()
 
     def once(self, item: str, name: str, call: Callable[[], Any]) -> Any:
-        """Return what was said for an item at a stage, calling the model only if it is not known."""
+        """Return what was said for an item at a stage, calling the model only if it is not known.
+
+        Raises:
+            CancelledError: The journal was closed meanwhile.
+        """
         if (item, name) not in self._known:
+            if self._file.closed:
+                raise CancelledError
             said = call()
             with self._lock:
+                if self._file.closed:
+                    raise CancelledError
                 self._known[item, name] = said
                 self._file.write(json.dumps({"item": item, "stage": name, "said": said}) + "\n")
                 self._file.flush()

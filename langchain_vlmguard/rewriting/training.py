@@ -15,13 +15,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 
-from langchain_vlmguard.files import write_json
+from langchain_vlmguard.errors import extra
+from langchain_vlmguard.files import folder_written_whole, write_json, write_text
 from langchain_vlmguard.models.chat_format import to_chat_row
 from langchain_vlmguard.models.loading import LoadedVLM, load_vlm
 from langchain_vlmguard.rewriting.adapter import CONFIG_FILE, REWRITER_FILE, WEIGHTS_FILE, base_hash
 from langchain_vlmguard.rewriting.card import adapter_card
 from langchain_vlmguard.rewriting.forms import form_of
-from langchain_vlmguard.rewriting.synthesis import MANIFEST_FILE, Example, read_examples
+from langchain_vlmguard.rewriting.synthesis import DATA_FILE, MANIFEST_FILE, Example, read_examples
 from langchain_vlmguard.steering.architectures import locate_decoder
 from langchain_vlmguard.steering.encoding import encode_texts
 
@@ -100,13 +101,14 @@ def train_rewriter(
     loaded = load_vlm(model, **load_options)
     work = work or out.with_name(f"{out.name}-checkpoints")
     _same_run(work, recipe, data)
-    _fit(loaded, EncodedExamples(training, loaded.processor, recipe), recipe, work, out)
-    seconds = time.perf_counter() - started
-    facts = _facts(loaded, recipe, data, len(training), seconds)
-    write_json(out / REWRITER_FILE, facts)
-    facts["metrics"] = _metrics(model, out, validation, load_options)
-    write_json(out / REWRITER_FILE, facts)
-    (out / "README.md").write_text(adapter_card(facts), encoding="utf-8")
+    with folder_written_whole(out) as beside:
+        _fit(loaded, EncodedExamples(training, loaded.processor, recipe), recipe, work, beside)
+        seconds = time.perf_counter() - started
+        facts = _facts(loaded, recipe, data, len(training), seconds)
+        write_json(beside / REWRITER_FILE, facts)
+        facts["metrics"] = _metrics(model, beside, validation, load_options)
+        write_json(beside / REWRITER_FILE, facts)
+        write_text(beside / "README.md", adapter_card(facts))
     return facts
 
 
@@ -211,12 +213,9 @@ def language_linears(model: PreTrainedModel) -> list[str]:
 
 
 def _fit(loaded: LoadedVLM, rows: EncodedExamples, recipe: TrainingRecipe, work: Path, out: Path) -> None:
-    try:
+    with extra("train"):
         from peft import LoraConfig, get_peft_model
         from transformers import Trainer
-    except ImportError as error:
-        msg = "training needs peft and accelerate: pip install 'langchain-vlmguard[train]'"
-        raise ImportError(msg) from error
     from transformers.trainer_utils import get_last_checkpoint
 
     class AlikeTrainer(Trainer):  # type: ignore[misc]
@@ -310,11 +309,10 @@ def _metrics(model: str, out: Path, validation: list[Example], load_options: dic
 
 def _same_run(work: Path, recipe: TrainingRecipe, data: Path) -> None:
     """Write down what these checkpoints are trained from; those of another recipe must not be continued."""
-    work.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256((data / "data.jsonl").read_bytes()).hexdigest()
+    digest = hashlib.sha256((data / DATA_FILE).read_bytes()).hexdigest()
     wanted = json.dumps({"recipe": asdict(recipe), "data": digest}, indent=1)
     path = work / "run.json"
-    if path.exists() and path.read_text() != wanted:
+    if any(work.glob("checkpoint-*")) and path.is_file() and path.read_text(encoding="utf-8") != wanted:
         msg = f"{work} holds checkpoints of another recipe or other data: name another work folder, or remove it"
         raise ValueError(msg)
-    path.write_text(wanted)
+    write_text(path, wanted)

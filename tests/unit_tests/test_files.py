@@ -5,7 +5,14 @@ import json
 import pytest
 import torch
 
-from langchain_vlmguard.files import read_tensors, write_bytes, write_json, write_tensors, write_text
+from langchain_vlmguard.files import (
+    folder_written_whole,
+    read_tensors,
+    write_bytes,
+    write_json,
+    write_tensors,
+    write_text,
+)
 
 
 def test_every_kind_is_read_back(tmp_path):
@@ -30,3 +37,17 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path):
         write_text(tmp_path / "a.json", "\udcff")
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
     assert (tmp_path / "a.json").read_text() == "[\n 1\n]\n"
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(FileNotFoundError), folder_written_whole(out) as beside:
+        (beside / "half").write_bytes((beside / "nothing").read_bytes())
+    assert list(tmp_path.iterdir()) == []
+    out.mkdir()
+    (out / "mine").write_text("mine")
+    (out / "theirs").write_text("old")
+    with folder_written_whole(out) as beside:
+        (beside / "theirs").write_text("new")
+    assert list(tmp_path.iterdir()) == [out]
+    assert {path.name: path.read_text() for path in out.iterdir()} == {"mine": "mine", "theirs": "new"}

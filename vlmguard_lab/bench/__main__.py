@@ -1,6 +1,12 @@
-"""`python -m vlmguard_lab.bench`."""
+"""The program `vlmguard-bench`, also as `python -m vlmguard_lab.bench`."""
 
-from vlmguard_lab.bench.app import app
+from langchain_vlmguard.cli.program import run
+
+
+def main() -> None:
+    """Run the command line."""
+    run("vlmguard_lab.bench.app")
+
 
 if __name__ == "__main__":
-    app()
+    main()

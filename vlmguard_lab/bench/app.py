@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
+from langchain_vlmguard.cli.group import OneLineErrors
 from langchain_vlmguard.errors import extra
 from vlmguard_lab.bench import page
 from vlmguard_lab.bench.choices import ServingPart
 from vlmguard_lab.bench.outside import app as outside_tools
-from vlmguard_lab.command_group import LabCommands
 
 app = typer.Typer(
-    cls=LabCommands,
+    cls=OneLineErrors,
     help="Measure again what the README and the pages say. Results go to docs/results, tables between their marks on the pages.",
     no_args_is_help=True,
     add_completion=False,

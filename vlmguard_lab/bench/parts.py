@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
+from threading import current_thread, main_thread
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -90,7 +93,7 @@ def keep_settings(folder: Path, settings: dict[str, Any]) -> None:
         EvaluationError: The folder holds parts of another measurement.
     """
     file, settings = folder / "settings.json", json.loads(json.dumps(settings))
-    if file.is_file() and (theirs := read_json(file)) != settings:
+    if any(one != file for one in folder.glob("*.json")) and file.is_file() and (theirs := read_json(file)) != settings:
         raise EvaluationError(another_measurement(folder, theirs, settings))
     write_json(file, settings)
 
@@ -120,9 +123,31 @@ def _run(finished: Finished, parts: Sequence[Part], jobs: int) -> Iterator[tuple
             yield part.name, finished.finish(part)
         return
     with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_keep_to_one_core) as pool:
-        running = {pool.submit(finished.finish, part): part.name for part in parts}
-        for done in as_completed(running):
-            yield running[done], done.result()
+        with _deaf_to_interrupts():
+            running = {pool.submit(finished.finish, part): part.name for part in parts}
+        try:
+            for done in as_completed(running):
+                yield running[done], done.result()
+        except KeyboardInterrupt:
+            for worker in active_children():
+                worker.terminate()
+            raise
+        finally:
+            for waiting in running:
+                waiting.cancel()
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Start processes that Ctrl-C does not reach: each would print an error of its own; this one ends them."""
+    if current_thread() is not main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _keep_to_one_core() -> None:

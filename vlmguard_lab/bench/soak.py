@@ -127,15 +127,17 @@ class Found:
 def run(minutes: float) -> Found:
     """Soak, say every minute how it goes, and return what was found."""
     soak = Soak()
-    threads = [threading.Thread(target=soak.call, args=(seed,)) for seed in range(CALLERS)]
+    threads = [threading.Thread(target=soak.call, args=(seed,), daemon=True) for seed in range(CALLERS)]
     for thread in threads:
         thread.start()
     began, sizes = time.monotonic(), []
-    while time.monotonic() - began < 60 * minutes:
-        time.sleep(min(60.0, 6 * minutes))
-        sizes.append(memory())
-        typer.echo(f"{(time.monotonic() - began) / 60:.1f} min, {sizes[-1]:.0f} MiB, {dict(soak.seen)}")
-    soak.stop.set()
+    try:
+        while time.monotonic() - began < 60 * minutes:
+            time.sleep(min(60.0, 6 * minutes))
+            sizes.append(memory())
+            typer.echo(f"{(time.monotonic() - began) / 60:.1f} min, {sizes[-1]:.0f} MiB, {dict(soak.seen)}")
+    finally:
+        soak.stop.set()
     for thread in threads:
         thread.join(60)
     time.sleep(1)

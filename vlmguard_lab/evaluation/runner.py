@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 from inspect_ai import Task, eval_set
-from inspect_ai.log import read_eval_log
+from inspect_ai.log import read_eval_log, read_eval_log_sample_summaries
 
+from langchain_vlmguard.cli.program import plain_interrupts
 from langchain_vlmguard.errors import EvaluationError
 from langchain_vlmguard.files import write_json, write_text
 from vlmguard_lab.evaluation.arms.registry import arm_named, load_target
 from vlmguard_lab.evaluation.judges import MODEL_JUDGES, RULE_JUDGES
+from vlmguard_lab.evaluation.progress import Meter
 from vlmguard_lab.evaluation.provider import as_inspect_model
 from vlmguard_lab.evaluation.results import rows_of, summarise
 from vlmguard_lab.evaluation.suites.registry import check_suite, load_suite
@@ -66,7 +70,11 @@ class Plan:
 
 
 def evaluate(
-    plan: Plan, out: Path, *, target: Target | None = None, on_task: Callable[[str], None] = lambda _: None
+    plan: Plan,
+    out: Path,
+    *,
+    target: Target | None = None,
+    progress: Callable[[str, int, int], None] = lambda _task, _done, _all: None,
 ) -> tuple[dict[str, Any], list[Row]]:
     """Run a plan and write `results.json`, `answers.jsonl` and inspect_ai's logs (`inspect view --log-dir OUT/logs`).
 
@@ -74,7 +82,7 @@ def evaluate(
         plan: Suites, target, arms, judges, seeds.
         out: Folder for everything; given again, finished tasks are read from its logs and the rest is run.
         target: A target in memory, instead of the plan's model.
-        on_task: Called with the name of each task before it runs.
+        progress: Told the name of the task under way, and how many requests of how many of the whole plan are answered.
 
     Returns:
         The results as written, and every row.
@@ -86,20 +94,24 @@ def evaluate(
     measured, seconds = run_facts("inspect-ai"), 0.0
     _check_names(plan)
     mine = _checked_plan(plan, out)
+    asked = [
+        (seed, load_suite(spec, out, limit=plan.limit, seed=seed) if isinstance(spec, str) else spec)
+        for spec in plan.suites
+        for seed in plan.seeds
+    ]
+    meter = Meter(progress, sum(len(suite.items) for _, suite in asked) * len(plan.arms))
     target = target or load_target(plan.model, max_tokens=plan.max_tokens)
+    write_json(out / PLAN, mine, indent=None)
     rows: list[Row] = []
     arms: dict[str, dict[str, Any]] = {}
-    cards: dict[str, SuiteCard] = {}
-    for spec in plan.suites:
-        for seed in plan.seeds:
-            suite = load_suite(spec, out, limit=plan.limit, seed=seed) if isinstance(spec, str) else spec
-            cards[suite.card.name] = suite.card
-            write_json(out / PLAN, mine, indent=None)
-            for name in plan.arms:
-                on_task(f"{suite.card.name} / {name} / seed {seed}")
-                found, took = _run(suite, name, seed, plan, target, out, arms)
-                rows += found
-                seconds += took
+    cards: dict[str, SuiteCard] = {suite.card.name: suite.card for _, suite in asked}
+    for seed, suite in asked:
+        for name in plan.arms:
+            meter.begin(f"{suite.card.name} / {name} / seed {seed}")
+            found, took = _run(suite, name, seed, plan, target, out, arms, meter)
+            meter.end(len(suite.items))
+            rows += found
+            seconds += took
     facts = {
         "date": measured["date"],
         "machine": measured["machine"],
@@ -117,7 +129,14 @@ def evaluate(
 
 
 def _run(
-    suite: Suite, name: str, seed: int, plan: Plan, target: Target, out: Path, arms: dict[str, dict[str, Any]]
+    suite: Suite,
+    name: str,
+    seed: int,
+    plan: Plan,
+    target: Target,
+    out: Path,
+    arms: dict[str, dict[str, Any]],
+    meter: Meter,
 ) -> tuple[list[Row], float]:
     arm = arm_named(name)
     defence = arm.around(target, **plan.options.get(name, {}))
@@ -127,7 +146,7 @@ def _run(
     logs = out / "logs" / task_name
     log = _finished(logs, suite)
     if log is None:
-        log = _asked(_task(plan, suite, defence, f"{target.name}@{name}", task_name), logs, plan)
+        log = _asked(_task(plan, suite, defence, f"{target.name}@{name}", task_name, meter), logs, plan)
     return rows_of(log, suite, name, seed), _seconds(log)
 
 
@@ -141,11 +160,11 @@ def _finished(logs: Path, suite: Suite) -> EvalLog | None:
     return None
 
 
-def _task(plan: Plan, suite: Suite, defence: Defence, model: str, name: str) -> Task:
+def _task(plan: Plan, suite: Suite, defence: Defence, model: str, name: str, meter: Meter) -> Task:
     """Return the inspect_ai task that asks a suite of a defence."""
     return Task(
         dataset=dataset(suite.items, suite.card.name),
-        solver=defence.solver(),
+        solver=meter.counting(defence.solver()),
         scorer=_scorers(plan, suite),
         model=as_inspect_model(model, defence.build, concurrency=plan.concurrency),
         name=name,
@@ -154,21 +173,22 @@ def _task(plan: Plan, suite: Suite, defence: Defence, model: str, name: str) -> 
 
 
 def _asked(task: Task, logs: Path, plan: Plan) -> EvalLog:
-    done, found = eval_set(
-        task,
-        log_dir=str(logs),
-        display="none",
-        log_level="warning",
-        max_samples=plan.concurrency,
-        log_images=False,
-        log_model_api=False,
-        log_realtime=False,
-        score_display=False,
-        retry_attempts=1,
-        fail_on_error=True,
-    )
+    with plain_interrupts():
+        done, found = eval_set(
+            task,
+            log_dir=str(logs),
+            display="none",
+            log_level="warning",
+            max_samples=plan.concurrency,
+            log_images=False,
+            log_model_api=False,
+            log_realtime=False,
+            score_display=False,
+            retry_attempts=1,
+            fail_on_error=True,
+        )
     if not found or any(log.status == "cancelled" for log in found):
-        raise KeyboardInterrupt  # inspect_ai keeps it for itself
+        raise KeyboardInterrupt  # inspect_ai may keep it for itself
     if not done:
         error = found[0].error.message if found and found[0].error else "no log was written"
         msg = f"{task.name} did not finish: {error}"
@@ -202,11 +222,6 @@ def _judges_of(names: Sequence[str], plan: Plan) -> list[Scorer]:
     return found
 
 
-def tasks_of(plan: Plan) -> int:
-    """Return how many tasks a plan has."""
-    return len(plan.suites) * len(plan.seeds) * len(plan.arms)
-
-
 def _check_names(plan: Plan) -> None:
     """Check every name of a plan before anything is loaded or written."""
     if not plan.arms:
@@ -222,9 +237,22 @@ def _check_names(plan: Plan) -> None:
 
 def _checked_plan(plan: Plan, out: Path) -> dict[str, Any]:
     """Return what a folder of answers is of; refuse to mix two plans' answers. Arms and seeds may be added."""
-    file = out / PLAN
+    file, logs = out / PLAN, out / "logs"
     mine = {"model": plan.model, "limit": plan.limit, "max_tokens": plan.max_tokens, "judges": list(plan.judges)}
-    if file.is_file() and any(out.glob("logs/*/*")) and (theirs := json.loads(file.read_text())) != mine:
-        msg = f"{out} holds answers of another plan ({theirs}, not {mine}): choose another folder or delete it"
-        raise EvaluationError(msg)
+    if file.is_file() and logs.is_dir() and (theirs := json.loads(file.read_text())) != mine:
+        if _holds_answers(logs):
+            msg = f"{out} holds answers of another plan ({theirs}, not {mine}): choose another folder or delete it"
+            raise EvaluationError(msg)
+        shutil.rmtree(logs)
     return mine
+
+
+def _holds_answers(logs: Path) -> bool:
+    """Whether any request was answered; a log that cannot be read may hold some."""
+    for file in logs.rglob("*.eval"):
+        try:
+            if any(summary.error is None for summary in read_eval_log_sample_summaries(file)):
+                return True
+        except (OSError, ValueError, KeyError, BadZipFile):
+            return file.stat().st_size > 0
+    return False

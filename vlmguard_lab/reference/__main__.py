@@ -1,6 +1,6 @@
 """`python -m vlmguard_lab.reference`."""
 
-from vlmguard_lab.reference.app import app
+from langchain_vlmguard.cli.program import run
 
 if __name__ == "__main__":
-    app()
+    run("vlmguard_lab.reference.app")

@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from vlmguard_lab.command_group import LabCommands
+from langchain_vlmguard.cli.group import OneLineErrors
 from vlmguard_lab.reference.parts import Size
 
 WORK = Path("build/reference-work")
 
 
-app = typer.Typer(cls=LabCommands, help=__doc__, no_args_is_help=True, add_completion=False)
+app = typer.Typer(cls=OneLineErrors, help=__doc__, no_args_is_help=True, add_completion=False)
 
 SizeOption = Annotated[Size, typer.Option(help="Of the language model.")]
 Work = Annotated[Path, typer.Option(help="Downloads, features and checkpoints; a stopped run goes on from here.")]

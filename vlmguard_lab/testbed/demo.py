@@ -13,12 +13,14 @@ from langchain_vlmguard.steering.gates import AlwaysOpen
 from langchain_vlmguard.steering.interventions import ProjectOut
 from langchain_vlmguard.verdict.policy import GuardPolicy
 from vlmguard_lab.facts import versions
+from vlmguard_lab.testbed.demo_cells import CellAnswers, KeptCells, Turn
 from vlmguard_lab.testbed.measure import CellResult
 from vlmguard_lab.testbed.release import answer_requests
 from vlmguard_lab.testbed.requests import ORDER_TOOL, Cell, Request, cells, order_call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from langchain_core.messages import AIMessage
 
@@ -37,20 +39,6 @@ BATCH = 64
 
 REFUSE_ON_GATE = GuardPolicy(on_gate_open="refuse", refusal="sorry , i can not help with that .")
 """Withholds answers given while the gate was open at unsafe risk, and refuses in the world's own words."""
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One request, answered by the plain model and by the guard."""
-
-    request: Request
-    plain: str
-    guarded: str
-    verdict: dict[str, Any]
-    rewritten: str | None = None
-    """The guard's answer with the rewriter in front, where there is one."""
-
-    rewritten_verdict: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +73,7 @@ def run_demo(
     seed: int = 0,
     policy: GuardPolicy | None = None,
     on_cell: Callable[[Cell], None] = lambda _cell: None,
+    work: Path | None = None,
 ) -> DemoResult:
     """Run held-out requests of every family through all arms.
 
@@ -95,28 +84,48 @@ def run_demo(
         seed: Seed of the sample.
         policy: The guard's policy; the default one keeps every steered answer.
         on_cell: Called before each cell, for progress.
+        work: Folder of finished cells, from which a stopped run goes on; removed at the end.
     """
     started = time.perf_counter()
     chat = ChatSteeredVLM.from_pretrained(model, max_tokens=64, batch_size=BATCH)
-    guarded = _GuardedTestbed(chat, policy or GuardPolicy())
-    rewriting = _rewriting(chat, policy or GuardPolicy()) if model == "testbed" else None
+    policy = policy or GuardPolicy()
+    guarded = _GuardedTestbed(chat, policy)
+    rewriting = _rewriting(chat, policy) if model == "testbed" else None
+    kept = None if work is None else KeptCells(work, [model, per_cell, shown, seed, policy.model_dump(), versions()])
     results: list[CellResult] = []
     turns: list[Turn] = []
+    seconds = time.perf_counter() - started
     for cell in cells("held_out"):
         on_cell(cell)
         asked = cell.sample(per_cell, seed=seed)
-        said = {"plain": answer_requests(chat.loaded, asked, None)}
-        said["guarded"], verdicts = guarded.answer(asked)
-        rows = list(zip(asked, said["plain"], said["guarded"], verdicts, strict=True))
-        shown_turns = [Turn(*row) for row in rows[:shown]]
-        if rewriting:
-            said["guarded_rewriter"], others = rewriting.answer(asked)
-            both = zip(shown_turns, said["guarded_rewriter"], others, strict=False)
-            shown_turns = [replace(turn, rewritten=text, rewritten_verdict=other) for turn, text, other in both]
-        said["project_out"] = answer_requests(chat.loaded, asked, guarded.project_out)
-        results += [CellResult.of(cell, arm, asked, texts) for arm, texts in said.items()]
-        turns += shown_turns
-    return DemoResult(tuple(turns), tuple(results), time.perf_counter() - started)
+        answers = kept.of(cell.name) if kept else None
+        if answers is None:
+            answers = _answered(chat, guarded, rewriting, asked, shown)
+            if kept:
+                kept.keep(cell.name, answers)
+        results += [CellResult.of(cell, arm, asked, texts) for arm, texts in answers.said.items()]
+        turns += answers.turns(asked)
+        seconds += answers.seconds
+    if kept:
+        kept.forget()
+    return DemoResult(tuple(turns), tuple(results), seconds)
+
+
+def _answered(
+    chat: ChatSteeredVLM,
+    guarded: _GuardedTestbed,
+    rewriting: _GuardedTestbed | None,
+    asked: Sequence[Request],
+    shown: int,
+) -> CellAnswers:
+    started = time.perf_counter()
+    said = {"plain": answer_requests(chat.loaded, asked, None)}
+    said["guarded"], verdicts = guarded.answer(asked)
+    others: list[dict[str, Any]] = []
+    if rewriting:
+        said["guarded_rewriter"], others = rewriting.answer(asked)
+    said["project_out"] = answer_requests(chat.loaded, asked, guarded.project_out)
+    return CellAnswers(said, verdicts[:shown], others[:shown], time.perf_counter() - started)
 
 
 def _rewriting(chat: ChatSteeredVLM, policy: GuardPolicy) -> _GuardedTestbed:

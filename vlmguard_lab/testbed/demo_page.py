@@ -12,7 +12,8 @@ from vlmguard_lab.testbed.requests import png_base64
 
 if TYPE_CHECKING:
     from vlmguard_lab.statistics import Share
-    from vlmguard_lab.testbed.demo import DemoResult, Turn
+    from vlmguard_lab.testbed.demo import DemoResult
+    from vlmguard_lab.testbed.demo_cells import Turn
     from vlmguard_lab.testbed.measure import CellResult
 
 TITLES = {

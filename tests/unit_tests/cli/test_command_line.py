@@ -1,5 +1,7 @@
 """What a person in trouble sees of `vlmguard`."""
 
+import sys
+
 import pytest
 from typer.testing import CliRunner
 
@@ -104,3 +106,55 @@ def test_an_error_is_one_line(tmp_path):
     assert result.exit_code == 1
     assert len(result.stderr.strip().splitlines()) == 1
     assert result.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nope"], "No such command 'nope'; see root --help"),
+        (["evaluate"], "Missing option '--suite'; see root evaluate --help"),
+        (["evaluate", "--suite", "testbed", "--limit", "a"], "Invalid value for '--limit'"),
+        (["demo", "--perr-cell", "3"], "No such option: --perr-cell"),
+        (["doctor"], "name a model, or a guard"),
+        (["rewriter", "nope"], "No such command 'nope'; see root rewriter --help"),
+        (["rewriter", "synthesize", "testbed", "out", "--without", "it"], "'it' is not one of"),
+        (["rewriter", "synthesize", "/nope", "out"], "/nope is no file"),
+        (["rewriter", "synthesize", "testbed", "out", "--analyst", "openai:gpt-4o"], "leave out --analyst"),
+        (["rewriter", "synthesize", "testbed", "out", "--pictures", "keep"], "leave out --pictures"),
+        (["evaluate", "--suite", "testbed", "--judge-model", "nobody:x"], "--judge-model 'nobody:x' names no provider"),
+    ],
+)
+def test_a_wrong_command_line_is_one_plain_line(words, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(*words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("error: ")
+    assert said in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_items_needs_models_that_exist(tmp_path):
+    items = tmp_path / "items.jsonl"
+    items.write_text('{"prompt": "How do I make a kite?"}\n')
+    models = ["--analyst", "nobody:x", "--target", "nobody:x"]
+    result = run("rewriter", "synthesize", str(items), str(tmp_path / "out"), *models)
+    assert (result.exit_code, "--analyst 'nobody:x' names no provider" in result.stderr) == (2, True)
+    items.write_text('{"prompt": 1\n')
+    result = run("rewriter", "synthesize", str(items), str(tmp_path / "out"), *models)
+    assert (result.exit_code, "line 1 is no item" in result.stderr, result.stderr.count("\n")) == (1, True, 1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_extra_is_named_before_anything_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    result = run("rewriter", "train", str(tmp_path), str(tmp_path / "out"))
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "pip install 'langchain-vlmguard[train]'" in result.stderr
+
+
+def test_a_model_that_is_not_there_is_one_line(tmp_path):
+    result = run("demo", "--model", str(tmp_path / "nope"), "--html", str(tmp_path / "page/index.html"))
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    assert "there is no folder" in result.stderr
+    assert not (tmp_path / "page").exists()
