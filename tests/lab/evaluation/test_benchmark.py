@@ -45,11 +45,18 @@ def test_a_finished_task_is_not_run_again(tmp_path, monkeypatch):
     assert plan(tmp_path).value("sweeps") == {"found": 1}
 
 
-def test_a_folder_keeps_one_measurement_but_targets_may_be_added(tmp_path):
+def test_a_first_try_that_answered_nothing_blocks_no_other(tmp_path):
+    run.check_same_counts(plan(tmp_path, wide=2))
+    run.check_same_counts(plan(tmp_path))
+
+
+def test_a_folder_keeps_one_measurement_but_targets_may_be_added(tmp_path, monkeypatch):
+    monkeypatch.setitem(tasks.TASKS, "sweeps", lambda _plan: {"found": 1})
     run.check_same_counts(plan(tmp_path))
     more = Measurement(tmp_path, (("testbed", "testbed"), ("third", "other")), ARMS, 1, 1, (3,))
     run.check_same_counts(more)
     run.check_same_counts(plan(tmp_path))
+    finish(plan(tmp_path), "sweeps")
     with pytest.raises(EvaluationError, match="another measurement"):
         run.check_same_counts(plan(tmp_path, wide=2))
     moved = Measurement(tmp_path, (("testbed", "testbed"), ("sibling", "elsewhere")), ARMS, 1, 1, (3,))
