@@ -10,12 +10,14 @@ from langchain_vlmguard.plugins import plugin
 from langchain_vlmguard.rewriting.prompts import rewriter_messages
 from langchain_vlmguard.rewriting.replies import read_json
 from langchain_vlmguard.rewriting.report import Rewrite, Threat
+from langchain_vlmguard.rewriting.short_form import ShortForm
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from langchain_core.messages import BaseMessage
 
+    from langchain_vlmguard.rewriting.report import Model
     from langchain_vlmguard.rewriting.stages import CausalReport
 
 
@@ -30,6 +32,9 @@ class Form(Protocol):
         self, messages: Sequence[BaseMessage], *, system_prompt: str | None = None, problem: str | None = None
     ) -> list[BaseMessage]:
         """Return what the model is shown."""
+
+    def bound(self, model: Model, messages: Sequence[BaseMessage]) -> Model:
+        """Return the model, held to this form where it can be."""
 
     def imitated(self, messages: Sequence[BaseMessage]) -> bool:
         """Whether the last turn holds a report in this form, which a model may copy instead of writing its own."""
@@ -92,6 +97,10 @@ class DelimitedForm:
         """Return the instruction and the fenced conversation."""
         return rewriter_messages(messages, system_prompt=system_prompt, delimited=True, problem=problem)
 
+    def bound(self, model: Model, messages: Sequence[BaseMessage]) -> Model:  # noqa: ARG002 - tags are not enforced
+        """Return the model as it is."""
+        return model
+
     def imitated(self, messages: Sequence[BaseMessage]) -> bool:  # noqa: ARG002 - every part stands between marks of its own
         """Return `False`: what is fenced cannot be taken for an answer."""
         return False
@@ -118,16 +127,19 @@ def _untagged(text: str) -> str:
     return re.sub(rf"</?({'|'.join(_TAGS)})>", "", text)
 
 
+_FORMS: dict[str, type[Form]] = {"delimited": DelimitedForm, "short": ShortForm}
+
+
 def form_of(name: str, words: Mapping[str, str] | None = None) -> Form:
     """Return the written form that an adapter's settings name; other packages may register forms of theirs.
 
     Raises:
         ValueError: There is no such form.
     """
-    if name == "delimited":
-        return DelimitedForm()
+    if name in _FORMS:
+        return _FORMS[name]()
     if (registered := plugin("forms", name)) is None:
-        msg = f"there is no written form {name!r}: use delimited, or install the package that registers it"
+        msg = f"there is no written form {name!r}: use {' or '.join(_FORMS)}, or install the package that registers it"
         raise ValueError(msg)
     form: Form = registered(words or {})
     return form

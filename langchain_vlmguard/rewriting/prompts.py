@@ -66,6 +66,7 @@ def rewriter_messages(
     system_prompt: str | None = None,
     delimited: bool = False,
     problem: str | None = None,
+    boundary: str | None = None,
 ) -> list[BaseMessage]:
     """Build the rewriter's input from a conversation.
 
@@ -77,8 +78,9 @@ def rewriter_messages(
         system_prompt: Another instruction; `{hazards}` and `{boundary}` are filled in.
         delimited: Ask for delimited text, for models without structured output.
         problem: What was wrong with the answer before, when this is another attempt.
+        boundary: The mark; a fresh one if there is none.
     """
-    boundary = secrets.token_hex(8)
+    boundary = boundary or secrets.token_hex(8)
     listed = ", ".join(f"{hazard.id} ({hazard.title})" for hazard in HAZARDS.values())
     told = system_prompt or SYSTEM_PROMPT
     told = told if "{boundary}" in told else told + FENCE

@@ -133,7 +133,7 @@ def read_json(text: str) -> dict[str, object]:
     """
     try:
         value = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
-    except RecursionError:
+    except (RecursionError, json.JSONDecodeError):
         value = None
     if not isinstance(value, dict):
         msg = "it is not one JSON object"

@@ -26,7 +26,8 @@ from langchain_vlmguard.rewriting.likeness import says_nothing, says_the_same
 from langchain_vlmguard.rewriting.prompts import rewriter_messages
 from langchain_vlmguard.rewriting.replies import is_quotable, report_in, spoken
 from langchain_vlmguard.rewriting.report import Model, Rewrite, RiskReport, Threat
-from langchain_vlmguard.rewriting.sources import model_of, name_of
+from langchain_vlmguard.rewriting.short_form import ShortForm
+from langchain_vlmguard.rewriting.sources import is_local, model_of, name_of
 from langchain_vlmguard.rewriting.structured import first_line, from_structured, structured_of, with_arguments
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
         form: Form | None = None,
         retry_options: Json | None = None,
         name: str | None = None,
+        check_prompt: bool = False,
     ) -> None:
         """Use `from_model` or `from_adapter`."""
         self.model = model_of(model)
@@ -85,6 +87,7 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
         self.timeout = timeout
         self.form = form or DelimitedForm()
         self.retry_options = retry_options or {}
+        self.check_prompt = check_prompt
         self._named = name
         self._structured = structured_of(self.model) if structured is not False else None
         if structured and self._structured is None:
@@ -100,6 +103,8 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
         max_retries: int = 1,
         structured: bool | None = None,
         timeout: float | None = None,
+        examples: bool | None = None,
+        check_prompt: bool | None = None,
     ) -> Self:
         """Make a rewriter from any LangChain chat model.
 
@@ -114,10 +119,15 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
             max_retries: How often an unusable or late answer is asked for again.
             structured: `True` insists on structured output, `False` does without.
             timeout: Seconds that one attempt may take; without one, it is the model's own.
+            examples: Show the model four examples and ask for the short form (`ShortForm`), which small models can follow. A
+                model of this package is asked so by itself, and its decoder holds it to the form.
+            check_prompt: Judge every new prompt, too, by one more call; one that is not allowed becomes a refusal. On with
+                `examples`: small models also write new prompts that are harmful.
 
         Raises:
             TypeError: It is no model.
-            ValueError: The name is none, tools are bound to the model, or it has no structured output and `structured=True`.
+            ValueError: The name is none, tools are bound to the model, it has no structured output and `structured=True`, or
+                `structured=True` and `examples=True` are both asked for.
             ImportError: The package of the named provider is not installed.
 
         ??? example "By name, with another model to fall back to"
@@ -127,7 +137,22 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
             ReasoningRewriter.from_model(chat_model.with_retry().with_fallbacks([another]))
             ```
         """
-        return cls(model, system_prompt=system_prompt, max_retries=max_retries, structured=structured, timeout=timeout)
+        given = model_of(model)
+        if examples is None:
+            examples = structured is None and is_local(given)
+        if examples and structured:
+            msg = "examples=True asks for the short form, structured=True for another one: leave one of them out"
+            raise ValueError(msg)
+        return cls(
+            given,
+            system_prompt=system_prompt,
+            max_retries=max_retries,
+            structured=False if examples else structured,
+            timeout=timeout,
+            form=ShortForm() if examples else None,
+            retry_options=_RESAMPLED if examples and is_local(given) else None,
+            check_prompt=examples if check_prompt is None else check_prompt,
+        )
 
     @classmethod
     def from_adapter(
@@ -226,8 +251,15 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
         return await self._acall_with_config(rewrite, list(input), config)  # type: ignore[arg-type]
 
     def _rewrite(self, asked: list[BaseMessage], config: RunnableConfig, kwargs: Json) -> Rewrite:
-        tries = self._tries(readable(asked), kwargs)
         config = merge_configs(ensure_config(config), INTERNAL)
+        found = self._judged(readable(asked), config, kwargs)
+        if new := self._to_check(found):
+            found = _checked(found, self._judged(new, config, kwargs))
+        _report_stages(found, config)
+        return found
+
+    def _judged(self, messages: list[BaseMessage], config: RunnableConfig, kwargs: Json) -> Rewrite:
+        tries = self._tries(messages, kwargs)
         for model, prompt, options in tries:
             try:
                 answer = _in_time(partial(model.invoke, prompt, config, **options), self.timeout)
@@ -235,13 +267,19 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
                 tries.failed(error)
                 continue
             if parsed := tries.read(answer):
-                _report_stages(parsed, config)
                 return parsed
         raise tries.unusable
 
     async def _arewrite(self, asked: list[BaseMessage], config: RunnableConfig, kwargs: Json) -> Rewrite:
-        tries = self._tries(await asyncio.to_thread(readable, asked), kwargs)
         config = merge_configs(ensure_config(config), INTERNAL)
+        found = await self._ajudged(await asyncio.to_thread(readable, asked), config, kwargs)
+        if new := self._to_check(found):
+            found = _checked(found, await self._ajudged(new, config, kwargs))
+        await _areport_stages(found, config)
+        return found
+
+    async def _ajudged(self, messages: list[BaseMessage], config: RunnableConfig, kwargs: Json) -> Rewrite:
+        tries = self._tries(messages, kwargs)
         for model, prompt, options in tries:
             try:
                 answer = await asyncio.wait_for(model.ainvoke(prompt, config, **options), self.timeout)
@@ -249,9 +287,14 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
                 tries.failed(error)
                 continue
             if parsed := tries.read(answer):
-                await _areport_stages(parsed, config)
                 return parsed
         raise tries.unusable
+
+    def _to_check(self, found: Rewrite) -> list[BaseMessage] | None:
+        """Return the new prompt as a turn of its own, if it is to be judged."""
+        if not self.check_prompt or found.rewritten_prompt is None:
+            return None
+        return [HumanMessage(found.rewritten_prompt)]
 
     def _tries(self, messages: list[BaseMessage], kwargs: Json) -> _Tries:
         return _Tries(self, self._genuine(messages), kwargs, structured=self._structured)
@@ -290,7 +333,7 @@ class _Tries:
             if carrying is not None:
                 yield carrying, self._prompt, {}
             else:
-                yield self.structured or rewriter.model, self._prompt, options
+                yield self.structured or rewriter.form.bound(rewriter.model, self.messages), self._prompt, options
 
     @property
     def _prompt(self) -> list[BaseMessage]:
@@ -327,7 +370,7 @@ class _Tries:
         if self.structured is not None:
             return from_structured(answer, quotable=quotable)
         form, text = self.rewriter.form, spoken(answer)
-        return form.parse(report_in(text, quotable=quotable) if isinstance(form, DelimitedForm) else text)
+        return form.parse(report_in(text, quotable=quotable) if isinstance(form, DelimitedForm | ShortForm) else text)
 
     def _log(self) -> None:
         _log.info("an answer of the rewriter %s could not be used: %s", self.rewriter.identity, self.problem)
@@ -339,6 +382,16 @@ class _Tries:
         error = RewriteError(f"the rewriter gave no usable answer in {attempts} attempts: {self.problem}")
         error.__cause__ = self.cause
         return error
+
+
+def _checked(found: Rewrite, of_prompt: Rewrite) -> Rewrite:
+    """Return a rewrite whose new prompt was judged: a refusal if that is not allowed."""
+    if of_prompt.action == "allow":
+        return found
+    _log.info("a new prompt was not used: judged by itself, it is one to %s", of_prompt.action)
+    threats = [*found.threats, *(threat for threat in of_prompt.threats if threat not in found.threats)]
+    changed = {"threats": threats, "risk": max(found.risk, of_prompt.risk), "rewritten_prompt": None}
+    return found.model_copy(update={**changed, "action": "refuse"})
 
 
 def _in_time(call: Callable[[], object], timeout: float | None) -> object:

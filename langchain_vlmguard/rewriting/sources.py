@@ -83,6 +83,11 @@ def name_of(model: object) -> str:
     return type(model).__name__
 
 
+def is_local(model: object) -> bool:
+    """Whether a model is one of this package's, whose decoder can be held to a schema."""
+    return hasattr(model, "from_loaded")
+
+
 def _called(name: str) -> Model:
     from langchain.chat_models import init_chat_model
 

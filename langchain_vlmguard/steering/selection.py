@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from langchain_vlmguard.steering.gates import ReluGate
 from langchain_vlmguard.steering.interventions import Intervention, Push, Restore
 from langchain_vlmguard.steering.neutral import neutral_pictures
 from langchain_vlmguard.steering.steering import Reads, Steering
+from langchain_vlmguard.verdict.refusal_phrases import sounds_like_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,16 +26,6 @@ if TYPE_CHECKING:
 
     from langchain_vlmguard.steering.anchors import AnchorSet
     from langchain_vlmguard.steering.directions import SafetyDirections
-
-_REFUSAL = re.compile(
-    r"\b(sorry|i can ?not|i can'?t|i am unable|i'm unable|i won'?t|i will not|as an ai|not able to help)\b",
-    re.IGNORECASE,
-)
-
-
-def sounds_like_refusal(answer: str) -> bool:
-    """Whether an answer opens like a refusal (in its first 120 characters)."""
-    return _REFUSAL.search(answer[:120].replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")) is not None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from rich.progress import track
 
 from langchain_vlmguard.files import read_json, write_json
-from langchain_vlmguard.steering.selection import sounds_like_refusal
+from langchain_vlmguard.verdict.refusal_phrases import sounds_like_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

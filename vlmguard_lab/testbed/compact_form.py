@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from langchain_core.messages import BaseMessage
 
+    from langchain_vlmguard.rewriting.report import Model
     from langchain_vlmguard.rewriting.stages import CausalReport
     from langchain_vlmguard.verdict.records import Channel
 
@@ -67,6 +68,10 @@ class CompactForm:
     ) -> list[BaseMessage]:
         """Return the last turn."""
         return list(messages[turn_start(messages) :])
+
+    def bound(self, model: Model, messages: Sequence[BaseMessage]) -> Model:  # noqa: ARG002 - its tags are not enforced
+        """Return the model as it is."""
+        return model
 
     def imitated(self, messages: Sequence[BaseMessage]) -> bool:
         """Whether three keys stand in the form's order, one of them with a value that only a report gives it."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from langchain_vlmguard.steering.selection import sounds_like_refusal
+from langchain_vlmguard.verdict.refusal_phrases import sounds_like_refusal
 from vlmguard_lab.evaluation.judges import contains_refusal
 from vlmguard_lab.reference.agreement import Agreement, best_threshold
 from vlmguard_lab.reference.harm_judge import EXAMPLES, QUESTION, TASK, Case, HarmJudge
