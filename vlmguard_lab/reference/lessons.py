@@ -47,9 +47,10 @@ class Lessons:
         found: list[Asked] = []
         for concept in rng.sample(self._concepts(), stage.pictures):
             number = rng.choice([n for n, shown in enumerate(self.shown) if shown is concept])
-            last = stage.name == "instruct" and rng.randrange(_LAST_ONE_IN) == 0
+            last = stage.name != "caption" and rng.randrange(_LAST_ONE_IN) == 0
             forms = _CAPTIONS if stage.name == "caption" else None
-            asked = self.questions.draw_several(concept, rng, stage.questions, forms=forms)
+            asked = self.questions.draw_both_orders(concept, rng) if stage.name == "compare" else []
+            asked += self.questions.draw_several(concept, rng, stage.questions - len(asked), forms=forms)
             found += [Asked(question.text, question.answer, number, picture_last=last) for question in asked]
         prompts = sorted(self.chat)
         found += [Asked(prompt, self.chat[prompt]) for prompt in rng.sample(prompts, stage.chats)]

@@ -94,6 +94,14 @@ class Questions:
             found.setdefault(question.text, question)
         return list(found.values())
 
+    def draw_both_orders(self, shown: Concept, rng: random.Random) -> list[Question]:
+        """Draw a question which of two things a picture shows, in both orders: no place among the two is then the likelier."""
+        pair = [shown.phrase, self._other(shown, rng).phrase]
+        form, said = rng.choice(_CHOICE), _fill(rng.choice(_CHOSEN), a=shown.phrase)
+        seeing = {"p": rng.choice(SEEING)}
+        asked = [_fill(form, x=one, y=other).format(**seeing) for one, other in (pair, pair[::-1])]
+        return [Question("choice", text, said.format(**seeing)) for text in asked]
+
     def _name(self, shown: Concept, rng: random.Random) -> tuple[str, str]:
         return rng.choice(_NAME), _fill(rng.choice(_NAMED), a=shown.phrase)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from vlmguard_lab.reference.parts import Size
 
-StageName = Literal["caption", "instruct"]
+StageName = Literal["caption", "instruct", "compare"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class Stage:
     """One stage of training, in which the language model is run."""
 
     name: StageName
-    """`caption` trains the projector alone, on captions; `instruct` projector and adapter, on all forms of question."""
+    """`caption` trains the projector alone, on captions; `instruct` projector and adapter, on all forms of question; `compare`
+    asks of each picture which of two things it shows, in both orders, and then something else."""
 
     steps: int
     pictures: int
@@ -54,6 +55,7 @@ class Recipe:
     stages: tuple[Stage, ...] = (
         Stage("caption", 8, pictures=4, questions=2, chats=0, projector_rate=5e-5),
         Stage("instruct", 60, pictures=4, questions=5, chats=1, projector_rate=3e-5, adapter_rate=8e-4),
+        Stage("compare", 60, pictures=6, questions=4, chats=1, projector_rate=5e-5, adapter_rate=4e-4),
     )
 
     @property

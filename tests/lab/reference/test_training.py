@@ -153,6 +153,15 @@ def test_lessons_are_the_same_for_the_same_step_and_other_for_another():
     assert all(asked.picture is not None for asked in captions)
 
 
+def test_no_place_among_two_things_is_the_likelier():
+    stage = Stage("compare", 3, pictures=2, questions=3, chats=0, projector_rate=1e-3)
+    talks = course().lessons.draw(stage, 0)
+    for one, other, _ in (talks[:3], talks[3:]):
+        assert one.question != other.question
+        assert sorted(one.question) == sorted(other.question)
+        assert (one.answer, one.picture) == (other.answer, other.picture)
+
+
 def test_pack_shares_the_system_prompt(checkpoint):
     reader = Reader(checkpoint)
     talks = course().lessons.draw(RECIPE.stages[1], 0)
