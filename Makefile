@@ -24,8 +24,12 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## The main job: plain and guarded answers side by side, and an HTML page.
 	$(BIN)/vlmguard demo
 
+# Two files at a time, one core each.
+JOBS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+
 test: $(READY)  ## The package's tests, and the lab's that are quick.
-	$(BIN)/python -m pytest -q -m "not slow and not lab"
+	$(PYTEST) -m "not slow and not lab"
 
 test-lab: $(READY)  ## The lab's tests that build, train, attack or measure the testbed.
 	$(BIN)/python -m pytest -q -m "lab and not slow"
