@@ -9,14 +9,14 @@ from uuid import uuid4
 
 from langchain_core.messages import HumanMessage, ToolMessage
 
-from langchain_vlmguard.content.picture_words import quotes_message
+from langchain_vlmguard.content.picture_words import UNREAD_TEXT, quotes_message
 from langchain_vlmguard.guard.calls import Call, checked_rewrite
 from langchain_vlmguard.guard.effects import ask, work
 from langchain_vlmguard.guard.turns import GuardedTurn
 from langchain_vlmguard.verdict.draft import Draft
 from langchain_vlmguard.verdict.hazards import HAZARDS
 from langchain_vlmguard.verdict.judges import identity_of
-from langchain_vlmguard.verdict.records import Hazard
+from langchain_vlmguard.verdict.records import CHECK, Hazard
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -95,11 +95,25 @@ def examine(guarded: GuardedTurn, draft: Draft) -> Flow[tuple[GuardedTurn, Draft
         quotes=report.quotes,
         withheld=report.withheld,
     )
-    if report.unjudged:
-        draft = unread(draft, report.unjudged, policy)
+    unreadable = [part for part in report.unjudged if part.kind != UNREAD_TEXT]
+    if unreadable:
+        draft = unread(draft, unreadable, policy)
     elif guarded.is_unsafe(report.risk):
         draft = draft.stop(policy.on_hidden_request, HIDDEN_REQUEST)
+    draft = _text_seen(draft, [part for part in report.unjudged if part.kind == UNREAD_TEXT], policy)
     return replace(guarded, turn=turn.without(report.withheld)), draft
+
+
+def _text_seen(draft: Draft, parts: Sequence[Unjudged], policy: GuardPolicy) -> Draft:
+    """Return the draft of a turn whose pictures show text that nobody could read."""
+    if not parts:
+        return draft
+    if policy.on_unread_text == "note":
+        checks = tuple(part.model_copy(update={"kind": CHECK}) for part in parts)
+        return draft.copy_with(unjudged=(*draft.unjudged, *checks))
+    reason = f"A picture shows text that could not be read: {parts[0].where}."
+    listed = draft.copy_with(unjudged=(*draft.unjudged, *parts))
+    return listed.stop(policy.on_unread_text, reason) if draft.is_open else listed
 
 
 def ask_rewriter(guarded: GuardedTurn, draft: Draft) -> Flow[Draft]:

@@ -162,6 +162,10 @@ class GuardPolicy(BaseModel):
     on_hidden_request: Literal["allow", "review", "refuse"] = "refuse"
     """When words found in a picture of the turn would be `unsafe` if somebody had typed them (needs evidence)."""
 
+    on_unread_text: Literal["note", "review", "refuse"] = "refuse"
+    """When a picture of the turn shows text that could not be read, in a script that the reader does not know (needs evidence).
+    `note` lists it among the checks that nobody made."""
+
     on_unsafe_answer: Literal["keep", "review", "refuse"] = "refuse"
     """When what the model was about to say is `unsafe` in words alone (needs a judge of answers, see `create_vlm_guard`)."""
 
