@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import hashlib
+import logging
 import re
 import time
 from dataclasses import dataclass, replace
@@ -13,9 +14,10 @@ from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, Literal
 
 from langchain_vlmguard.content.codes import check_code_reader, read_codes, reader_identity
-from langchain_vlmguard.content.line_search import SURE, DetectingOCR, LineSearch, Look
+from langchain_vlmguard.content.line_search import SURE, DetectingOCR, LineSearch, Look, is_read_by
 from langchain_vlmguard.content.ocr import KNOWN_LANGUAGES, Box, Line, RapidOCRReader, TesseractReader
 from langchain_vlmguard.content.passages import blocks_of_lines, in_order, passages_of
+from langchain_vlmguard.content.picture_classes import classified
 from langchain_vlmguard.content.recent import Recent
 from langchain_vlmguard.content.views import (
     AFAR,
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 
     from langchain_vlmguard.content.images import CheckedPicture
     from langchain_vlmguard.content.ocr import OCR
+    from langchain_vlmguard.content.picture_classes import PictureClassifier, PictureScore
+
+logger = logging.getLogger(__name__)
 
 _PLAIN = "as it is"
 _LEAST_CONFIDENCE = 0.6
@@ -110,6 +115,12 @@ class PictureEvidence:
     complete: bool = True
     """Whether every view was looked at in time, and all that was found is here."""
 
+    classes: tuple[PictureScore, ...] = ()
+    """What classifiers say that the picture shows."""
+
+    unclassified: str | None = None
+    """Class name of the error that kept a classifier from saying it."""
+
     unread: tuple[Box, ...] = ()
     """Where text is seen that could not be read: another script, as a rule."""
 
@@ -155,6 +166,7 @@ class EvidenceReader:
         self,
         ocr: OCR | None = None,
         *,
+        classifiers: Sequence[PictureClassifier] = (),
         languages: Sequence[str] = (),
         codes: bool = True,
         seconds: float = 60.0,
@@ -164,6 +176,7 @@ class EvidenceReader:
 
         Args:
             ocr: RapidOCR when `None`; `TesseractReader` is the other one at hand.
+            classifiers: Say what pictures show; the policy's `picture_labels` says what follows.
             languages: Languages to read, as ISO 639-1 codes (`("en", "ru", "ar")`). What RapidOCR's models do not know is given
                 to Tesseract, line by line (extra `tesseract`, the program, and its data of these languages).
             codes: Whether QR codes and barcodes are read too.
@@ -178,6 +191,7 @@ class EvidenceReader:
             check_code_reader()
         self.ocr: OCR = ocr or RapidOCRReader()
         self.others = TesseractReader.of_languages(languages) if set(languages) - KNOWN_LANGUAGES else None
+        self.classifiers = tuple(classifiers)
         self.codes = codes
         self.seconds = seconds
         self.max_concurrency = max_concurrency
@@ -188,6 +202,7 @@ class EvidenceReader:
     def identity(self) -> str:
         """What a verdict calls this reader."""
         readers = [self.ocr.identity, *([self.others.identity] if self.others else [])]
+        readers += [classifier.identity for classifier in self.classifiers]
         return "; ".join([*readers, *([reader_identity()] if self.codes else [])])
 
     def read(self, picture: CheckedPicture, seen: Sequence[Image.Image] = ()) -> PictureEvidence:
@@ -204,8 +219,8 @@ class EvidenceReader:
         known = self._recent.get(key)
         if known is None:
             with self._slots:
-                known = self._read(picture, seen)
-            if known.complete:
+                known = self._classify(picture, self._read(picture, seen))
+            if known.complete and known.unclassified is None:
                 self._recent.put(key, known, sum(len(finding.text) for finding in known.findings))
         return known
 
@@ -232,6 +247,19 @@ class EvidenceReader:
                     self._search(view, found, search, look)
             found.end_look()
         return found.evidence(complete=time.monotonic() <= deadline)
+
+    def _classify(self, picture: CheckedPicture, evidence: PictureEvidence) -> PictureEvidence:
+        """Add what classifiers say; one that fails is told, and decides as a picture that could not be read does."""
+        if not self.classifiers:
+            return evidence
+        looks = [picture.open(), *(look for _, look in picture.open_hidden())]
+        try:
+            scores = [score for look in looks for score in classified(look, self.classifiers)]
+        except Exception as error:  # whatever it is, nobody has judged what the picture shows
+            logger.exception("A classifier of pictures failed")
+            return replace(evidence, unclassified=type(error).__name__)
+        highest = {(s.model, s.label): s for s in sorted(scores, key=lambda one: one.score)}
+        return replace(evidence, classes=tuple(highest.values()))
 
     def _looks(self, picture: CheckedPicture, seen: Sequence[Image.Image]) -> Iterator[tuple[Iterable[View], bool]]:
         """Yield views of the same pixels in other sizes and lights together, and whether they are those of the first look."""
@@ -283,13 +311,15 @@ class _Found:
         self.unread: list[Box] = []
         self._known: list[str] = []
         self._letters_known = ""
+        self._boxes: list[Box] = []
         self._look: list[Line] = []
         self._views = 0
         self._cut = False
 
     def evidence(self, *, complete: bool) -> PictureEvidence:
         found, readings = tuple(self.findings), tuple(dict.fromkeys(self.readings))
-        return PictureEvidence(found, readings, complete and not self._cut, tuple(dict.fromkeys(self.unread)))
+        unread = tuple(box for box in dict.fromkeys(self.unread) if not is_read_by(box, self._boxes))
+        return PictureEvidence(found, readings, complete and not self._cut, unread=unread)
 
     def add_lines(self, lines: list[Line], view: View) -> None:
         """Add a view's lines: as a reading from top to bottom, and as findings where they are new."""
@@ -299,6 +329,7 @@ class _Found:
         if texts:
             self.readings.append(tuple(line.text for line in texts))
             self._look += texts
+            self._boxes += [line.box for line in texts if line.confidence >= SURE]
             self._views += 1
         if len(letters) >= _LEAST_SPELLED:
             self.readings.append(("".join(line.text.strip() for line in letters),))

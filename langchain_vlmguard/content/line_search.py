@@ -29,6 +29,7 @@ _ROOM = 40
 _LEAST_PART = 480
 """Pixels of an edge of what is given to the detector, which enlarges what is much smaller."""
 
+_FILLED = 0.3
 _SAME_LINE = 0.5
 _WIDEST_LETTER = 0.9
 _UNSURE_LETTER = 1.8
@@ -96,7 +97,6 @@ class LineSearch:
         regions = [_moved(region, part, image.size) for region in self.ocr.detect(image.crop(part))]
         fresh = [region for region in regions if not self._is_shown(region, view, look)]
         lines, unread = self._recognised(fresh, again=view.average is None)
-        unread = [box for box in unread if not any(_touch(known, view.place(box)) for known in look.known)]
         tall = _TALLEST_MASKED
         places = [view.place(line.box) for line in lines if line.confidence >= SURE]
         look.known += [place for place in places if place[3] - place[1] <= tall]
@@ -132,6 +132,16 @@ class LineSearch:
 
     def _others(self, region: Region) -> list[Line]:
         return [] if self.others is None else self.others.read(ImageOps.expand(region.image, 10, "white"))
+
+
+def is_read_by(box: Box, lines: Sequence[Box]) -> bool:
+    """Whether lines that were read fill a box, as they do where a detector took several for one."""
+    area = (box[2] - box[0]) * (box[3] - box[1])
+    shared = 0.0
+    for left, top, right, bottom in lines:
+        across, down = min(box[2], right) - max(box[0], left), min(box[3], bottom) - max(box[1], top)
+        shared += max(0.0, across) * max(0.0, down)
+    return shared > _FILLED * area
 
 
 def _is_unread(region: Region, line: Line) -> bool:
@@ -193,11 +203,6 @@ def _moved(region: Region, part: tuple[int, int, int, int], size: tuple[int, int
     across, down = (right - left) / width, (bottom - top) / height
     box = (left / width + x0 * across, top / height + y0 * down, left / width + x1 * across, top / height + y1 * down)
     return replace(region, box=box)
-
-
-def _touch(known: Box, box: Box) -> bool:
-    """Whether what is left of a known line may be what a detector took for another one."""
-    return min(known[2], box[2]) > max(known[0], box[0]) and min(known[3], box[3]) > max(known[1], box[1])
 
 
 def _covers(known: Box, box: Box) -> bool:

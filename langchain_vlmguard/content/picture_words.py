@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from langchain_vlmguard.content.evidence import EvidenceReader, PictureEvidence
     from langchain_vlmguard.content.ocr import Box
+    from langchain_vlmguard.content.picture_classes import PictureScore
     from langchain_vlmguard.content.turn import Turn, TurnPicture
     from langchain_vlmguard.verdict.judges import TextJudge
     from langchain_vlmguard.verdict.records import Channel
@@ -49,6 +50,9 @@ class EvidenceReport:
     unjudged: tuple[Unjudged, ...] = ()
     """Pictures whose evidence could not be read whole, and places of text that is seen and could not be read."""
 
+    classes: tuple[tuple[str, PictureScore], ...] = ()
+    """What classifiers say that the turn's pictures show, with the place of each picture."""
+
     withheld: tuple[str, ...] = ()
     """SHA-256 of earlier turns' pictures that hold an unsafe request: they are left out, not judged anew each turn."""
 
@@ -74,6 +78,7 @@ class PictureWords:
         with ThreadPoolExecutor(self.reader.max_concurrency) as pool:
             found = list(pool.map(lambda picture: copy_context().run(self._read, picture), pictures))
         whole = [pair for pair in zip(pictures, found, strict=True) if pair[1].complete]
+        pairs = list(zip(pictures, found, strict=True))
         risks = self._risks(turn, whole)
         current = [row for row in zip(whole, risks, strict=True) if row[0][0] in turn.pictures]
         judged = [risk for _, risk in current if risk is not None]
@@ -83,10 +88,12 @@ class PictureWords:
             quotes=_up_to(MOST_QUOTED, quotes),
             risk=max(judged, default=None),
             security=_security(turn, [pair for pair, _ in current]),
+            classes=tuple((p.where, score) for (p, e), _ in current for score in e.classes),
             unjudged=(
                 *(_unread(p, self.reader) for p, e in zip(pictures, found, strict=True) if not e.complete),
                 *(_too_long(p) for (p, e), _ in current if len(e.passages) > MOST_PASSAGES),
                 *(_too_long(p) for (p, _), _ in current[-1:] if self.judge is None and _weight(quotes) > MOST_QUOTED),
+                *(_unclassified(p, e.unclassified) for p, e in pairs if e.unclassified),
                 *(_unread_text(p, box) for (p, e), _ in current for box in e.unread),
             ),
             withheld=tuple(
@@ -208,3 +215,7 @@ def _unread_text(placed: TurnPicture, box: Box) -> Unjudged:
     place = ", ".join(f"{100 * share:.0f} %" for share in box)
     reason = f"text is seen in it at {place} (left, top, right, bottom) and cannot be read: send it typed"
     return Unjudged(where=placed.where, kind=UNREAD_TEXT, reason=reason)
+
+
+def _unclassified(placed: TurnPicture, error: str) -> Unjudged:
+    return Unjudged(where=placed.where, kind="image", reason=f"what it shows could not be classified ({error})")

@@ -43,6 +43,20 @@ def architectures(
 
 
 @app.command()
+def pictures(
+    folder: Annotated[Path, typer.Option(exists=True, file_okay=False, help="A folder of anybody's picture files.")],
+    output: Annotated[Path, typer.Option("--json", help="Write the results here.")],
+) -> None:
+    """Read every file of a folder as the guard reads pictures: decoded, refused, crashed, slow, and how much memory it took.
+
+    Takes some tenths of a second a file, each in a process of its own. Fails where a file breaks the reader.
+    """
+    from vlmguard_lab.bench import pictures as measurement
+
+    measurement.run(folder, output)
+
+
+@app.command()
 def screening(n: PerCell = 200, seed: Seed = 0) -> None:
     """Count what adaptive rewriting clears without the rewriter, and how the cleared requests are answered.
 
