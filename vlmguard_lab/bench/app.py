@@ -177,6 +177,8 @@ def evidence(
     ] = 400,
     harmless: Annotated[int, typer.Option(min=0, help="Harmless drawn requests; 0 leaves them out.")] = 200,
     output: Results = page.RESULTS / "evidence.json",
+    *,
+    pages: Annotated[bool, typer.Option(help="Time usual pages, and try scripts.")] = True,
 ) -> None:
     """Measure what the evidence reader finds in pictures, and what judging it does to drawn requests.
 
@@ -186,7 +188,7 @@ def evidence(
     from vlmguard_lab.bench import evidence as measurement
 
     counts = {"variants": variants, "harmful": harmful, "harmless": harmless}
-    measurement.run(figstep, mossbench, output, kinds=kind or (), **counts)
+    measurement.run(figstep, mossbench, output, kinds=kind or (), pages=pages, **counts)
 
 
 @app.command()
