@@ -36,6 +36,9 @@ _UNSURE_LETTER = 1.8
 """Letters that a line has for each of its heights, at the least: fewer were recognised than stand there."""
 
 _SEEN = 0.6
+_GUESSED = 0.7
+"""Confidence below which the letters of a clear, long line are those of another script."""
+
 _LONG = 3.0
 _LEAST_HEIGHT = 12
 _CLEARLY_SURER = 0.1
@@ -151,7 +154,8 @@ def _is_unread(region: Region, line: Line) -> bool:
         return False
     letters = sum(2 if _WIDE[0] <= letter <= _WIDE[1] else 1 for letter in line.text if not letter.isspace())
     each = letters * height / width
-    return each < _WIDEST_LETTER or (line.confidence < SURE and each < _UNSURE_LETTER)
+    unsure = line.confidence < SURE and each < _UNSURE_LETTER
+    return each < _WIDEST_LETTER or unsure or line.confidence < _GUESSED
 
 
 def _without(view: View, known: Sequence[Box]) -> Image.Image:
