@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from langchain_vlmguard.agents.tools import requires_verdict as requires_verdict
     from langchain_vlmguard.content.evidence import EvidenceReader as EvidenceReader
     from langchain_vlmguard.content.fetch import PictureFetcher as PictureFetcher
+    from langchain_vlmguard.content.picture_classes import OnnxClassifier as OnnxClassifier
+    from langchain_vlmguard.content.picture_classes import PictureClassifier as PictureClassifier
+    from langchain_vlmguard.content.picture_classes import PipelineClassifier as PipelineClassifier
     from langchain_vlmguard.errors import AdapterError as AdapterError
     from langchain_vlmguard.errors import DirectionsMismatchError as DirectionsMismatchError
     from langchain_vlmguard.errors import GuardViolationError as GuardViolationError
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from langchain_vlmguard.verdict.exports import to_acs as to_acs
     from langchain_vlmguard.verdict.exports import to_ogr as to_ogr
     from langchain_vlmguard.verdict.policy import GuardPolicy as GuardPolicy
+    from langchain_vlmguard.verdict.policy import PictureLabel as PictureLabel
     from langchain_vlmguard.verdict.records import Hazard as Hazard
     from langchain_vlmguard.verdict.records import SafetyVerdict as SafetyVerdict
 
@@ -51,6 +55,7 @@ _NAMES = {
     "agents.tools": ("requires_verdict",),
     "content.evidence": ("EvidenceReader",),
     "content.fetch": ("PictureFetcher",),
+    "content.picture_classes": ("OnnxClassifier", "PictureClassifier", "PipelineClassifier"),
     "errors": (
         "AdapterError",
         "DirectionsMismatchError",
@@ -73,7 +78,7 @@ _NAMES = {
     "steering.selection": ("select_layers",),
     "steering.steering": ("Steering",),
     "verdict.exports": ("to_acs", "to_ogr"),
-    "verdict.policy": ("GuardPolicy",),
+    "verdict.policy": ("GuardPolicy", "PictureLabel"),
     "verdict.records": ("Hazard", "SafetyVerdict"),
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}

@@ -14,6 +14,7 @@ from langchain_vlmguard.files import write_json
 from tests.fuzz import MEGABYTES, SECONDS, seen_in
 
 with atheris.instrument_imports(include=["langchain_vlmguard.content", "PIL"]):
+    from tests.picture_mutators import mutated
     from tests.pictures import READABLE, UNREADABLE, b64, data_uri
     from tests.reading import FILES, conversation_is_read, file_is_checked_or_refused
     from tests.secret_hunt import Case, hunt
@@ -100,6 +101,12 @@ def files(data):
     return bool(file_is_checked_or_refused(data))
 
 
+def grown(data, most, seed):
+    """Mutate a file as its format is built, every other time, and as libFuzzer does otherwise."""
+    changed = mutated(data, seed) if seed % 2 else None
+    return atheris.Mutate(data, most) if changed is None else changed[:most]
+
+
 def secrets(data):
     case = Case.drawn(Chooser(data))
     found, blocked = hunt(case)
@@ -108,6 +115,9 @@ def secrets(data):
 
 
 TARGETS = {"messages": (messages, []), "files": (files, FILES), "secrets": (secrets, [])}
+LONGEST = {"files": 65_536}
+"""Bytes of an input, where it is not the usual."""
+
 """What reads a fuzzer's bytes and says whether a picture came out, or something was blocked; and what the first inputs are."""
 
 
@@ -138,9 +148,15 @@ def main(name, cases, folder):
             os._exit(0)
 
     inherited = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    limits = [f"-timeout={12 * SECONDS}", f"-rss_limit_mb={MEGABYTES + inherited}", "-max_len=4096", "-len_control=0"]
+    limits = [
+        f"-timeout={12 * SECONDS}",
+        f"-rss_limit_mb={MEGABYTES + inherited}",
+        f"-max_len={LONGEST.get(name, 4_096)}",
+        "-len_control=0",
+    ]
     options = [f"-seed={1 + seen['cases']}", f"-artifact_prefix={folder}/", "-verbosity=0"]
-    atheris.Setup(["fuzz", str(corpus), *limits, *options], counted)
+    how = {"custom_mutator": grown} if name == "files" else {}
+    atheris.Setup(["fuzz", str(corpus), *limits, *options], counted, **how)
     atheris.Fuzz()
 
 

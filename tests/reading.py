@@ -46,6 +46,8 @@ def file_is_checked_or_refused(data):
         with Image.open(BytesIO(frame.data)) as picture:
             picture.load()
             assert picture.size == frame.size
-            assert (picture.mode, picture.format) in (("RGB", "PNG"), ("RGB", "JPEG"))
+            assert picture.mode in {"PNG": ("RGB", "L", "P", "1"), "JPEG": ("RGB", "L")}[picture.format]
+            assert not picture.has_transparency_data
+            assert not {"exif", "xmp", "icc_profile", "comment"} & picture.info.keys()
         assert check_frames(frame.data, EVERYTHING)[0].open().tobytes() == frame.open().tobytes()
     return frames

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Literal
 
 from langchain_core.messages import AIMessage, AIMessageChunk
 
-from langchain_vlmguard.content.images import holds_picture, may_be_picture
+from langchain_vlmguard.content.images import holds_picture
+from langchain_vlmguard.content.signatures import may_be_picture
 from langchain_vlmguard.content.spellings import FILES, NESTED, PICTURES, kind_of
 from langchain_vlmguard.content.turn import blocks_of
 from langchain_vlmguard.content.walk import is_prose, texts_in

@@ -118,6 +118,14 @@ def was_checked(encoded: str) -> bool:
     return _HANDED_ON.get(_digest(encoded)) is True if known is None else known.handed_on
 
 
+def checked_block(encoded: object) -> dict[str, str] | None:
+    """Return the standard image block of base64 text that this process checked and handed on lately; `None` for anything else."""
+    if not isinstance(encoded, str) or not was_checked(encoded):
+        return None
+    mime_type = "image/png" if encoded.startswith("iVBOR") else "image/jpeg"
+    return {"type": "image", "base64": encoded, "mime_type": mime_type}
+
+
 def digest_of(text: str) -> bytes:
     """Return the SHA-256 of a text; a picture's is not computed again while the picture is remembered."""
     known = _TEXTS.get(text)

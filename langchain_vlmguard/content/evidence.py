@@ -5,43 +5,54 @@ from __future__ import annotations
 import asyncio
 import difflib
 import hashlib
+import logging
 import re
 import time
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain
 from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, Literal
 
 from langchain_vlmguard.content.codes import check_code_reader, read_codes, reader_identity
-from langchain_vlmguard.content.ocr import Box, Line, RapidOCRReader
+from langchain_vlmguard.content.line_search import SURE, DetectingOCR, LineSearch, Look, is_read_by
+from langchain_vlmguard.content.ocr import KNOWN_LANGUAGES, Box, Line, RapidOCRReader, TesseractReader
+from langchain_vlmguard.content.passages import blocks_of_lines, in_order, passages_of
+from langchain_vlmguard.content.picture_classes import classified
 from langchain_vlmguard.content.recent import Recent
-from langchain_vlmguard.content.views import View, is_flat, seen_views, shrunk_views, turned, views_of
+from langchain_vlmguard.content.views import (
+    AFAR,
+    STRETCHED,
+    View,
+    is_flat,
+    seen_views,
+    shrunk_views,
+    turned,
+    view_from_afar,
+    views_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from PIL import Image
 
     from langchain_vlmguard.content.images import CheckedPicture
     from langchain_vlmguard.content.ocr import OCR
+    from langchain_vlmguard.content.picture_classes import PictureClassifier, PictureScore
+
+logger = logging.getLogger(__name__)
 
 _PLAIN = "as it is"
 _LEAST_CONFIDENCE = 0.6
 _LEAST_CONFIDENCE_BROUGHT_OUT = 0.75
 """For what only shows after the picture was changed: noise made visible is read as letters now and then."""
 
-_SURE = 0.85
-"""Less confident lines may be on their head, and are looked at again."""
-
 _UPRIGHT = 1.3
 """Height over width of a line that stands on its side."""
 
 _SAME = 0.8
-_WORDS_TOGETHER = 60
-_LINES_TOGETHER = 3
-_MOST_PASSAGES = 64
-_MOST_FINDINGS = 400
+_MOST_FINDINGS = 4_000
+_LEAST_SPELLED = 3
 _KEPT_BYTES = 4_000_000
 
 _ADDRESSES_A_MODEL = re.compile(
@@ -102,7 +113,16 @@ class PictureEvidence:
     """The lines of every view that showed text, repetitions included."""
 
     complete: bool = True
-    """Whether every view was looked at in time."""
+    """Whether every view was looked at in time, and all that was found is here."""
+
+    classes: tuple[PictureScore, ...] = ()
+    """What classifiers say that the picture shows."""
+
+    unclassified: str | None = None
+    """Class name of the error that kept a classifier from saying it."""
+
+    unread: tuple[Box, ...] = ()
+    """Where text is seen that could not be read: another script, as a rule."""
 
     @property
     def text(self) -> str:
@@ -112,23 +132,23 @@ class PictureEvidence:
     @property
     def shown_text(self) -> str:
         """The text that shows at first sight, as one line."""
-        return " ".join(f.text for f in self.findings if f.kind == "text" and f.found_by == _PLAIN)
+        return " ".join(self.shown_lines)
+
+    @property
+    def shown_lines(self) -> tuple[str, ...]:
+        """The lines that show at first sight."""
+        return tuple(f.text for f in self.findings if f.kind == "text" and f.found_by in (_PLAIN, AFAR))
 
     @property
     def requests(self) -> tuple[str, ...]:
         """The passages that read as a question, a request or an instruction, or speak to a model."""
         return tuple(p for p in self.passages if reads_as_request(p) or Finding("text", p, _PLAIN).addresses_model)
 
-    @property
+    @cached_property
     def passages(self) -> tuple[str, ...]:
-        """The texts to judge.
-
-        What was read in one view together, top down and bottom up, in windows where it is long, and neighbouring lines; each
-        code and each note by itself. A harmful request among much harmless text must not drown in it.
-        """
+        """The texts to judge, all of them: what was read together, each code and each note by itself (see `passages_of`)."""
         alone = ((finding.text,) for finding in self.findings if finding.kind != "text")
-        found = chain.from_iterable(_passages(list(lines)) for lines in (*self.readings, *alone))
-        return tuple(dict.fromkeys(found))[:_MOST_PASSAGES]
+        return passages_of((*self.readings, *alone))
 
 
 class EvidenceReader:
@@ -143,22 +163,35 @@ class EvidenceReader:
     """
 
     def __init__(
-        self, ocr: OCR | None = None, *, codes: bool = True, seconds: float = 60.0, max_concurrency: int = 2
+        self,
+        ocr: OCR | None = None,
+        *,
+        classifiers: Sequence[PictureClassifier] = (),
+        languages: Sequence[str] = (),
+        codes: bool = True,
+        seconds: float = 60.0,
+        max_concurrency: int = 2,
     ) -> None:
         """Choose the reader of text.
 
         Args:
             ocr: RapidOCR when `None`; `TesseractReader` is the other one at hand.
+            classifiers: Say what pictures show; the policy's `picture_labels` says what follows.
+            languages: Languages to read, as ISO 639-1 codes (`("en", "ru", "ar")`). What RapidOCR's models do not know is given
+                to Tesseract, line by line (extra `tesseract`, the program, and its data of these languages).
             codes: Whether QR codes and barcodes are read too.
             seconds: For one picture; evidence that is not whole by then says so.
             max_concurrency: How many pictures are read at once.
 
         Raises:
             MissingExtraError: What the reader needs is not installed.
+            ValueError: A language is not known, or its data is not installed.
         """
         if codes:
             check_code_reader()
         self.ocr: OCR = ocr or RapidOCRReader()
+        self.others = TesseractReader.of_languages(languages) if set(languages) - KNOWN_LANGUAGES else None
+        self.classifiers = tuple(classifiers)
         self.codes = codes
         self.seconds = seconds
         self.max_concurrency = max_concurrency
@@ -168,7 +201,9 @@ class EvidenceReader:
     @cached_property
     def identity(self) -> str:
         """What a verdict calls this reader."""
-        return f"{self.ocr.identity}; {reader_identity()}" if self.codes else self.ocr.identity
+        readers = [self.ocr.identity, *([self.others.identity] if self.others else [])]
+        readers += [classifier.identity for classifier in self.classifiers]
+        return "; ".join([*readers, *([reader_identity()] if self.codes else [])])
 
     def read(self, picture: CheckedPicture, seen: Sequence[Image.Image] = ()) -> PictureEvidence:
         """Read one picture.
@@ -184,8 +219,8 @@ class EvidenceReader:
         known = self._recent.get(key)
         if known is None:
             with self._slots:
-                known = self._read(picture, seen)
-            if known.complete:
+                known = self._classify(picture, self._read(picture, seen))
+            if known.complete and known.unclassified is None:
                 self._recent.put(key, known, sum(len(finding.text) for finding in known.findings))
         return known
 
@@ -198,34 +233,72 @@ class EvidenceReader:
         found = _Found()
         for where, note in picture.notes:
             found.add(Finding("metadata", note, where))
-        for view in self._views(picture, seen):
-            if time.monotonic() > deadline:
-                return found.evidence(complete=False)
-            again = self._look(view, found)
-            for other in turned(view, again if view.name.endswith(_PLAIN) else ()):
-                self._look(other, found)
+        search = LineSearch(self.ocr, self.others) if isinstance(self.ocr, DetectingOCR) else None
+        first: Look | None = None
+        for views, first_again in self._looks(picture, seen):
+            look = first if first_again and first is not None else Look(shown=first.known if first else [])
+            first = first or look
+            for view in views:
+                if time.monotonic() > deadline:
+                    return found.evidence(complete=False)
+                if search is None:
+                    self._look(view, found)
+                else:
+                    self._search(view, found, search, look)
+            found.end_look()
         return found.evidence(complete=time.monotonic() <= deadline)
 
-    def _views(self, picture: CheckedPicture, seen: Sequence[Image.Image]) -> Iterator[View]:
-        shown = picture.open()
-        yield from views_of(shown)
-        for how, look in picture.open_hidden():
-            yield from (replace(view, name=f"{how}, {view.name}") for view in views_of(look))
-        if not is_flat(shown):
-            yield from seen_views(shown, seen)
-            yield from shrunk_views(shown)
+    def _classify(self, picture: CheckedPicture, evidence: PictureEvidence) -> PictureEvidence:
+        """Add what classifiers say; one that fails is told, and decides as a picture that could not be read does."""
+        if not self.classifiers:
+            return evidence
+        looks = [picture.open(), *(look for _, look in picture.open_hidden())]
+        try:
+            scores = [score for look in looks for score in classified(look, self.classifiers)]
+        except Exception as error:  # whatever it is, nobody has judged what the picture shows
+            logger.exception("A classifier of pictures failed")
+            return replace(evidence, unclassified=type(error).__name__)
+        highest = {(s.model, s.label): s for s in sorted(scores, key=lambda one: one.score)}
+        return replace(evidence, classes=tuple(highest.values()))
 
-    def _look(self, view: View, found: _Found) -> tuple[int, ...]:
-        """Read one view; return how it should be turned for text in it that stands on its side or on its head."""
-        lines = self.ocr.read(view.image)
-        found.add_lines([line for line in lines if _is_text(line, view)], view)
+    def _looks(self, picture: CheckedPicture, seen: Sequence[Image.Image]) -> Iterator[tuple[Iterable[View], bool]]:
+        """Yield views of the same pixels in other sizes and lights together, and whether they are those of the first look."""
+        shown = picture.open()
+        yield views_of(shown), True
+        for how, look in picture.open_hidden():
+            yield (replace(view, name=f"{how}, {view.name}") for view in views_of(look)), False
+        if not is_flat(shown):
+            for view in (*seen_views(shown, seen), *shrunk_views(shown)):
+                yield (view,), False
+            yield view_from_afar(shown), True
+
+    def _search(self, view: View, found: _Found, search: LineSearch, known: Look) -> None:
+        """Read what is new in a view, each line once."""
+        lines, unread = search.read(view, known)
+        found.add_lines(lines, view)
+        if not view.name.endswith(STRETCHED):
+            found.unread += [view.place(box) for box in unread]
+        self._codes(view, found)
+
+    def _codes(self, view: View, found: _Found) -> None:
         if self.codes and not view.angle:
             for code, line in read_codes(view.image):
                 found.add(Finding("code", line.text, code, 1.0, view.place(line.box)))
+
+    def _look(self, view: View, found: _Found) -> None:
+        """Read one view whole; turned as well, where text in it stands on its side or on its head."""
+        lines = self.ocr.read(view.image)
+        found.add_lines(lines, view)
+        self._codes(view, found)
+        angles = self._turns(lines, view) if not view.angle and view.name.endswith(_PLAIN) else ()
+        for other in turned(view, angles):
+            found.add_lines(self.ocr.read(other.image), other)
+
+    def _turns(self, lines: Sequence[Line], view: View) -> tuple[int, ...]:
         if self.ocr.upright_only:
             return (90, 180, 270)
         standing = any(_stands(line, view) for line in lines)
-        unsure = any(line.confidence < _SURE and not _stands(line, view) for line in lines)
+        unsure = any(line.confidence < SURE and not _stands(line, view) for line in lines)
         return (*((90, 270) if standing else ()), *((180,) if unsure else ()))
 
 
@@ -235,28 +308,57 @@ class _Found:
     def __init__(self) -> None:
         self.findings: list[Finding] = []
         self.readings: list[tuple[str, ...]] = []
+        self.unread: list[Box] = []
         self._known: list[str] = []
+        self._letters_known = ""
+        self._boxes: list[Box] = []
+        self._look: list[Line] = []
+        self._views = 0
+        self._cut = False
 
     def evidence(self, *, complete: bool) -> PictureEvidence:
-        return PictureEvidence(tuple(self.findings), tuple(self.readings), complete=complete)
+        found, readings = tuple(self.findings), tuple(dict.fromkeys(self.readings))
+        unread = tuple(box for box in dict.fromkeys(self.unread) if not is_read_by(box, self._boxes))
+        return PictureEvidence(found, readings, complete and not self._cut, unread=unread)
 
     def add_lines(self, lines: list[Line], view: View) -> None:
-        if lines:
-            self.readings.append(tuple(line.text for line in lines))
-        new = [line for line in lines if not self._is_known(_letters(line.text))]
+        """Add a view's lines: as a reading from top to bottom, and as findings where they are new."""
+        placed = in_order([replace(line, box=view.place(line.box)) for line in lines])
+        texts = [line for line in placed if _is_text(line, view)]
+        letters = [line for line in placed if line.confidence >= _LEAST_CONFIDENCE and len(_letters(line.text)) == 1]
+        if texts:
+            self.readings.append(tuple(line.text for line in texts))
+            self._look += texts
+            self._boxes += [line.box for line in texts if line.confidence >= SURE]
+            self._views += 1
+        if len(letters) >= _LEAST_SPELLED:
+            self.readings.append(("".join(line.text.strip() for line in letters),))
+        new = [line for line in texts if not self._is_known(_letters(line.text))]
         for line in new:
-            self.add(Finding("text", line.text, view.name, round(line.confidence, 3), view.place(line.box)))
+            self.add(Finding("text", line.text, view.name, round(line.confidence, 3), line.box))
+
+    def end_look(self) -> None:
+        """Put together what the views of one look showed: by its columns, and whole."""
+        if self._views > 1:
+            self.readings.append(tuple(line.text for line in in_order(self._look)))
+        self.readings += [tuple(line.text for line in block) for block in blocks_of_lines(self._look)]
+        self._look, self._views = [], 0
 
     def add(self, finding: Finding) -> None:
         repeated = finding.kind != "text" and any(
             f.text == finding.text and f.kind == finding.kind for f in self.findings
         )
-        if not repeated and len(self.findings) < _MOST_FINDINGS:
-            self.findings.append(finding)
-            self._known.append(_letters(finding.text))
+        if repeated:
+            return
+        if len(self.findings) >= _MOST_FINDINGS:
+            self._cut = True
+            return
+        self.findings.append(finding)
+        self._known.append(_letters(finding.text))
+        self._letters_known += self._known[-1]
 
     def _is_known(self, letters: str) -> bool:
-        return letters in "".join(self._known) or any(_alike(letters, known) for known in self._known)
+        return letters in self._letters_known or any(_alike(letters, known) for known in self._known)
 
 
 def _alike(one: str, other: str) -> bool:
@@ -276,19 +378,6 @@ def _is_text(line: Line, view: View) -> bool:
 def _stands(line: Line, view: View) -> bool:
     left, top, right, bottom = line.box
     return (bottom - top) * view.image.height > (right - left) * view.image.width * _UPRIGHT
-
-
-def _passages(lines: list[str]) -> Iterator[str]:
-    words = " ".join(lines).split()
-    if len(lines) > 1:
-        yield " ".join(" ".join(reversed(lines)).split()[: 2 * _WORDS_TOGETHER])
-    yield " ".join(words[: 2 * _WORDS_TOGETHER])
-    if len(words) > 2 * _WORDS_TOGETHER:
-        for start in range(0, len(words), _WORDS_TOGETHER // 2):
-            yield " ".join(words[start : start + _WORDS_TOGETHER])
-    if len(lines) > _LINES_TOGETHER:
-        for start in range(len(lines)):
-            yield " ".join(lines[start : start + _LINES_TOGETHER])
 
 
 def _hash(parts: Iterator[bytes]) -> str:

@@ -132,7 +132,7 @@ class PictureFetcher:
             cutter.start()
             try:
                 secured.do_handshake()
-                connection = http.client.HTTPConnection(host, port)
+                connection = http.client.HTTPSConnection(host, port, context=context)
                 connection.sock = secured
                 yield connection
             finally:

@@ -30,33 +30,29 @@ class Flat:
 
 
 def is_plain(picture: Image.Image) -> bool:
-    """Whether every viewer shows the same pixels: RGB, upright, no transparency, no profile, no gamma of its own."""
+    """Whether every viewer shows the same pixels: upright, no transparency, no profile, no gamma of its own."""
     info = picture.info
     gamma = info.get("gamma", _PLAIN_GAMMA)
     usual = not isinstance(gamma, int | float) or abs(gamma - _PLAIN_GAMMA) < 0.001  # noqa: PLR2004 - 1/100,000 units
     upright = picture.getexif().get(0x0112, 1) == 1
-    return picture.mode == "RGB" and upright and usual and "transparency" not in info and not info.get("icc_profile")
+    return upright and usual and not picture.has_transparency_data and not info.get("icc_profile")
 
 
 def flatten(picture: Image.Image) -> Flat:
-    """Return a loaded picture as plain RGB.
+    """Return a loaded picture as plain RGB; the picture itself is turned upright and may be given up.
 
     Raises:
         UnreadableContentError: Its pixels are of a kind that has no one right look.
     """
-    upright = ImageOps.exif_transpose(picture)
-    if not _is_transparent(upright):
-        return Flat(_in_srgb(upright))
-    layers = _in_srgb(upright, mode="RGBA")
+    ImageOps.exif_transpose(picture, in_place=True)
+    if not picture.has_transparency_data:
+        return Flat(_in_srgb(picture))
+    layers = _in_srgb(picture, mode="RGBA")
     looks = {f"transparency on {ground}": _on(layers, ground) for ground in GROUNDS}
     looks["transparency ignored"] = Image.merge("RGB", layers.split()[:3])
     best = max(list(looks)[: len(GROUNDS)], key=lambda name: _detail(looks[name]))
     shown = looks.pop(best)
     return Flat(shown, tuple((name, look) for name, look in looks.items() if _differ(shown, look)))
-
-
-def _is_transparent(picture: Image.Image) -> bool:
-    return "A" in picture.getbands() or "a" in picture.getbands() or "transparency" in picture.info
 
 
 def _on(layers: Image.Image, ground: str) -> Image.Image:

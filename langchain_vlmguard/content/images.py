@@ -6,17 +6,21 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from io import BytesIO
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from langchain_vlmguard.content.bounds import check_bounds
 from langchain_vlmguard.content.containers import refuse_polyglots, without_metadata
-from langchain_vlmguard.content.flattening import Flat, flatten, is_plain
+from langchain_vlmguard.content.flattening import flatten, is_plain
 from langchain_vlmguard.content.gif import BoundedGif
-from langchain_vlmguard.content.metadata import Note, read_notes
+from langchain_vlmguard.content.metadata import Note, check_metadata, read_notes
+from langchain_vlmguard.content.reencoding import Source, file_of, plain_file
+from langchain_vlmguard.content.signatures import may_be_picture
 from langchain_vlmguard.content.walk import walk
 from langchain_vlmguard.errors import UnreadableContentError
 
@@ -33,12 +37,8 @@ _SEVERAL_VIEWS = "MPO"
 """A JPEG with further views behind it, as phones write: what stands for it anywhere is its first one."""
 
 _AS_THEY_ARE = {"PNG": "image/png", "JPEG": "image/jpeg"}
-_PHOTOGRAPHS = ("JPEG", _SEVERAL_VIEWS, "HEIF", "AVIF")
-"""Formats of photographs, which would be many times larger as PNG."""
-
-_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
-_MAGIC_TEXT = ("data:image/", "iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "SUkqA", "TU0AK")
-"""How the same formats begin in data URIs and in base64."""
+_OPAQUE_MODES = {"PNG": ("RGB", "L", "P", "1"), "JPEG": ("RGB", "L")}
+"""Modes of files that every viewer shows alike, and that are passed on as they came."""
 
 
 @dataclass(frozen=True)
@@ -82,22 +82,25 @@ class CheckedPicture:
         return {"type": "image", "base64": self.encoded, "mime_type": self.mime_type}
 
 
+_STANDARD_LETTERS = str.maketrans("-_", "+/")
 _PIECE = 12 * 2**16
 """Of a long text, coded at a time: nothing else runs meanwhile, the event loop included."""
 
 
 def decode_base64(text: str, limits: ImageLimits) -> bytes:
-    """Decode base64, line breaks allowed.
+    """Decode base64 in any spelling that clients send: line breaks, URL-safe letters, %-escapes, no padding.
 
     Raises:
         UnreadableContentError: It is broken, or larger than the limit.
     """
-    if len(text) * 3 // 4 > limits.max_bytes + 3 and len("".join(text.split())) * 3 // 4 > limits.max_bytes + 3:
+    if len(text) * 3 // 4 > limits.max_bytes + 3 and _letters_in(text) * 3 // 4 > limits.max_bytes + 3:
         raise too_large(limits)
-    whole = "".join(text.split())
-    if "=" in whole[:-2]:
+    whole = "".join((unquote(text) if "%" in text else text).split()).translate(_STANDARD_LETTERS)
+    bare = whole.rstrip("=")
+    if "=" in bare or len(whole) - len(bare) > 2:  # noqa: PLR2004 - base64 pads with at most two
         msg = "the picture's base64 is broken"
         raise UnreadableContentError(msg)
+    whole = bare + "=" * (-len(bare) % 4)
     try:
         parts = (whole[at : at + _PIECE] for at in range(0, len(whole), _PIECE))
         return b"".join(base64.b64decode(part, validate=True) for part in parts)
@@ -106,16 +109,23 @@ def decode_base64(text: str, limits: ImageLimits) -> bytes:
         raise UnreadableContentError(msg) from error
 
 
+def _letters_in(text: str) -> int:
+    """Return how many characters of a text are coded data: blanks are none, and an escape is one."""
+    return len("".join(text.split())) - 2 * text.count("%")
+
+
 def decode_frames(data: bytes, limits: ImageLimits) -> tuple[CheckedPicture, ...]:
     """Decode a file here and now; `content.checking` chooses where, and remembers.
 
     Raises:
         UnreadableContentError: It is no picture, of another format, truncated, animated, two files at once, or over a limit.
     """
+    pages = limits.max_frames if limits.frames == "all" else 1
+    frames = check_bounds(data, pages, partial(_check_size, limits=limits))
     formats = _formats(data, limits)
     try:
         with _opened(data, formats, limits) as opened:
-            return _checked(opened, data, limits)
+            return _checked(opened, data, limits, frames)
     except UnreadableContentError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -124,24 +134,41 @@ def decode_frames(data: bytes, limits: ImageLimits) -> tuple[CheckedPicture, ...
     except (UnidentifiedImageError, SyntaxError) as error:
         raise UnreadableContentError(_unknown(data, formats)) from error
     except Exception as error:
-        msg = f"the picture cannot be decoded ({type(error).__name__})"
+        msg = f"the picture cannot be decoded, its data may be broken ({type(error).__name__})"
         raise UnreadableContentError(msg) from error
 
 
 def picture_bytes(picture: Image.Image, limits: ImageLimits) -> bytes:
-    """Return a PIL picture's current frame as a file, so that it is checked like any other.
+    """Return a PIL picture's current frame as a file, so that it is checked like any other; turned upright as its EXIF says.
+
+    One that is opened and not decoded yet is its own file, which is measured before anything decodes it.
 
     Raises:
         UnreadableContentError: It is over a limit or cannot be written.
     """
     _check_size(picture.size, limits)
-    buffer = BytesIO()
     try:
-        picture.save(buffer, "PNG" if picture.mode in ("1", "L", "LA", "P", "RGB", "RGBA") else "TIFF")
+        came = _undecoded(picture, limits)
+        if came:
+            return came
+        upright = ImageOps.exif_transpose(picture)
+        return file_of(upright, "PNG" if picture.mode in ("1", "L", "LA", "P", "RGB", "RGBA") else "TIFF")
     except Exception as error:
         msg = f"the picture object cannot be read ({type(error).__name__})"
         raise UnreadableContentError(msg) from error
-    return buffer.getvalue()
+
+
+def _undecoded(picture: Image.Image, limits: ImageLimits) -> bytes:
+    """Return the file behind a picture that was opened and not touched since, as far as the limits allow; nothing for others."""
+    stream = getattr(picture, "fp", None)
+    untouched = isinstance(picture, ImageFile.ImageFile) and picture.tile and not picture.tell()
+    if not untouched or stream is None or not stream.seekable():
+        return b""
+    at = stream.tell()
+    stream.seek(0)
+    data: bytes = stream.read(limits.max_bytes + 1)
+    stream.seek(at)
+    return data
 
 
 def holds_picture(value: object, *, declared: bool = True) -> bool:
@@ -155,19 +182,6 @@ def holds_picture(value: object, *, declared: bool = True) -> bool:
         return any(may_be_picture(one) and (declared or not isinstance(one, Mapping)) for one in walk(value))
     except UnreadableContentError:
         return True
-
-
-def may_be_picture(value: object) -> bool:
-    """Whether a value itself, not its parts, may be a picture."""
-    if isinstance(value, str):
-        start = value[:200].lstrip()[:20]
-        return start.startswith(_MAGIC_TEXT) or start.lower().startswith("data:image/")
-    if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value[:4]).startswith(_MAGIC)
-    if isinstance(value, Mapping):
-        mime = value.get("mime_type") or value.get("media_type") or value.get("mimeType")
-        return value.get("type") in ("image", "image_url", "input_image") or str(mime).startswith("image/")
-    return isinstance(value, Image.Image)
 
 
 def pixels_of(data: bytes) -> Image.Image:
@@ -220,10 +234,10 @@ def _check_size(size: tuple[int, int], limits: ImageLimits, frames: int = 1) -> 
         raise UnreadableContentError(msg)
 
 
-def _checked(opened: Image.Image, data: bytes, limits: ImageLimits) -> tuple[CheckedPicture, ...]:
+def _checked(opened: Image.Image, data: bytes, limits: ImageLimits, frames: int | None) -> tuple[CheckedPicture, ...]:
     _check_size(opened.size, limits)
     kind = opened.format or ""
-    several = 1 if kind == _SEVERAL_VIEWS else int(getattr(opened, "n_frames", 1))
+    several = 1 if kind == _SEVERAL_VIEWS else _frames(opened, frames)
     if several > 1 and limits.frames == "refuse":
         msg = "the picture is animated: only its first frame could be judged (see the policy's `frames`)"
         raise UnreadableContentError(msg)
@@ -233,19 +247,32 @@ def _checked(opened: Image.Image, data: bytes, limits: ImageLimits) -> tuple[Che
         raise UnreadableContentError(msg)
     _check_size(opened.size, limits, taken)
     refuse_polyglots(data, kind)
+    check_metadata(opened)
     return tuple(_frame(opened, at, kind, data, limits) for at in range(taken))
+
+
+def _frames(opened: Image.Image, counted: int | None) -> int:
+    """Return how many frames a file has, as it was counted where Pillow would have to walk through all of them."""
+    if counted is None:
+        return int(getattr(opened, "n_frames", 1))
+    return max(counted, 2) if getattr(opened, "is_animated", counted > 1) else 1
 
 
 def _frame(opened: Image.Image, at: int, kind: str, data: bytes, limits: ImageLimits) -> CheckedPicture:
     if at:
         opened.seek(at)
         _check_size(opened.size, limits)
-    if kind in _AS_THEY_ARE and not getattr(opened, "is_animated", False) and is_plain(opened):
-        return _as_it_came(opened, data, kind)
+    bare = "JPEG" if kind == _SEVERAL_VIEWS else kind
+    alone = kind == _SEVERAL_VIEWS or not getattr(opened, "is_animated", False)
+    if alone and opened.mode in _OPAQUE_MODES.get(bare, ()) and is_plain(opened):
+        return _as_it_came(opened, data, bare)
+    source = Source.of(opened, data)
     opened.load()
+    notes = read_notes(opened)
     flat = flatten(opened)
-    checked = _encoded(flat, kind)
-    return replace(checked, notes=read_notes(opened))
+    hidden = tuple((how, file_of(look, "PNG", compress_level=1)) for how, look in flat.hidden)
+    written, mime_type = plain_file(flat.shown, source, limits.max_bytes)
+    return CheckedPicture(written, mime_type, flat.shown.size, hidden, notes)
 
 
 def _as_it_came(opened: Image.Image, data: bytes, kind: str) -> CheckedPicture:
@@ -258,19 +285,7 @@ def _as_it_came(opened: Image.Image, data: bytes, kind: str) -> CheckedPicture:
         if (again.size, again.mode) != (opened.size, opened.mode):
             msg = "the picture's file is broken"
             raise UnreadableContentError(msg)
-    opened.load()
+    if kind == "PNG":  # whose texts may stand behind its pixels
+        del again
+        opened.load()
     return CheckedPicture(bare, _AS_THEY_ARE[kind], opened.size, notes=read_notes(opened))
-
-
-def _encoded(flat: Flat, kind: str) -> CheckedPicture:
-    photograph = kind in _PHOTOGRAPHS
-    data = _file(flat.shown, "JPEG", quality=95, subsampling=0) if photograph else _file(flat.shown, "PNG")
-    hidden = tuple((how, _file(look, "PNG", compress_level=1)) for how, look in flat.hidden)
-    return CheckedPicture(data, "image/jpeg" if photograph else "image/png", flat.shown.size, hidden)
-
-
-def _file(picture: Image.Image, picture_format: str, **options: int) -> bytes:
-    picture.info.clear()
-    buffer = BytesIO()
-    picture.save(buffer, picture_format, **options)
-    return buffer.getvalue()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
 from langchain_vlmguard.content.carriers import is_authored, leaves, pictures_in
-from langchain_vlmguard.content.checking import check_frames, was_checked
+from langchain_vlmguard.content.checking import check_frames, checked_block, was_checked
 from langchain_vlmguard.content.fetch import PictureFetcher
 from langchain_vlmguard.content.images import CheckedPicture, holds_picture
 from langchain_vlmguard.content.places import DEEPEST, Place, newest_pictures, with_fetched
@@ -30,6 +30,7 @@ from langchain_vlmguard.content.spellings import (
     shows_picture,
 )
 from langchain_vlmguard.content.turn import LEFT_OUT, Turn, TurnPicture, blocks_of, turn_start
+from langchain_vlmguard.content.walk import is_prose
 from langchain_vlmguard.errors import UnreadableContentError
 from langchain_vlmguard.verdict.limits import ReadLimits
 from langchain_vlmguard.verdict.records import Unjudged
@@ -45,8 +46,12 @@ EVIDENCE = "vlmguard_evidence"
 """Name of the message that carries quotes from pictures; a message that comes with it loses it."""
 
 _ROLES = (HumanMessage, AIMessage, SystemMessage, ToolMessage)
-_BESIDE: Mapping[str, Any] = MappingProxyType({"additional_kwargs": {}, "tool_calls": [], "invalid_tool_calls": []})
-"""Fields beside a message's content, and what is left of one that cannot be read."""
+_BESIDE: Mapping[str, Any] = MappingProxyType(
+    {"additional_kwargs": {}, "response_metadata": {}, "tool_calls": [], "invalid_tool_calls": []}
+)
+"""Fields beside a message's content, and what is left of one that cannot be read; a message's own extra fields are left out."""
+
+_TEXTS = frozenset({"text", "input_text", "output_text"})
 
 _OPAQUE = frozenset({"signature", "encrypted_content", "data"})
 """Fields of model-authored blocks that only the model's provider can read."""
@@ -97,10 +102,13 @@ def read_for_model(
 ) -> list[BaseMessage]:
     """Return messages whose blocks are text and checked standard image blocks only.
 
+    What a guard in this process checked and handed on is taken as it is: the guard's limits are the model's limits.
+
     Raises:
         UnreadableContentError: Naming the first part that cannot be read, and why.
     """
     reader = _Reader(limits or ReadLimits(max_images=64, max_text_chars=_ENDLESS, max_blocks=_ENDLESS), fetcher)
+    reader.trusts_checked = True
     safe = [reader.message(index, message, current=True) for index, message in enumerate(messages)]
     if reader.unjudged:
         first = reader.unjudged[0]
@@ -160,6 +168,9 @@ class _Reader:
         self._letters: Counter[int | str] = Counter()
         self._speaker: int | str = "people"
         """What the letters are counted for: all that people wrote together, each other message by itself."""
+        self.trusts_checked = False
+        """Whether pictures that were checked before, under whatever limits, are taken as they are."""
+        self._trusted = 0
         self._blocks = 0
         self._exact = True
         """Whether the message that is read says the same as it came, to the last field."""
@@ -175,7 +186,7 @@ class _Reader:
         self._exact = True
         self._speaker = "people" if isinstance(message, HumanMessage | SystemMessage) else index
         beside = self._beside(place, message)
-        if message.name == EVIDENCE:
+        if message.name == EVIDENCE or _speaks_by_name(message):
             beside["name"] = None
         if isinstance(message.content, str):
             read = self._block(place, message.content, message)
@@ -201,9 +212,9 @@ class _Reader:
         if isinstance(message, ToolMessage) and message.artifact is not None:
             left_out["artifact"] = None
             self._artifact(replace(place, beside="artifact"), message.artifact)
-        for name, empty in _BESIDE.items():
+        for name in (*_BESIDE, *(message.model_extra or ())):
             value = getattr(message, name, None)
-            if not value:
+            if not value or (name == "response_metadata" and isinstance(message, AIMessage)):
                 continue
             try:
                 if name.endswith("tool_calls"):
@@ -212,7 +223,7 @@ class _Reader:
                     _no_picture(value)
             except UnreadableContentError as error:
                 self._account(place, f"messages[{place.message}].{name}", name, str(error))
-                left_out[name] = empty
+                left_out[name] = _BESIDE.get(name)
         return left_out
 
     def _artifact(self, place: Place, artifact: Any) -> None:
@@ -241,7 +252,7 @@ class _Reader:
             msg = "it is neither text nor a content block"
             raise UnreadableContentError(msg)
         kind = kind_of(block)
-        if isinstance(block, dict) and kind == "text" and isinstance(block.get("text"), str):
+        if isinstance(block, dict) and kind in _TEXTS and isinstance(block.get("text"), str):
             return [self._text_block(place, block, message)]
         if isinstance(block, dict) and block.keys() == {"cachePoint"}:
             return []
@@ -259,6 +270,11 @@ class _Reader:
         if found is None:
             msg = f"blocks of type {kind_of(block)!r} are not read: send text, or pictures as base64"
             raise UnreadableContentError(msg)
+        if self.trusts_checked and isinstance(found, Inline) and (known := checked_block(found.data)):
+            self._trusted += 1
+            if self._trusted + len(self.pictures) > self.limits.max_images:
+                raise _too_many(self.limits)
+            return [known]
         pictures = self._picture(place, found)
         same = len(pictures) == 1 and is_exactly(block, found, pictures[0]) and _is_bare(block)
         self._exact = self._exact and same
@@ -309,7 +325,7 @@ class _Reader:
     def _picture(self, place: Place, found: Spelled) -> tuple[CheckedPicture, ...]:
         if not place.current and (place.message, *place.path) not in self.kept:
             raise _too_many(self.limits)
-        if place.current and len(self.pictures) >= self.limits.max_images:
+        if place.current and len(self.pictures) + self._trusted >= self.limits.max_images:
             raise _too_many(self.limits)
         data = self._data(place, found)
         pictures = check_frames(data, self.limits.image)
@@ -359,10 +375,17 @@ def _is_plain(message: BaseMessage) -> bool:
         isinstance(text, str)
         and isinstance(message, _ROLES)
         and not message.additional_kwargs
+        and not message.model_extra
+        and (isinstance(message, AIMessage) or not (message.response_metadata or message.name))
         and message.name != EVIDENCE
         and (not isinstance(message, ToolMessage) or message.artifact is None)
         and (text.isascii() or _LONE_SURROGATE.search(text) is None)
     )
+
+
+def _speaks_by_name(message: BaseMessage) -> bool:
+    """Whether a name is words that a model would read; what models call themselves is judged with their answers."""
+    return bool(message.name) and is_prose(str(message.name)) and not isinstance(message, AIMessage)
 
 
 def _is_handed_on(block: object) -> bool:

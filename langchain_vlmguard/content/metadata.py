@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, SupportsIndex
 
 from PIL import ExifTags
 
+from langchain_vlmguard.content.tiff_directories import check_exif
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from PIL import Image
 
 MOST_NOTES = 64
+MOST_XMP = 1_000_000
+"""Characters of XMP that are searched."""
+
 MOST_CHARACTERS = 4_000
 """Of one note; what is longer is cut."""
 
@@ -22,8 +27,10 @@ _SUB_IFDS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 _XMP = ("xmp", "XML:com.adobe.xmp")
 _NO_WORDS = frozenset({"icc_profile", "exif", "mp", "photoshop", "adobe", *_XMP})
 _CHARACTER_CODES = {b"ASCII\x00\x00\x00": "ascii", b"UNICODE\x00": "utf-16", b"JIS\x00\x00\x00\x00\x00": "iso2022_jp"}
-_NAMESPACES = re.compile(r"xmlns:\w+\s*=\s*(\"[^\"]*\"|'[^']*')|<\?xpacket[^>]*>")
+_NAMESPACES = re.compile(r"xmlns:\w+\s*=\s*(\"[^\"]*\"|'[^']*')|<\?xpacket[^<>]*>")
 _IN_XML = re.compile(r">([^<>]+)<|=\s*\"([^\"]*)\"|=\s*'([^']*)'")
+"""Each branch ends where the next one may begin, so that no text makes them look through it twice."""
+
 _LETTERS = re.compile(r"[^\W\d_]{2}")
 _WIDE = range(0x9C9B, 0x9CA0)
 """EXIF's XP tags, which Windows writes in UTF-16."""
@@ -46,6 +53,20 @@ _USUAL = frozenset(
 
 Note = tuple[str, str]
 """Where it stands and what it says."""
+
+
+def check_metadata(picture: Image.Image) -> None:
+    """Measure an opened picture's EXIF before it is read.
+
+    Raises:
+        UnreadableContentError: It would take more time or memory than EXIF may.
+    """
+    exif, raw = picture.info.get("exif"), picture.info.get("Raw profile type exif")
+    if isinstance(exif, bytes):
+        check_exif(exif)
+    if isinstance(raw, str):
+        with suppress(ValueError):
+            check_exif(bytes.fromhex("".join(raw.split("\n")[3:])))
 
 
 def read_notes(picture: Image.Image) -> tuple[Note, ...]:
@@ -85,7 +106,7 @@ def _from_xmp(picture: Image.Image) -> Iterator[Note]:
     for key in _XMP:
         packet = picture.info.get(key)
         if isinstance(packet, str | bytes):
-            found = _IN_XML.finditer(_NAMESPACES.sub("", _text(packet)))
+            found = _IN_XML.finditer(_NAMESPACES.sub("", _text(packet[:MOST_XMP])))
             words = (html.unescape(next(filter(None, one.groups()), "")).strip() for one in found)
             yield from (("XMP", one) for one in words if one)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from queue import Empty, SimpleQueue
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from langchain_vlmguard.errors import extra
@@ -31,6 +32,18 @@ class Line:
     """From 0 to 1."""
 
     box: Box
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where a detector sees a line of text."""
+
+    image: Image.Image
+    """The line, upright as its box lies, RGB."""
+
+    box: Box
+    score: float
+    """How sure the detector is, from 0 to 1."""
 
 
 class OCR(Protocol):
@@ -67,6 +80,34 @@ class RapidOCRReader:
         """Name and version."""
         return f"rapidocr {_version('rapidocr')}"
 
+    def detect(self, image: Image.Image) -> list[Region]:
+        """Return the lines of an RGB picture, cut out and unread."""
+        import numpy as np
+        from PIL import Image as Pictures
+        from rapidocr.utils.process_img import get_rotate_crop_image
+
+        pixels = np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])
+        with _engine() as engine:
+            result = engine(pixels, use_det=True, use_cls=False, use_rec=False)
+        if result.boxes is None:
+            return []
+        cut = [get_rotate_crop_image(pixels, np.array(corners, dtype=np.float32)) for corners in result.boxes]
+        rows = zip(cut, result.boxes, result.scores, strict=True)
+        return [
+            Region(Pictures.fromarray(np.ascontiguousarray(line[:, :, ::-1])), _around(box, image.size), float(score))
+            for line, box, score in rows
+            if line.size
+        ]
+
+    def recognise(self, images: Sequence[Image.Image]) -> list[tuple[str, float]]:
+        """Return text and confidence of single lines."""
+        import numpy as np
+
+        lines = [np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1]) for image in images]
+        with _engine() as engine:
+            result = engine.recognize_txt(lines)
+        return [(str(text), float(score)) for text, score in zip(result.txts, result.scores, strict=True)]
+
     def read(self, image: Image.Image) -> list[Line]:
         """Return the lines of an RGB picture."""
         import numpy as np
@@ -82,10 +123,12 @@ class RapidOCRReader:
 _SETTINGS = {
     "Global.log_level": "critical",
     "Global.text_score": 0.0,
+    "Rec.rec_batch_num": 1,
     "EngineConfig.onnxruntime.intra_op_num_threads": 1,
     "EngineConfig.onnxruntime.inter_op_num_threads": 1,
 }
-"""Unsure lines are wanted too, and pictures are read side by side rather than each by all cores."""
+"""Lines are read one by one, since a batch is as wide as its widest line, and unsure ones are wanted too. Pictures are read
+side by side rather than each by all cores."""
 
 _IDLE: SimpleQueue[RapidOCR] = SimpleQueue()
 """Engines that nobody uses now; one engine serves one thread at a time, since it keeps notes on the picture it reads."""
@@ -109,10 +152,79 @@ def _new_engine() -> RapidOCR:
     return RapidOCR(params=_SETTINGS)
 
 
+KNOWN_LANGUAGES = frozenset(
+    {"da", "de", "en", "es", "et", "fi", "fr", "ga", "hr", "hu", "id", "is", "it", "ja", "lt", "lv", "ms", "nl", "no"}
+    | {"pl", "pt", "ro", "sk", "sl", "sq", "sv", "sw", "tr", "zh"}
+)
+"""ISO 639-1 codes of languages in Latin letters, Chinese and Japanese, which RapidOCR's own models read."""
+
+_TESSERACT: Mapping[str, str] = MappingProxyType(
+    {
+        "am": "amh",
+        "ar": "ara",
+        "be": "bel",
+        "bg": "bul",
+        "bn": "ben",
+        "el": "ell",
+        "fa": "fas",
+        "gu": "guj",
+        "he": "heb",
+    }
+    | {
+        "hi": "hin",
+        "hy": "hye",
+        "ka": "kat",
+        "km": "khm",
+        "kn": "kan",
+        "ko": "kor",
+        "lo": "lao",
+        "ml": "mal",
+        "mr": "mar",
+    }
+    | {
+        "my": "mya",
+        "ne": "nep",
+        "pa": "pan",
+        "ru": "rus",
+        "si": "sin",
+        "sr": "srp",
+        "ta": "tam",
+        "te": "tel",
+        "th": "tha",
+    }
+    | {"uk": "ukr", "ur": "urd", "vi": "vie", "yi": "yid"}
+)
+"""Tesseract's names of its data by ISO 639-1 code."""
+
+
 class TesseractReader:
     """Tesseract through `pytesseract` (extra `tesseract`, and the program itself)."""
 
     upright_only = True
+
+    @classmethod
+    def of_languages(cls, languages: Sequence[str]) -> TesseractReader:
+        """Make a reader of languages by their ISO 639-1 codes.
+
+        Raises:
+            MissingExtraError: The extra is not installed.
+            ValueError: A code is not known, or the program or its data of a language is not installed.
+        """
+        unknown = sorted(set(languages) - KNOWN_LANGUAGES - _TESSERACT.keys())
+        if unknown:
+            msg = f"languages {unknown} are not known: choose from {sorted(KNOWN_LANGUAGES | _TESSERACT.keys())}"
+            raise ValueError(msg)
+        wanted = [_TESSERACT[code] for code in dict.fromkeys(languages) if code not in KNOWN_LANGUAGES]
+        reader = cls("+".join(wanted))
+        try:
+            missing = sorted(set(wanted) - set(_tesseract().get_languages()))
+        except OSError as error:
+            msg = f"languages {sorted(languages)} are read by the program tesseract, which is not installed"
+            raise ValueError(msg) from error
+        if missing:
+            msg = f"tesseract has no data for {missing}: install its packages of these languages"
+            raise ValueError(msg)
+        return reader
 
     def __init__(self, languages: str = "eng", seconds: float = 20.0) -> None:
         """Read text in some languages (`"eng+deu"`), each picture within some seconds.

@@ -7,11 +7,13 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from langchain_core.messages import HumanMessage, ToolMessage
 
 from langchain_vlmguard.content.messages import EVIDENCE
+from langchain_vlmguard.content.passages import MOST_PASSAGES, passages_of
 from langchain_vlmguard.verdict.records import EvidenceNote, SecurityFinding, Unjudged
 
 if TYPE_CHECKING:
@@ -20,14 +22,17 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from langchain_vlmguard.content.evidence import EvidenceReader, PictureEvidence
+    from langchain_vlmguard.content.ocr import Box
+    from langchain_vlmguard.content.picture_classes import PictureScore
     from langchain_vlmguard.content.turn import Turn, TurnPicture
     from langchain_vlmguard.verdict.judges import TextJudge
     from langchain_vlmguard.verdict.records import Channel
 
-_MOST_QUOTED = 2_000
-"""Characters of one quote that the rewriter gets."""
+MOST_QUOTED = 40_000
+"""Characters of all quotes that the rewriter gets."""
 
-_MOST_QUOTES = 60
+UNREAD_TEXT = "unread text"
+"""`Unjudged.kind` of text that is seen in a picture and could not be read."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,10 @@ class EvidenceReport:
 
     security: tuple[SecurityFinding, ...] = ()
     unjudged: tuple[Unjudged, ...] = ()
-    """Pictures whose evidence could not be read in time."""
+    """Pictures whose evidence could not be read whole, and places of text that is seen and could not be read."""
+
+    classes: tuple[tuple[str, PictureScore], ...] = ()
+    """What classifiers say that the turn's pictures show, with the place of each picture."""
 
     withheld: tuple[str, ...] = ()
     """SHA-256 of earlier turns' pictures that hold an unsafe request: they are left out, not judged anew each turn."""
@@ -70,15 +78,24 @@ class PictureWords:
         with ThreadPoolExecutor(self.reader.max_concurrency) as pool:
             found = list(pool.map(lambda picture: copy_context().run(self._read, picture), pictures))
         whole = [pair for pair in zip(pictures, found, strict=True) if pair[1].complete]
-        risks = self._risks(turn, [evidence for _, evidence in whole])
+        pairs = list(zip(pictures, found, strict=True))
+        risks = self._risks(turn, whole)
         current = [row for row in zip(whole, risks, strict=True) if row[0][0] in turn.pictures]
         judged = [risk for _, risk in current if risk is not None]
+        quotes = [quote for (p, e), _ in current for quote in _quotes(p, e)]
         return EvidenceReport(
             notes=tuple(note for (p, e), risk in zip(whole, risks, strict=True) for note in _notes(p, e, risk)),
-            quotes=tuple(quote for (p, e), _ in current for quote in _quotes(p, e))[:_MOST_QUOTES],
+            quotes=_up_to(MOST_QUOTED, quotes),
             risk=max(judged, default=None),
             security=_security(turn, [pair for pair, _ in current]),
-            unjudged=tuple(_unread(p, self.reader) for p, e in zip(pictures, found, strict=True) if not e.complete),
+            classes=tuple((p.where, score) for (p, e), _ in current for score in e.classes),
+            unjudged=(
+                *(_unread(p, self.reader) for p, e in zip(pictures, found, strict=True) if not e.complete),
+                *(_too_long(p) for (p, e), _ in current if len(e.passages) > MOST_PASSAGES),
+                *(_too_long(p) for (p, _), _ in current[-1:] if self.judge is None and _weight(quotes) > MOST_QUOTED),
+                *(_unclassified(p, e.unclassified) for p, e in pairs if e.unclassified),
+                *(_unread_text(p, box) for (p, e), _ in current for box in e.unread),
+            ),
             withheld=tuple(
                 p.picture.sha256
                 for (p, _), risk in zip(whole, risks, strict=True)
@@ -93,22 +110,36 @@ class PictureWords:
         see = getattr(self.judge, "seen_pictures", None)
         return [] if see is None else see(placed.picture.open())
 
-    def _risks(self, turn: Turn, found: list[PictureEvidence]) -> list[float | None]:
-        """Judge each picture's words, by themselves and after what people wrote, unless that is unsafe already."""
+    def _risks(self, turn: Turn, whole: list[tuple[TurnPicture, PictureEvidence]]) -> list[float | None]:
+        """Judge each picture's words, by themselves and after what people wrote, unless that is unsafe already.
+
+        The words of several pictures of the turn are judged together as well, in order: a request may be spread over them.
+        """
         if self.judge is None:
-            return [None] * len(found)
-        asked = [self._asked(turn, evidence) for evidence in found]
+            return [None] * len(whole)
+        shown = [evidence.shown_lines for placed, evidence in whole if placed in turn.pictures and evidence.shown_lines]
+        spread = tuple(line for lines in shown for line in lines) if len(shown) > 1 else ()
+        asked = [self._asked(turn, evidence, spread if p in turn.pictures else ()) for p, evidence in whole]
         texts = list(dict.fromkeys([*(text for pair in asked for part in pair for text in part), turn.text]))
-        risk = dict(zip(texts, self.judge.judge_texts(texts), strict=True)) if any(a for a, _ in asked) else {}
+        risk = dict(zip(texts, self.judge.judge_texts(texts), strict=True)) if any(a or j for a, j in asked) else {}
         typed = risk.get(turn.text, 0.0)
         return [
             max([*(risk[one] for one in alone), *(risk[one] for one in joined if typed < _CLEAN)], default=None)
             for alone, joined in asked
         ]
 
-    def _asked(self, turn: Turn, evidence: PictureEvidence) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        alone = evidence.passages
-        joined = (f"{turn.text}\n{evidence.shown_text}",) if turn.text.strip() and evidence.shown_text else ()
+    def _asked(
+        self, turn: Turn, evidence: PictureEvidence, spread: tuple[str, ...]
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        alone = (
+            *evidence.passages[:MOST_PASSAGES],
+            *(passages_of([spread]) if spread and evidence.shown_lines else ()),
+        )
+        shown = evidence.shown_text
+        if not turn.text.strip() or not shown:
+            return alone, ()
+        together = (f"{turn.text}\n{' '.join(spread)}",) if spread else ()
+        joined = (f"{turn.text}\n{shown}", *together)
         return alone, joined
 
 
@@ -147,8 +178,17 @@ def _quotes(placed: TurnPicture, evidence: PictureEvidence) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    cut = " [cut]" if len(text) > _MOST_QUOTED else ""
-    return json.dumps(text[:_MOST_QUOTED], ensure_ascii=False) + cut
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _weight(quotes: Sequence[str]) -> int:
+    return sum(map(len, quotes))
+
+
+def _up_to(most: int, quotes: Sequence[str]) -> tuple[str, ...]:
+    """Return the first quotes, and a line that says how many there are besides."""
+    kept = [quote for quote, upto in zip(quotes, accumulate(map(len, quotes)), strict=True) if upto <= most]
+    return (*kept, *([f"- {len(quotes) - len(kept)} more, left out"] if len(kept) < len(quotes) else []))
 
 
 def _security(turn: Turn, pairs: list[tuple[TurnPicture, PictureEvidence]]) -> tuple[SecurityFinding, ...]:
@@ -165,3 +205,17 @@ def _security(turn: Turn, pairs: list[tuple[TurnPicture, PictureEvidence]]) -> t
 def _unread(placed: TurnPicture, reader: EvidenceReader) -> Unjudged:
     reason = f"what it says could not be read within {reader.seconds:g} seconds"
     return Unjudged(where=placed.where, kind="image", reason=reason)
+
+
+def _too_long(placed: TurnPicture) -> Unjudged:
+    return Unjudged(where=placed.where, kind="image", reason="it says more than can be judged at once")
+
+
+def _unread_text(placed: TurnPicture, box: Box) -> Unjudged:
+    place = ", ".join(f"{100 * share:.0f} %" for share in box)
+    reason = f"text is seen in it at {place} (left, top, right, bottom) and cannot be read: send it typed"
+    return Unjudged(where=placed.where, kind=UNREAD_TEXT, reason=reason)
+
+
+def _unclassified(placed: TurnPicture, error: str) -> Unjudged:
+    return Unjudged(where=placed.where, kind="image", reason=f"what it shows could not be classified ({error})")

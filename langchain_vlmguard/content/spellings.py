@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from langchain_vlmguard.content.checking import bytes_of, check_frames
-from langchain_vlmguard.content.images import holds_picture, may_be_picture, picture_bytes
+from langchain_vlmguard.content.images import holds_picture, picture_bytes
+from langchain_vlmguard.content.signatures import may_be_picture
 from langchain_vlmguard.content.walk import walk
 from langchain_vlmguard.errors import UnreadableContentError
 
@@ -287,7 +288,7 @@ def _pointer(key: str) -> Callable[[], Spelled]:
 
 
 def _is_data_uri(value: object) -> bool:
-    return isinstance(value, str) and value[:200].lstrip()[:5].lower() == "data:"
+    return isinstance(value, str) and value.lstrip()[:5].lower() == "data:"
 
 
 def _uri_type(uri: object) -> str:
@@ -296,7 +297,7 @@ def _uri_type(uri: object) -> str:
 
 def _from_uri(uri: str) -> Inline:
     head, comma, data = uri.partition(",")
-    if not comma or not head.rstrip().lower().endswith(";base64"):
+    if not comma or ";" not in head or head.rpartition(";")[2].strip().lower() != "base64":
         msg = "its data URI is not in base64"
         raise UnreadableContentError(msg)
     return Inline(data)

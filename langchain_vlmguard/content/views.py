@@ -14,6 +14,11 @@ Resampling, Transform, Transpose = Image.Resampling, Image.Transform, Image.Tran
 
 _TURNS = {90: Transpose.ROTATE_90, 180: Transpose.ROTATE_180, 270: Transpose.ROTATE_270}
 
+STRETCHED = "contrast stretched"
+AFAR = "from afar"
+_SHRUNK_TO = 640
+"""Longer edge of a second, smaller look at pictures that are much larger: detectors miss letters that fill the picture."""
+
 _SMALL = 500
 """Longer edge up to which a picture is enlarged twice."""
 
@@ -46,6 +51,9 @@ class View:
     part: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
     """Which part of the picture it shows: left, top, right, bottom as shares of its edges."""
 
+    average: Image.Image | None = None
+    """Of a shrunk view, the plain average of the same pixels, in the same size."""
+
     angle: int = 0
     """Degrees by which that part was turned, counter-clockwise: 0, 90, 180 or 270."""
 
@@ -65,15 +73,21 @@ def views_of(picture: Image.Image) -> Iterator[View]:
         return
     whole = _at_reading_size(picture)
     yield View("as it is", whole)
-    yield View("contrast stretched", stretched(whole))
+    yield View(STRETCHED, stretched(whole))
     for part, tile in _tiles(picture):
         yield View("enlarged", tile, part)
+
+
+def view_from_afar(picture: Image.Image) -> Iterator[View]:
+    """Yield a much smaller look at a large picture, in which letters that fill it are of a usual size."""
+    if max(picture.size) > _SHRUNK_TO * 3 // 2 and not is_flat(picture):
+        yield View(AFAR, picture.resize(_fitted(picture.size, _SHRUNK_TO), Resampling.LANCZOS))
 
 
 def turned(view: View, angles: Sequence[int] = (90, 180, 270)) -> Iterator[View]:
     """Yield a view turned by quarters, for what cannot be read as it stands."""
     for angle in angles:
-        yield View(f"{view.name}, turned {angle}°", view.image.transpose(_TURNS[angle]), view.part, angle)
+        yield View(f"{view.name}, turned {angle}°", view.image.transpose(_TURNS[angle]), view.part, angle=angle)
 
 
 def _turned_back(box: tuple[float, float, float, float], angle: int) -> tuple[float, float, float, float]:
@@ -107,14 +121,23 @@ def shrunk_views(picture: Image.Image) -> list[View]:
     A text can be spread over a large picture so that it appears only when some resizing keeps the pixels it stands in. Each
     common edge and way of resizing is compared with the plain average of the same pixels; the most different ones return.
     """
-    found: list[tuple[float, View]] = []
+    grey = picture.convert("L")
+    found: list[tuple[float, str, tuple[int, int]]] = []
     for edge in _EDGES_SEEN:
         if edge >= max(picture.size):
             break
         sizes = {(edge, edge), _fitted(picture.size, edge)}
-        found += [scored for size in sorted(sizes) for scored in _shrunk(picture, size)]
+        found += [scored for size in sorted(sizes) for scored in _shrunk(grey, size)]
     found.sort(key=lambda scored: -scored[0])
-    return [view for _, view in found[:_MOST_SHRUNK]]
+    looks = ((how, size, dict(_resizings(picture, size))[how]) for _, how, size in found[:_MOST_SHRUNK])
+    return [
+        View(
+            f"shrunk to {size[0]} x {size[1]}, {how}",
+            _at_reading_size(image),
+            average=_at_reading_size(grey.resize(size, Resampling.BOX)),
+        )
+        for how, size, image in looks
+    ]
 
 
 def seen_views(picture: Image.Image, seen: Sequence[Image.Image]) -> list[View]:
@@ -167,12 +190,12 @@ def _fitted(size: tuple[int, int], edge: int) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _shrunk(picture: Image.Image, size: tuple[int, int]) -> Iterator[tuple[float, View]]:
-    average = picture.resize(size, Resampling.BOX)
-    for name, image in _resizings(picture, size):
+def _shrunk(grey: Image.Image, size: tuple[int, int]) -> Iterator[tuple[float, str, tuple[int, int]]]:
+    average = grey.resize(size, Resampling.BOX)
+    for name, image in _resizings(grey, size):
         strange = _difference(average, image)
         if strange > _SUSPICIOUS:
-            yield strange, View(f"shrunk to {size[0]} x {size[1]}, {name}", _at_reading_size(image))
+            yield strange, name, size
 
 
 def _resizings(picture: Image.Image, size: tuple[int, int]) -> Iterator[tuple[str, Image.Image]]:

@@ -9,14 +9,15 @@ from uuid import uuid4
 
 from langchain_core.messages import HumanMessage, ToolMessage
 
-from langchain_vlmguard.content.picture_words import quotes_message
+from langchain_vlmguard.content.picture_words import UNREAD_TEXT, quotes_message
 from langchain_vlmguard.guard.calls import Call, checked_rewrite
 from langchain_vlmguard.guard.effects import ask, work
 from langchain_vlmguard.guard.turns import GuardedTurn
 from langchain_vlmguard.verdict.draft import Draft
 from langchain_vlmguard.verdict.hazards import HAZARDS
 from langchain_vlmguard.verdict.judges import identity_of
-from langchain_vlmguard.verdict.records import Hazard
+from langchain_vlmguard.verdict.policy import severest
+from langchain_vlmguard.verdict.records import CHECK, Hazard, VisualScore
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from langchain_vlmguard.verdict.records import Unjudged
 
 HIDDEN_REQUEST = "Words in a picture ask for something that would be unsafe if somebody had typed it."
+SHOWN = "A picture shows something that the policy does not let through."
 NO_PROMPT = "The turn holds no words of a person that could be rewritten."
 NOTHING_NEW = "There is no new message since the last answer."
 
@@ -95,11 +97,59 @@ def examine(guarded: GuardedTurn, draft: Draft) -> Flow[tuple[GuardedTurn, Draft
         quotes=report.quotes,
         withheld=report.withheld,
     )
-    if report.unjudged:
-        draft = unread(draft, report.unjudged, policy)
+    unreadable = [part for part in report.unjudged if part.kind != UNREAD_TEXT]
+    if unreadable:
+        draft = unread(draft, unreadable, policy)
     elif guarded.is_unsafe(report.risk):
         draft = draft.stop(policy.on_hidden_request, HIDDEN_REQUEST)
+    draft = _shown(draft, report, policy)
+    draft = _text_seen(draft, [part for part in report.unjudged if part.kind == UNREAD_TEXT], policy)
     return replace(guarded, turn=turn.without(report.withheld)), draft
+
+
+def _shown(draft: Draft, report: EvidenceReport, policy: GuardPolicy) -> Draft:
+    """Enter what classifiers say that the turn's pictures show; the severest of what the policy wants is done."""
+    labels = policy.picture_labels
+    scores = [
+        VisualScore(
+            where=where,
+            model=one.model,
+            label=one.label,
+            score=one.score,
+            threshold=labels[one.label].at if one.label in labels else None,
+            hazard=labels[one.label].hazard if one.label in labels else None,
+        )
+        for where, one in report.classes
+    ]
+    over = [one for one in scores if one.is_over]
+    hazards = tuple(_shown_hazard(one) for one in over)
+    draft = draft.copy_with(visual=tuple(scores), hazards=(*draft.hazards, *hazards))
+    counted = [labels[one.label] for one in over if policy.counts(labels[one.label].hazard)]
+    action = severest(
+        [
+            draft.action,
+            *(one.action for one in counted),
+            *(policy.on_hazard.get(one.hazard, "allow") for one in counted),
+        ]
+    )
+    return draft if action == draft.action else draft.stop(action, SHOWN)
+
+
+def _shown_hazard(score: VisualScore) -> Hazard:
+    hazard, why = str(score.hazard), f"{score.model} finds {score.label!r} in the picture at {score.where}"
+    return Hazard(id=hazard, channel="visual", rationale=why[:500], score=score.score, native=score.label)
+
+
+def _text_seen(draft: Draft, parts: Sequence[Unjudged], policy: GuardPolicy) -> Draft:
+    """Return the draft of a turn whose pictures show text that nobody could read."""
+    if not parts:
+        return draft
+    if policy.on_unread_text == "note":
+        checks = tuple(part.model_copy(update={"kind": CHECK}) for part in parts)
+        return draft.copy_with(unjudged=(*draft.unjudged, *checks))
+    reason = f"A picture shows text that could not be read: {parts[0].where}."
+    listed = draft.copy_with(unjudged=(*draft.unjudged, *parts))
+    return listed.stop(policy.on_unread_text, reason) if draft.is_open else listed
 
 
 def ask_rewriter(guarded: GuardedTurn, draft: Draft) -> Flow[Draft]:
@@ -121,7 +171,7 @@ def ask_rewriter(guarded: GuardedTurn, draft: Draft) -> Flow[Draft]:
     return draft.copy_with(
         action=policy.decide(rewrite.action, rewrite.risk, [hazard.id for hazard in hazards]),
         risk=rewrite.risk,
-        hazards=hazards,
+        hazards=(*draft.hazards, *hazards),
         intent=rewrite.intent,
         rewritten_prompt=rewrite.rewritten_prompt,
     )

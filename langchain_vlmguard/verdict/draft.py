@@ -26,6 +26,7 @@ from langchain_vlmguard.verdict.records import (
     Severity,
     SteeringTrace,
     Unjudged,
+    VisualScore,
 )
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Draft(Record):
     evidence: tuple[EvidenceNote, ...] = ()
     evidence_risk: Risk | None = None
     evidence_reader: str | None = None
+    visual: tuple[VisualScore, ...] = ()
     security: tuple[SecurityFinding, ...] = ()
     quotes: tuple[str, ...] = ()
     """Words found in pictures, as the rewriter gets them."""
@@ -155,7 +157,8 @@ class Draft(Record):
     def to_verdict(self, policy: GuardPolicy) -> SafetyVerdict:
         """Return the verdict under a policy."""
         gate = self.steering.risk if self.steering else None
-        risk = _highest(self.risk, self.evidence_risk, self.answer_risk, self.second_risk, gate)
+        shown = max((one.score for one in self.visual if one.is_over), default=None)
+        risk = _highest(self.risk, shown, self.evidence_risk, self.answer_risk, self.second_risk, gate)
         severity = None if risk is None else policy.severity(risk)
         return SafetyVerdict(
             action=self.action,
@@ -165,6 +168,7 @@ class Draft(Record):
             unjudged=list(self.unjudged),
             security=list(self.security),
             evidence=list(self.evidence),
+            visual=list(self.visual),
             evidence_risk=self.evidence_risk,
             answer_risk=self.answer_risk,
             second_risk=self.second_risk,
@@ -220,6 +224,7 @@ class Draft(Record):
             hazards=tuple(verdict.hazards),
             rewriter=made_by.rewriter,
             evidence=tuple(verdict.evidence),
+            visual=tuple(verdict.visual),
             evidence_reader=made_by.evidence,
             security=tuple(verdict.security),
             withheld=tuple(verdict.withheld),

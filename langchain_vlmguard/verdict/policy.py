@@ -97,6 +97,26 @@ class RewritePolicy(BaseModel):
     `ask` refuses."""
 
 
+class PictureLabel(BaseModel):
+    """What follows from a label that a classifier of pictures gives (`EvidenceReader(classifiers=…)`).
+
+    ??? example "Explicit pictures are refused"
+
+        ```python
+        policy = GuardPolicy(picture_labels={"nsfw": PictureLabel(hazard="mlcommons:sxc", at=0.8)})
+        ```
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hazard: HazardId
+    at: Risk = 0.5
+    """Score from which the label counts."""
+
+    action: Literal["allow", "review", "refuse"] = "refuse"
+    """What becomes of the turn; `allow` only records the hazard."""
+
+
 class GuardPolicy(BaseModel):
     """A tenant's policy. Nothing in it can turn an unread part or a failed check into a pass.
 
@@ -161,6 +181,13 @@ class GuardPolicy(BaseModel):
 
     on_hidden_request: Literal["allow", "review", "refuse"] = "refuse"
     """When words found in a picture of the turn would be `unsafe` if somebody had typed them (needs evidence)."""
+
+    on_unread_text: Literal["note", "review", "refuse"] = "refuse"
+    """When a picture of the turn shows text that could not be read, in a script that the reader does not know (needs evidence).
+    `note` lists it among the checks that nobody made."""
+
+    picture_labels: dict[str, PictureLabel] = Field(default_factory=dict)
+    """By label of a classifier of pictures, the hazard it stands for and from where on; other labels are only recorded."""
 
     on_unsafe_answer: Literal["keep", "review", "refuse"] = "refuse"
     """When what the model was about to say is `unsafe` in words alone (needs a judge of answers, see `create_vlm_guard`)."""

@@ -101,6 +101,27 @@ class EvidenceNote(Record):
     """Of the picture's words, judged as if somebody had typed them; `None` where nothing judged them."""
 
 
+class VisualScore(Record):
+    """What a classifier of pictures says about one label."""
+
+    where: str
+    """Place of the picture in the conversation."""
+
+    model: str
+    label: str
+    score: Risk
+    threshold: Risk | None = None
+    """Score from which the policy acts on this label; `None` where it does not."""
+
+    hazard: HazardId | None = None
+    """What the policy takes the label for."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the policy acts on it."""
+        return self.threshold is not None and self.score >= self.threshold
+
+
 class SteeringTrace(Record):
     """What steering did to the answer."""
 
@@ -184,6 +205,9 @@ class SafetyVerdict(Record):
 
     evidence_risk: Risk | None = None
     """Highest risk of what the turn's pictures say; `None` where nothing judged it."""
+
+    visual: list[VisualScore] = Field(default_factory=list)
+    """What classifiers say that the turn's pictures show."""
 
     answer_risk: Risk | None = None
     """Risk of what the model was about to say, judged in words alone; `None` where nothing judged it."""

@@ -44,6 +44,20 @@ def architectures(
 
 
 @app.command()
+def pictures(
+    folder: Annotated[Path, typer.Option(exists=True, file_okay=False, help="A folder of anybody's picture files.")],
+    output: Annotated[Path, typer.Option("--json", help="Write the results here.")],
+) -> None:
+    """Read every file of a folder as the guard reads pictures: decoded, refused, crashed, slow, and how much memory it took.
+
+    Takes some tenths of a second a file, each in a process of its own. Fails where a file breaks the reader.
+    """
+    from vlmguard_lab.bench import pictures as measurement
+
+    measurement.run(folder, output)
+
+
+@app.command()
 def screening(n: PerCell = 200, seed: Seed = 0) -> None:
     """Count what adaptive rewriting clears without the rewriter, and how the cleared requests are answered.
 
@@ -169,6 +183,8 @@ def evidence(
     ] = 400,
     harmless: Annotated[int, typer.Option(min=0, help="Harmless drawn requests; 0 leaves them out.")] = 200,
     output: Results = page.RESULTS / "evidence.json",
+    *,
+    pages: Annotated[bool, typer.Option(help="Time usual pages, and try scripts.")] = True,
 ) -> None:
     """Measure what the evidence reader finds in pictures, and what judging it does to drawn requests.
 
@@ -178,7 +194,7 @@ def evidence(
     from vlmguard_lab.bench import evidence as measurement
 
     counts = {"variants": variants, "harmful": harmful, "harmless": harmless}
-    measurement.run(figstep, mossbench, output, kinds=kind or (), **counts)
+    measurement.run(figstep, mossbench, output, kinds=kind or (), pages=pages, **counts)
 
 
 @app.command()

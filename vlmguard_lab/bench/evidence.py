@@ -16,7 +16,7 @@ from langchain_vlmguard.content.checking import check_picture
 from langchain_vlmguard.errors import EvaluationError
 from langchain_vlmguard.files import read_json, write_json
 from langchain_vlmguard.verdict.limits import ImageLimits
-from vlmguard_lab.bench import page
+from vlmguard_lab.bench import page, reading_pages
 from vlmguard_lab.bench.parts import Part, forget, measure
 from vlmguard_lab.facts import run_facts
 from vlmguard_lab.statistics import Share
@@ -50,6 +50,7 @@ def run(
     variants: int,
     harmful: int,
     harmless: int,
+    pages: bool = True,
 ) -> None:
     """Measure what is asked for, and write it; the other parts of the results are kept.
 
@@ -61,6 +62,7 @@ def run(
         variants: Pictures of each kind; 0 leaves that part out.
         harmful: Harmful drawn requests of the testbed; 0 leaves that part out.
         harmless: Harmless ones.
+        pages: Whether usual pages are timed, and scripts tried.
     """
     if strange := set(kinds) - set(KINDS):
         msg = f"nothing is hidden by {', '.join(sorted(strange))}; there are {', '.join(KINDS)}"
@@ -73,6 +75,9 @@ def run(
         parts.append(Part("mossbench", partial(mossbench, mossbench_folder, reader)))
     if variants:
         parts += [Part(f"hiding/{kind}", partial(hiding, kind, variants, reader)) for kind in kinds or KINDS]
+    if pages:
+        parts.append(Part("seconds", partial(reading_pages.seconds, reader)))
+        parts.append(Part("scripts", partial(reading_pages.scripts, reader)))
     for name, n in (("harmful", harmful), ("harmless", harmless)):
         if n:
             parts.append(Part(f"testbed drawn/{name}", partial(drawn, reader, harmful=name == "harmful", n=n)))
@@ -82,7 +87,7 @@ def run(
     results |= {name: {**numbers, **facts} for name, numbers in found.items()}
     write_json(output, dict(sorted(results.items())))
     if output == RESULTS:
-        page.place(PAGE, {"evidence": table(results)})
+        page.place(PAGE, {"evidence": table(results), "scripts": scripts_table(results)})
     forget(WORK)
 
 
@@ -219,6 +224,20 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def scripts_table(results: dict[str, Any]) -> str:
+    """Return what is read of each script as a Markdown table."""
+    rows = ((name, found) for name, found in results["scripts"].items() if "letters_recovered" in found)
+    lines = ["| script | letters recovered | said to be unread |", "| --- | --- | --- |"]
+    lines += [
+        f"| {name} | {found['letters_recovered']:.2f} | {'yes' if found['said_to_be_unread'] else 'no'} |"
+        for name, found in rows
+    ]
+    return "\n".join(lines)
+
+
+_PAGES = ("phone_screenshot", "a4_300dpi", "window_shadow")
+
+
 def _rows(part: str, found: dict[str, Any]) -> list[tuple[str, int, str, float]]:
     if part == "figstep":
         what = f"word accuracy {found['word_accuracy']:.1%}; {found['found_to_be_requests']} read as requests"
@@ -226,6 +245,10 @@ def _rows(part: str, found: dict[str, Any]) -> list[tuple[str, int, str, float]]
     if part == "mossbench":
         what = f"false instructions: {found['false_instructions']}; any text at all: {len(found['with_any_text'])}"
         return [("MOSSBench, photographs", found["pictures"], what, found["seconds_a_picture"])]
+    if part == "seconds":
+        return [(name.replace("_", " "), 1, "whole default reading", found[name]) for name in _PAGES]
+    if part == "scripts":
+        return []
     if part.startswith("hiding/"):
         what = f"recovered {_share(found, 'recall')}"
         return [(f"hidden: {part.partition('/')[2]}", found["variants"], what, found["seconds_a_picture"])]

@@ -25,6 +25,11 @@ def test_the_pages_python_runs(monkeypatch):
 def test_the_pages_table_is_that_of_the_results():
     results = json.loads(RESULTS.read_text())
     assert marked("evidence", evidence.table(results)) in PAGE.read_text()
+    assert marked("scripts", evidence.scripts_table(results)) in PAGE.read_text()
+    assert {"phone_screenshot", "a4_300dpi", "window_shadow"} <= results["seconds"].keys()
+    read = [found for found in results["scripts"].values() if "letters_recovered" in found]
+    assert len(read) >= 12
+    assert sum(bool(found["letters_recovered"] >= 0.9 or found["said_to_be_unread"]) for found in read) >= 10
     assert results["figstep"]["pictures"] >= 50
     assert results["mossbench"]["pictures"] >= 16
     assert all(results[f"hiding/{kind}"]["variants"] >= 50 for kind in KINDS)

@@ -1,4 +1,5 @@
 import time
+from io import BytesIO
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
@@ -6,6 +7,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from pydantic import ValidationError
 
 from langchain_vlmguard import GuardPolicy, UnreadableContentError, create_vlm_guard
+from langchain_vlmguard.content import fetch as fetching
 from langchain_vlmguard.content.fetch import PictureFetcher, split_address
 from langchain_vlmguard.content.messages import read_turn
 from langchain_vlmguard.verdict.limits import ReadLimits
@@ -290,3 +292,20 @@ def test_a_policy_takes_only_names_of_hosts(host):
 def test_the_order_of_hosts_does_not_change_a_policys_hash():
     one, other = GuardPolicy(image_hosts=["a.test", "B.test"]), GuardPolicy(image_hosts=["b.test", "a.test"])
     assert one.hash == other.hash != GuardPolicy().hash
+
+
+@pytest.mark.parametrize(("port", "host"), [(443, OURS), (8443, f"{OURS}:8443")])
+def test_the_host_is_named_as_every_client_names_it(port, host, monkeypatch):
+    """Signed addresses are signed over this header."""
+    sent = []
+
+    class Wire(BytesIO):
+        sendall = sent.append
+        shutdown = do_handshake = lambda self, *_: None
+        makefile = lambda self, *_, **__: BytesIO(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n\x89PNG")  # noqa: E731
+
+    monkeypatch.setattr(fetching.socket, "create_connection", lambda *_, **__: Wire())
+    monkeypatch.setattr(fetching, "_secured", lambda *_: Wire())
+    fetcher = PictureFetcher(resolve=lambda *_: ["93.184.216.34"])
+    assert fetcher.fetch(f"https://{OURS}:{port}/a.png?signed=host", {f"{OURS}:{port}", OURS}, 100) == b"\x89PNG"
+    assert f"Host: {host}\r\n" in b"".join(sent).decode()
