@@ -112,7 +112,7 @@ class AnchorSet:
         there = sorted({pair.form for pair in self.pairs if pair.form})
         wrong = [form for form in forms if form not in there]
         if wrong or not forms:
-            msg = f"anchor set {self.name!r} has no pairs of form {', '.join(map(repr, wrong))}; its forms are: {there}"
+            msg = f"anchor set {self.name!r} has no pairs of form {', '.join(map(repr, wrong)) or 'none'}; its forms are: {there}"
             raise ValueError(msg)
         return AnchorSet(f"{self.name}/{'+'.join(forms)}", tuple(pair for pair in self.pairs if pair.form in forms))
 
