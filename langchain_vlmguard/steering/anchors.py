@@ -16,6 +16,8 @@ from langchain_vlmguard.verdict.hazards import known
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
+_SHIPPED = {"how_to": "how_to_pairs", "requests": "request_pairs"}
+
 
 @dataclass(frozen=True)
 class AnchorPair:
@@ -25,6 +27,9 @@ class AnchorPair:
     harmless: str
     hazard: str | None = None
     """MLCommons hazard id of the harmful one."""
+
+    form: str | None = None
+    """How both are worded, e.g. `"question"` or `"imperative"`."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,8 @@ class AnchorSet:
         """Check the pairs.
 
         Raises:
-            ValueError: There are none, one is empty or no text, its hazard is not in the taxonomy, or one harmful prompt
-                stands twice; the message names the pair.
+            ValueError: There are none, one is empty or no text, its hazard is not in the taxonomy, its form is empty
+                or no text, or one harmful prompt stands twice; the message names the pair.
         """
         if not self.pairs:
             msg = f"anchor set {self.name!r} is empty: it needs at least one pair"
@@ -62,7 +67,7 @@ class AnchorSet:
 
     @classmethod
     def from_json(cls, path: str | Path) -> AnchorSet:
-        """Read `{"pairs": [{"harmful", "harmless", "hazard"}]}`.
+        """Read `{"pairs": [{"harmful", "harmless", "hazard", "form"}]}`; hazard and form may be missing.
 
         Raises:
             ValueError: The file has another form, or a pair is not usable.
@@ -81,16 +86,38 @@ class AnchorSet:
 
     @cached_property
     def hash(self) -> str:
-        """First 16 hex digits of the SHA-256 over all pairs."""
-        rows = [[pair.harmful, pair.harmless, pair.hazard] for pair in self.pairs]
+        """First 16 hex digits of the SHA-256 over all pairs; a form counts only where there is one."""
+        rows = [[pair.harmful, pair.harmless, pair.hazard, *([pair.form] if pair.form else [])] for pair in self.pairs]
         return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()[:16]
 
     def __len__(self) -> int:
         """Return how many pairs there are."""
         return len(self.pairs)
 
+    def of_form(self, *forms: str) -> AnchorSet:
+        """Return the pairs of these forms, in their order.
+
+        ??? example "Long requests and questions only"
+
+            ```python
+            anchors = load_anchors("requests").of_form("long", "question")
+            ```
+
+        Args:
+            forms: Names of forms, e.g. `"question"`.
+
+        Raises:
+            ValueError: No form is named, or no pair has one of them; the message lists the forms there are.
+        """
+        there = sorted({pair.form for pair in self.pairs if pair.form})
+        wrong = [form for form in forms if form not in there]
+        if wrong or not forms:
+            msg = f"anchor set {self.name!r} has no pairs of form {', '.join(map(repr, wrong)) or 'none'}; its forms are: {there}"
+            raise ValueError(msg)
+        return AnchorSet(f"{self.name}/{'+'.join(forms)}", tuple(pair for pair in self.pairs if pair.form in forms))
+
     def split(self, fraction: float, *, seed: int = 0) -> tuple[AnchorSet, AnchorSet]:
-        """Split into two sets, hazard by hazard; the first holds about `fraction` of the pairs.
+        """Split into two sets, hazard by hazard and form by form; the first holds about `fraction` of the pairs.
 
         Args:
             fraction: Share of the first set, between 0 and 1.
@@ -108,18 +135,41 @@ class AnchorSet:
         for hazard in sorted({pair.hazard or "" for pair in self.pairs}):
             group = [pair for pair in self.pairs if (pair.hazard or "") == hazard]
             rng.shuffle(group)
-            cut = round(fraction * len(group))
-            first += group[:cut]
-            second += group[cut:]
+            seen = taken = 0
+            for form in sorted({pair.form or "" for pair in group}):
+                part = [pair for pair in group if (pair.form or "") == form]
+                seen += len(part)
+                cut = round(fraction * seen) - taken  # what rounding left over goes to the next form
+                taken += cut
+                first += part[:cut]
+                second += part[cut:]
         if not first or not second:
             msg = f"a split at {fraction} leaves one side of the {len(self)} pairs of {self.name!r} empty"
             raise ValueError(msg)
         return AnchorSet(f"{self.name}/fit", tuple(first)), AnchorSet(f"{self.name}/held_out", tuple(second))
 
 
-def load_anchors() -> AnchorSet:
-    """Return the shipped "how to" pairs, written for this package, without operational detail."""
-    return _from_json(files("langchain_vlmguard.steering") / "data" / "how_to_pairs.json", "how_to_pairs")
+def load_anchors(name: str = "how_to") -> AnchorSet:
+    """Return a shipped set of pairs, written for this package, without operational detail.
+
+    ??? example "Requests of many forms"
+
+        ```python
+        anchors = load_anchors("requests")
+        ```
+
+    Args:
+        name: `"how_to"` (short "How to" questions) or `"requests"` (requests of several forms: short and long questions,
+            orders, role play, careless spelling, tasks for an agent, and harmless ones that sound dangerous).
+
+    Raises:
+        ValueError: There is no shipped set of that name.
+    """
+    if name not in _SHIPPED:
+        msg = f"there is no shipped anchor set {name!r}; there are: {', '.join(_SHIPPED)}"
+        raise ValueError(msg)
+    stem = _SHIPPED[name]
+    return _from_json(files("langchain_vlmguard.steering") / "data" / f"{stem}.json", stem)
 
 
 def _from_json(path: Path | Traversable, name: str) -> AnchorSet:
@@ -136,7 +186,7 @@ def _from_json(path: Path | Traversable, name: str) -> AnchorSet:
 
 def _pair(row: Any, where: str) -> AnchorPair:
     try:
-        return AnchorPair(row["harmful"], row["harmless"], row.get("hazard"))
+        return AnchorPair(row["harmful"], row["harmless"], row.get("hazard"), row.get("form"))
     except (KeyError, TypeError) as error:
         msg = f"{where} needs 'harmful' and 'harmless': {row!r}"
         raise ValueError(msg) from error
@@ -149,6 +199,8 @@ def _problem(pair: AnchorPair, seen: set[str]) -> str | None:
         return "has an empty prompt"
     if pair.harmful == pair.harmless:
         return "has twice the same prompt"
+    if pair.form is not None and not (_is_text(pair.form) and pair.form.strip()):
+        return f"has the form {pair.form!r}"
     return "repeats a harmful prompt" if pair.harmful in seen else _hazard_problem(pair.hazard)
 
 
