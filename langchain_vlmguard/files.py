@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -37,7 +38,8 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 def folder_written_whole(path: str | Path) -> Iterator[Path]:
     """Yield a new folder beside `path` to write to; it becomes `path` if the block ends well.
 
-    What an older folder holds beside that stays. If the block fails, `path` stays as it was and the new folder is removed.
+    What an older folder holds beside that stays. If the block fails, `path` stays as it was and the new folder is removed; what
+    a killed process left beside `path` is put in order first.
 
     Raises:
         NotADirectoryError: `path` is a file.
@@ -47,21 +49,52 @@ def folder_written_whole(path: str | Path) -> Iterator[Path]:
         msg = f"{path} is a file: name a folder"
         raise NotADirectoryError(msg)
     beside, old = (path.with_name(f"{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
+    _clear_up(path)
     beside.mkdir(parents=True)
     try:
         yield beside
         if path.is_dir():
             os.replace(path, old)
         os.replace(beside, path)
-        if old.is_dir():
-            for other in old.iterdir():
-                if not (path / other.name).exists():
-                    os.replace(other, path / other.name)
+        _take_over(old, path)
     finally:
         if old.is_dir() and not path.exists():
             os.replace(old, path)
         for folder in (beside, old):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _clear_up(path: Path) -> None:
+    """Put back, or remove, what processes left beside a folder that were killed while they wrote it."""
+    for left in path.parent.glob(f"{glob.escape(path.name)}.*"):
+        pid, _, kind = left.name.removeprefix(f"{path.name}.").partition(".")
+        if kind not in ("tmp", "old") or not pid.isdigit() or _runs(int(pid)):
+            continue
+        if kind == "old" and not path.exists():
+            os.replace(left, path)
+        elif kind == "old":
+            _take_over(left, path)
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _take_over(old: Path, path: Path) -> None:
+    """Move what an older folder holds and the new one does not."""
+    for other in old.iterdir() if old.is_dir() else ():
+        if not (path / other.name).exists():
+            os.replace(other, path / other.name)
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process runs, as far as this can be asked."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

@@ -1,6 +1,10 @@
 """Files appear whole or not at all."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -51,3 +55,42 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
         (beside / "theirs").write_text("new")
     assert list(tmp_path.iterdir()) == [out]
     assert {path.name: path.read_text() for path in out.iterdir()} == {"mine": "mine", "theirs": "new"}
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from langchain_vlmguard import files
+
+at, out = sys.argv[1], Path(sys.argv[2])
+real = os.replace
+
+def replace(source, target):
+    real(source, target)
+    if str(target).endswith(at):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+files.os.replace = replace
+with files.folder_written_whole(out) as beside:
+    (beside / "theirs").write_text("new")
+    if at == "nothing":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="whether another process runs can be asked on POSIX systems alone")
+@pytest.mark.parametrize(("at", "theirs"), [("nothing", "old"), (".old", "old"), ("/out", "new")])
+def test_what_a_killed_process_left_is_put_in_order(at, theirs, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine").write_text("mine")
+    (out / "theirs").write_text("old")
+    killed = subprocess.run([sys.executable, "-c", KILLED, at, str(out)], check=False)  # noqa: S603
+    assert killed.returncode == -signal.SIGKILL
+    assert len([*tmp_path.glob("out.*")]) > 0
+    other = tmp_path / "out.notes"
+    other.write_text("somebody's")
+    with pytest.raises(ZeroDivisionError), folder_written_whole(out):
+        _ = 1 / 0
+    assert {path.name: path.read_text() for path in out.iterdir()} == {"mine": "mine", "theirs": theirs}
+    assert sorted(tmp_path.iterdir()) == [out, other]
