@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, Self
 
 from langchain_vlmguard.agents.passed import PassedResults
@@ -10,6 +13,7 @@ from langchain_vlmguard.errors import GuardViolationError
 from langchain_vlmguard.guard.events import publish
 from langchain_vlmguard.guard.reviews import can_wait
 from langchain_vlmguard.guard.state import check_record
+from langchain_vlmguard.verdict.failures import LOGGER
 from langchain_vlmguard.verdict.refusals import NO_CHECKPOINTER, refusal_text
 
 if TYPE_CHECKING:
@@ -22,6 +26,9 @@ if TYPE_CHECKING:
     from langchain_vlmguard.verdict.draft import Draft
     from langchain_vlmguard.verdict.policy import GuardPolicy
     from langchain_vlmguard.verdict.records import SafetyVerdict
+
+_NEARLY = 0.75
+"""How alike two names are of which one is taken for a misspelling of the other."""
 
 ExitBehavior = Literal["end", "replace", "error"]
 OnReview = Literal["interrupt", "refuse"]
@@ -71,15 +78,20 @@ class AgentGuard:
         )
 
     def check_tools(self, known: Collection[str]) -> None:
-        """Check the names in `tools` against the tools that the agent has.
+        """Check the names in `tools` against the tools of a request.
+
+        Another middleware may have left tools out of it, so a name that is not there is no error by itself; it is logged. One
+        that is nearly the name of a tool that nobody would check is a misspelling.
 
         Raises:
-            ValueError: One is unknown: that tool would go unchecked.
+            ValueError: A name is misspelt: that tool would go unchecked.
         """
-        if unknown := sorted((self.tools or frozenset()) - frozenset(known)):
-            has = ", ".join(sorted(known)) or "none"
-            msg = f"the guard is to check tools that this agent does not have: {', '.join(unknown)} (it has {has})"
-            raise ValueError(msg)
+        unchecked = sorted(frozenset(known) - (self.tools or frozenset()))
+        for name in sorted((self.tools or frozenset()) - frozenset(known)):
+            if meant := get_close_matches(name, unchecked, 1, _NEARLY):
+                msg = f"the guard is to check a tool {name!r} that this agent does not have: is {meant[0]!r} meant?"
+                raise ValueError(msg)
+            _warn_of(self.name, name, ", ".join(sorted(known)) or "none")
 
     def covers(self, tool: str | None) -> bool:
         """Whether a tool is among those to be checked."""
@@ -127,3 +139,12 @@ class AgentGuard:
         return self.violation_message.format(
             hazards=hazards, reason=verdict.reason, stage=stage, safe_way=self.policy.safe_way, action=verdict.action
         )
+
+
+@lru_cache(maxsize=256)
+def _warn_of(guard: str, name: str, has: str) -> None:
+    """Log a name once, not with every call."""
+    told = (
+        "%s is to check a tool %r that a request does not offer (it offers: %s); if no request does, the name is wrong"
+    )
+    logging.getLogger(LOGGER).warning(told, guard, name, has)

@@ -58,7 +58,7 @@ def test_what_cannot_be_is_an_error_that_says_so():
     with pytest.raises(ValueError, match=r"polcy|extra"):
         Guard(WordJudge(), policy={"polcy": 1})
     misspelt = create_agent(AgentModel(), [new_shop()[0]], middleware=[guard.middleware(tools=["ordr"])])
-    with pytest.raises(ValueError, match=r"does not have: ordr \(it has order\)"):
+    with pytest.raises(ValueError, match=r"'ordr' that this agent does not have: is 'order' meant\?"):
         misspelt.invoke(ASKED)
     with pytest.raises(ValueError, match=r"GuardContext\s+polcy\s+Extra inputs"):
         guard.graph(AgentModel()).compile().invoke(ASKED, context={"polcy": GuardPolicy()})
