@@ -200,3 +200,38 @@ async def test_streams_give_every_message_once_under_the_id_that_the_state_keeps
     assert [part[0].id for mode, part in got if mode == "messages"] == kept[1:]
     updates = [one for mode, part in got if mode == "updates" for one in part.values() if one]
     assert [m.id for one in updates for m in one.get("messages", [])] == kept[1:]
+
+
+class OneTool(AgentMiddleware):
+    """Shows the model one tool of those that the agent has, as tool selectors do."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.kept = name
+
+    def _narrowed(self, request):
+        return request.override(tools=[one for one in request.tools if one.name == self.kept])
+
+    def wrap_model_call(self, request, handler):
+        return handler(self._narrowed(request))
+
+    async def awrap_model_call(self, request, handler):
+        return await handler(self._narrowed(request))
+
+
+@BOTH
+async def test_tools_that_another_middleware_leaves_out_are_no_misspellings(shop, use_async, caplog):
+    order, ordered = shop
+
+    @tool
+    def look(place: str) -> str:
+        """Look."""
+        return f"a {place}"
+
+    model = AgentModel(answers=[calling(call("look", place="bomb")), "fine"])
+    guard = VLMGuardMiddleware(WordJudge(), tools=[order], name=f"guard of {use_async}")
+    graph = create_agent(model, [order, look], middleware=[OneTool("look"), guard])
+    state = await both(graph, asked("a kite"), use_async=use_async)
+    assert (state["messages"][-1].text, ordered) == ("fine", [])
+    told = [record for record in caplog.records if "'order' that a request does not offer" in record.getMessage()]
+    assert len(told) == 1
