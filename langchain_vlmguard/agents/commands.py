@@ -9,7 +9,8 @@ from langchain_core.messages import ToolMessage, convert_to_messages
 from langgraph.types import Command, Send
 
 from langchain_vlmguard.agents.state import GUARD_KEYS
-from langchain_vlmguard.content.carriers import leaves, pictures_in, prose_in
+from langchain_vlmguard.content.carriers import pictures_in, prose_in
+from langchain_vlmguard.content.walk import texts_in
 from langchain_vlmguard.errors import UnreadableContentError
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def beside_messages(part: object, state: Json, call: ToolCall) -> ToolMessage | 
 
 def _content(new: object, state: Json, messages: Sequence[BaseMessage]) -> list[Any]:
     """Return what is new in a value, beside the state and the messages that come with it, as content blocks."""
-    known = {*prose_in(state), *(leaf for one in messages for leaf in leaves(one.content, without=()))}
+    known = {*prose_in(state), *(leaf for one in messages for leaf in texts_in(one.content))}
     words = "\n".join(prose_in(new, known))
     old = {picture for one in pictures_in(state) for picture in one.values()}
     pictures = [one for one in pictures_in(new) if old.isdisjoint({*one.values()} - {"image"})]

@@ -172,7 +172,7 @@ def encrypted_in(message: AIMessage) -> list[str]:
 def says_beside(message: BaseMessage) -> bool:
     """Whether words stand beside a message's content that the content does not hold."""
     beside = [getattr(message, "artifact", None), message.additional_kwargs, message.response_metadata]
-    said = "\n".join(leaves(message.content, without=()))
+    said = "\n".join(texts_in(message.content))
     return any(one not in said for one in prose_in(beside))
 
 
@@ -190,13 +190,13 @@ def repeats(block: Block, calls: Collection[tuple[str, str]]) -> bool:
     """Whether everything that a block says is a call that the message has in `tool_calls` too."""
     given = [block[key] for key in _ARGUMENTS if block.get(key) not in (None, "", {}, "{}")] or [{}]
     rest = {key: value for key, value in block.items() if key not in (*_ARGUMENTS, "name", "namespace", "extras")}
-    said = any(leaves(rest)) or any(map(is_prose, leaves(rest, without=())))
+    said = any(leaves(rest)) or any(map(is_prose, texts_in(rest)))
     return all(call_key(block.get("name"), one) in calls for one in given) and not said
 
 
-def leaves(value: object, *, without: Collection[str] = TECHNICAL) -> Iterator[str]:
+def leaves(value: object) -> Iterator[str]:
     """Yield the strings in a value, in order, those of technical fields left out."""
-    return texts_in(value, without=without)
+    return texts_in(value, without=TECHNICAL)
 
 
 def prose_in(value: object, known: Collection[str] = ()) -> list[str]:
@@ -223,14 +223,9 @@ def _words(block: Block) -> list[str]:
     if kind_of(block) in ("text", "output_text") and isinstance(block.get("text"), str):
         said = block["text"]
         beside = {key: one for key, one in block.items() if key not in ("text", "logprobs")}
-        return [said, *_prose(beside), *_tokens_beyond(block.get("logprobs"), said)]
+        return [said, *prose_in(beside), *_tokens_beyond(block.get("logprobs"), said)]
     read = [leaf for leaf in leaves(block) if not may_be_picture(leaf)]
-    return ["\n".join([*read, *(leaf for leaf in _prose(block) if leaf not in read)])]
-
-
-def _prose(block: Block) -> list[str]:
-    """Return what a block says to people, technical fields too and pictures left out."""
-    return [leaf for leaf in leaves(block, without=()) if is_prose(leaf) and not may_be_picture(leaf)]
+    return ["\n".join([*read, *prose_in(block, read)])]
 
 
 def pictures_in(value: object) -> list[Block]:
@@ -257,7 +252,7 @@ def _beside(
             raw = value if isinstance(value, list) else [value]
             words += [as_json(call) for call in raw if not _is_raw_call(call, calls, message)]
         elif what == "mark":
-            words += [leaf for leaf in leaves(value, without=()) if is_prose(leaf) and leaf not in known]
+            words += [leaf for leaf in texts_in(value) if is_prose(leaf) and leaf not in known]
         elif not (key == "parsed" and _same_json(value, known)):
             words += [leaf for leaf in leaves(value) if leaf not in known]
     for key, value in message.response_metadata.items():
@@ -265,7 +260,7 @@ def _beside(
         if what == "tokens":
             words += _tokens_beyond(value, known)
         elif what == "prose":
-            words += [leaf for leaf in leaves(value, without=()) if is_prose(leaf) and leaf not in known]
+            words += [leaf for leaf in texts_in(value) if is_prose(leaf) and leaf not in known]
     words += [message.name] if message.name and is_prose(message.name) else []
     if isinstance(message, AIMessageChunk) and not message.tool_calls and not message.invalid_tool_calls:
         words += [str(chunk["args"]) for chunk in message.tool_call_chunks if chunk.get("args")]
@@ -295,7 +290,7 @@ def _same_json(value: object, text: str) -> bool:
 def _tokens_beyond(logprobs: object, known: str) -> list[str]:
     """Return the words of log-probabilities that the answer does not say anyway."""
     text = "".join(_tokens(logprobs))
-    beside = [leaf for leaf in leaves(logprobs, without=("token", "bytes")) if is_prose(leaf)]
+    beside = [leaf for leaf in texts_in(logprobs, without=("token", "bytes")) if is_prose(leaf)]
     return [one for one in (text, *beside) if one.strip() not in known]
 
 

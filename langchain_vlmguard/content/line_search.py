@@ -100,9 +100,8 @@ class LineSearch:
         regions = [_moved(region, part, image.size) for region in self.ocr.detect(image.crop(part))]
         fresh = [region for region in regions if not self._is_shown(region, view, look)]
         lines, unread = self._recognised(fresh, again=view.average is None)
-        tall = _TALLEST_MASKED
         places = [view.place(line.box) for line in lines if line.confidence >= SURE]
-        look.known += [place for place in places if place[3] - place[1] <= tall]
+        look.known += [place for place in places if place[3] - place[1] <= _TALLEST_MASKED]
         return lines, unread
 
     def _is_shown(self, region: Region, view: View, look: Look) -> bool:
@@ -163,9 +162,9 @@ def _without(view: View, known: Sequence[Box]) -> Image.Image:
     if not known:
         return view.image
     image, (left, top, right, bottom) = view.image.copy(), view.part
+    across, down = image.width / (right - left), image.height / (bottom - top)
     draw = ImageDraw.Draw(image)
     for x0, y0, x1, y1 in known:
-        across, down = image.width / (right - left), image.height / (bottom - top)
         margin = 0.15 * (y1 - y0) * down
         box = (
             max(0, int((x0 - left) * across - margin)),

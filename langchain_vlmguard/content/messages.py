@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
-from langchain_vlmguard.content.carriers import is_authored, leaves, pictures_in
+from langchain_vlmguard.content.carriers import is_authored, pictures_in
 from langchain_vlmguard.content.checking import check_frames, checked_block, was_checked
 from langchain_vlmguard.content.fetch import PictureFetcher
 from langchain_vlmguard.content.images import CheckedPicture, holds_picture
@@ -30,7 +30,7 @@ from langchain_vlmguard.content.spellings import (
     shows_picture,
 )
 from langchain_vlmguard.content.turn import LEFT_OUT, Turn, TurnPicture, blocks_of, turn_start
-from langchain_vlmguard.content.walk import is_prose
+from langchain_vlmguard.content.walk import is_prose, texts_in
 from langchain_vlmguard.errors import UnreadableContentError
 from langchain_vlmguard.verdict.limits import ReadLimits
 from langchain_vlmguard.verdict.records import Unjudged
@@ -408,12 +408,12 @@ def _no_picture(value: object) -> None:
 
 def _are_marks(fields: Block) -> bool:
     """Whether fields beside a text are short marks, which say nothing."""
-    return all(_TOKEN.fullmatch(leaf) for leaf in leaves(fields, without=()))
+    return all(_TOKEN.fullmatch(leaf) for leaf in texts_in(fields))
 
 
 def _is_bare(block: object) -> bool:
     """Whether a block holds one picture and short marks alone."""
-    found = [leaf for leaf in leaves(block, without=()) if not _TOKEN.fullmatch(leaf)]
+    found = [leaf for leaf in texts_in(block) if not _TOKEN.fullmatch(leaf)]
     return len(found) == 1
 
 

@@ -158,42 +158,14 @@ KNOWN_LANGUAGES = frozenset(
 )
 """ISO 639-1 codes of languages in Latin letters, Chinese and Japanese, which RapidOCR's own models read."""
 
-_TESSERACT: Mapping[str, str] = MappingProxyType(
-    {
-        "am": "amh",
-        "ar": "ara",
-        "be": "bel",
-        "bg": "bul",
-        "bn": "ben",
-        "el": "ell",
-        "fa": "fas",
-        "gu": "guj",
-        "he": "heb",
-    }
-    | {
-        "hi": "hin",
-        "hy": "hye",
-        "ka": "kat",
-        "km": "khm",
-        "kn": "kan",
-        "ko": "kor",
-        "lo": "lao",
-        "ml": "mal",
-        "mr": "mar",
-    }
-    | {
-        "my": "mya",
-        "ne": "nep",
-        "pa": "pan",
-        "ru": "rus",
-        "si": "sin",
-        "sr": "srp",
-        "ta": "tam",
-        "te": "tel",
-        "th": "tha",
-    }
-    | {"uk": "ukr", "ur": "urd", "vi": "vie", "yi": "yid"}
-)
+# fmt: off
+_TESSERACT: Mapping[str, str] = MappingProxyType({
+    "am": "amh", "ar": "ara", "be": "bel", "bg": "bul", "bn": "ben", "el": "ell", "fa": "fas", "gu": "guj",
+    "he": "heb", "hi": "hin", "hy": "hye", "ka": "kat", "km": "khm", "kn": "kan", "ko": "kor", "lo": "lao",
+    "ml": "mal", "mr": "mar", "my": "mya", "ne": "nep", "pa": "pan", "ru": "rus", "si": "sin", "sr": "srp",
+    "ta": "tam", "te": "tel", "th": "tha", "uk": "ukr", "ur": "urd", "vi": "vie", "yi": "yid",
+})
+# fmt: on
 """Tesseract's names of its data by ISO 639-1 code."""
 
 

@@ -20,6 +20,9 @@ _SPELLED = re.compile(r"(?<![^\W_])(?:[^\W_][\s.*-]{1,8}){3,}[^\W_](?![^\W_])")
 """Four letters or more that stand one by one."""
 
 _UPRIGHT = 1.3
+_FEWEST_LETTERS = 4
+"""Of a line that can be told to stand on its side: a letter or two may be higher than they are wide."""
+
 _NEAR = 1.2
 _ABREAST = 0.3
 
@@ -68,7 +71,7 @@ def in_order(lines: Sequence[Line]) -> list[Line]:
 
 def _stands(line: Line) -> bool:
     left, top, right, bottom = line.box
-    return len(line.text) > LINES_TOGETHER and (bottom - top) > (right - left) * _UPRIGHT
+    return len(line.text) >= _FEWEST_LETTERS and (bottom - top) > (right - left) * _UPRIGHT
 
 
 def _together(one: Line, other: Line) -> bool:
@@ -82,14 +85,13 @@ def _together(one: Line, other: Line) -> bool:
 
 
 def _passages(lines: list[str]) -> Iterator[str]:
-    words = " ".join(lines).split()
+    words, backwards = (" ".join(each).split() for each in (lines, lines[::-1]))
     if len(lines) > 1:
-        yield " ".join(" ".join(reversed(lines)).split()[: 2 * WORDS_TOGETHER])
+        yield " ".join(backwards[: 2 * WORDS_TOGETHER])
     yield " ".join(words[: 2 * WORDS_TOGETHER])
     if len(words) > 2 * WORDS_TOGETHER:
         for start in range(0, len(words), WORDS_TOGETHER // 2):
             yield " ".join(words[start : start + WORDS_TOGETHER])
-        backwards = " ".join(reversed(lines)).split()
         for start in range(0, len(backwards), WORDS_TOGETHER):
             yield " ".join(backwards[start : start + WORDS_TOGETHER])
     if len(lines) > LINES_TOGETHER:
