@@ -48,40 +48,41 @@ def folder_written_whole(path: str | Path) -> Iterator[Path]:
     if path.exists() and not path.is_dir():
         msg = f"{path} is a file: name a folder"
         raise NotADirectoryError(msg)
-    beside, old = (path.with_name(f"{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
     _clear_up(path)
+    beside, old = _spare(path, os.getpid())
     beside.mkdir(parents=True)
     try:
         yield beside
         if path.is_dir():
             os.replace(path, old)
         os.replace(beside, path)
-        _take_over(old, path)
     finally:
-        if old.is_dir() and not path.exists():
-            os.replace(old, path)
-        for folder in (beside, old):
-            shutil.rmtree(folder, ignore_errors=True)
+        _settle(path, os.getpid())
 
 
-def _clear_up(path: Path) -> None:
-    """Put back, or remove, what processes left beside a folder that were killed while they wrote it."""
-    for left in path.parent.glob(f"{glob.escape(path.name)}.*"):
-        pid, _, kind = left.name.removeprefix(f"{path.name}.").partition(".")
-        if kind not in ("tmp", "old") or not pid.isdigit() or _runs(int(pid)):
-            continue
-        if kind == "old" and not path.exists():
-            os.replace(left, path)
-        elif kind == "old":
-            _take_over(left, path)
-        shutil.rmtree(left, ignore_errors=True)
+def _spare(path: Path, pid: int) -> tuple[Path, Path]:
+    """Return where a process writes the new folder, and where it puts the old one aside."""
+    return path.with_name(f"{path.name}.{pid}.tmp"), path.with_name(f"{path.name}.{pid}.old")
 
 
-def _take_over(old: Path, path: Path) -> None:
-    """Move what an older folder holds and the new one does not."""
+def _settle(path: Path, pid: int) -> None:
+    """Leave one folder: the new one with what only the old one holds if it is in its place, the old one otherwise."""
+    beside, old = _spare(path, pid)
+    if old.is_dir() and not path.exists():
+        os.replace(old, path)
     for other in old.iterdir() if old.is_dir() else ():
         if not (path / other.name).exists():
             os.replace(other, path / other.name)
+    for folder in (beside, old):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _clear_up(path: Path) -> None:
+    """Settle what processes left beside a folder that were killed while they wrote it."""
+    for left in path.parent.glob(f"{glob.escape(path.name)}.*"):
+        pid, _, kind = left.name.removeprefix(f"{path.name}.").partition(".")
+        if kind in ("tmp", "old") and pid.isdigit() and not _runs(int(pid)):
+            _settle(path, int(pid))
 
 
 def _runs(pid: int) -> bool:
