@@ -59,11 +59,6 @@ class Example:
     action: str
     prompt: str = ""
 
-    def written(self) -> dict[str, str]:
-        """Return the object."""
-        fields = {"threat": self.threat, "hazard": self.hazard, "intent": self.intent}
-        return {**fields, "action": self.action, "prompt": self.prompt}
-
 
 EXAMPLES = (
     Example(
@@ -123,10 +118,12 @@ class ShortForm:
         system, asked = rewriter_messages(
             messages, system_prompt=system_prompt or SHORT_PROMPT, problem=problem, boundary=boundary
         )
+        channel = "textual" if len(channels_of(messages)) > 1 else None
         shown: list[BaseMessage] = []
         for example in EXAMPLES:
             [_, request] = rewriter_messages([HumanMessage(example.request)], boundary=boundary)
-            shown += [request, AIMessage(_as_object(example, channels_of(messages)))]
+            about = {name: value for name, value in vars(example).items() if name != "request"}
+            shown += [request, AIMessage(_written(channel=channel, **about))]
         return [system, *shown, asked]
 
     def bound(self, model: Model, messages: Sequence[BaseMessage]) -> Model:
@@ -145,8 +142,14 @@ class ShortForm:
         first = next(iter(rewrite.threats), None)
         hazard = NONE if first is None else HAZARDS[first.hazard].title if first.hazard in HAZARDS else first.hazard
         threat = NONE if first is None else first.rationale or hazard
-        example = Example("", threat, hazard, rewrite.intent, rewrite.action, rewrite.rewritten_prompt or "")
-        return _as_object(example, () if first is None else (first.channel,))
+        return _written(
+            threat=threat,
+            channel=None if first is None or first.channel == "textual" else first.channel,
+            hazard=hazard,
+            intent=rewrite.intent,
+            action=rewrite.action,
+            prompt=rewrite.rewritten_prompt or "",
+        )
 
     def parse(self, text: str) -> Rewrite:
         """Read an object.
@@ -205,8 +208,8 @@ def schema_of(channels: Sequence[str]) -> dict[str, object]:
     return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
 
 
-def _as_object(example: Example, channels: Sequence[str]) -> str:
-    fields = example.written()
-    if len(channels) > 1:
-        fields = {"threat": fields.pop("threat"), "channel": channels[0], **fields}
+def _written(*, threat: str, channel: str | None, hazard: str, intent: str, action: str, prompt: str) -> str:
+    """Write the object; a turn of words alone has no channel to tell."""
+    told = {} if channel is None else {"channel": channel}
+    fields = {"threat": threat, **told, "hazard": hazard, "intent": intent, "action": action, "prompt": prompt}
     return json.dumps(fields, ensure_ascii=False)

@@ -162,7 +162,8 @@ def test_a_local_model_is_asked_in_the_short_form_and_held_to_it():
 
 def test_what_is_written_down_is_read_again():
     form = form_of("short")
-    for answer in (said("rewrite", "privacy", NEW), said("refuse", "violent crimes"), said("allow", threat="none")):
+    pictured = said("refuse", "violent crimes", channel="visual")
+    for answer in (said("rewrite", "privacy", NEW), pictured, said("allow", threat="none")):
         found = form.parse(answer)
         assert form.parse(form.write(None, found)) == found
 
