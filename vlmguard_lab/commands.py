@@ -89,7 +89,7 @@ def evaluate(
         from vlmguard_lab.evaluation.runner import evaluate as run
 
     chosen = chat_model(judge_model, "--judge-model", temperature=0) if judge_model else None
-    plan = Plan(suite, model, _listed(arms), _listed(judge), chosen, numbers, limit)
+    plan = Plan(suite, model, listed(arms), listed(judge), chosen, numbers, limit)
     console, bar = Console(), progress_bar()
     with bar:
         task = bar.add_task("loading", total=None)
@@ -119,13 +119,14 @@ def _errors_alone() -> Iterator[None]:
 
 def _numbers(seeds: str) -> list[int]:
     try:
-        return [int(seed) for seed in _listed(seeds)] or [0]
+        return [int(seed) for seed in listed(seeds)] or [0]
     except ValueError as error:
         msg = f"{seeds!r} is no list of whole numbers: write e.g. --seeds 0,1,2"
         raise typer.BadParameter(msg) from error
 
 
-def _listed(names: str) -> list[str]:
+def listed(names: str) -> list[str]:
+    """Return names that are separated by commas."""
     return [name.strip() for name in names.split(",") if name.strip()]
 
 

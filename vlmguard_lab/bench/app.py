@@ -12,6 +12,7 @@ from langchain_vlmguard.errors import extra
 from vlmguard_lab.bench import page
 from vlmguard_lab.bench.choices import ServingPart
 from vlmguard_lab.bench.outside import app as outside_tools
+from vlmguard_lab.commands import listed
 
 app = typer.Typer(
     cls=OneLineErrors,
@@ -286,12 +287,12 @@ def evaluate(
     plan = measurement.plan_of(
         work,
         _named(target),
-        _listed(arms),
-        again=_listed(again),
-        kinds=_listed(kinds),
+        listed(arms),
+        again=listed(again),
+        kinds=listed(kinds),
         wide=wide,
         narrow=narrow,
-        seeds=[int(seed) for seed in _listed(seeds)],
+        seeds=[int(seed) for seed in listed(seeds)],
         attacked=attacked,
         suffixed=suffixed,
     )
@@ -330,7 +331,7 @@ def reference(
         measurement.publish()
         return
     plan = measurement.plan_of(
-        checkpoint, data, pictures, work, judge=judge, arms=_listed(arms), families=_listed(families), quick=quick
+        checkpoint, data, pictures, work, judge=judge, arms=listed(arms), families=listed(families), quick=quick
     )
     measurement.run(plan, output)
 
@@ -345,10 +346,6 @@ def publish_demo() -> None:
     from vlmguard_lab.bench import publish_demo as publication
 
     publication.run()
-
-
-def _listed(names: str) -> list[str]:
-    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def _named(given: list[str] | None) -> list[tuple[str, str]]:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from PIL import Image, ImageOps
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors import safe_open
 from transformers import AutoProcessor, CLIPVisionModel, LlavaConfig
 
+from langchain_vlmguard.cli.progress import progress_bar
 from langchain_vlmguard.files import read_tensors, write_tensors
 from vlmguard_lab.reference.assembly import FEATURE_LAYER
 
@@ -63,8 +63,7 @@ def picture_features(tower: Tower, pictures: Sequence[Picture], folder: Path, vi
     folder.mkdir(parents=True, exist_ok=True)
     chunks = [pictures[start : start + CHUNK] for start in range(0, len(pictures), CHUNK)]
     found = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn()) as bar:
+    with progress_bar() as bar:
         task = bar.add_task(f"pictures, {view}", total=len(pictures))
         for chunk in chunks:
             marks = {"content": _digest(tower, chunk, view)}

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from langchain_vlmguard.cli.progress import progress_bar
 from langchain_vlmguard.files import read_tensors, write_tensors
 from vlmguard_lab.reference.adapter import Adapter
 from vlmguard_lab.reference.lessons import pack
@@ -78,8 +78,7 @@ class Trainer:
             say: Called with a line on the loss every few steps.
         """
         total = self.recipe.start_steps + sum(stage.steps for stage in self.recipe.stages)
-        columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, TimeRemainingColumn()) as bar:
+        with progress_bar() as bar:
             task = bar.add_task("start", total=total)
             self._start(lambda: bar.advance(task))
             bar.update(task, completed=self.recipe.start_steps)
