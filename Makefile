@@ -6,12 +6,14 @@ READY := $(VENV)/.ready
 # pip takes the newest LangChain and transformers; the oldest that are supported are put in front of the same other packages.
 OLDEST := .venv-oldest
 OLDEST_READY := $(OLDEST)/.ready
-OLDEST_VERSIONS := langchain==1.4.0 langchain-core==1.7.0 transformers==5.23.0 torchao==0.18.0
-# Beside them torchao, whose import prints warnings that nobody who runs the demo should see.
+OLDEST_VERSIONS := langchain==1.4.0 langchain-core==1.7.0 transformers==5.23.0 torchao==0.18.0 \
+  langchain-openai==1.7.1 langchain-anthropic==1.7.7 langchain-google-genai==4.4.2
+# Beside them the newest providers' packages that allow this core (newer ones do not import on it),
+# and torchao, whose import prints warnings that nobody who runs the demo should see.
 OLDEST_TESTS := tests/unit_tests/agents tests/unit_tests/faces tests/unit_tests/guard tests/unit_tests/rewriting tests/unit_tests/verdict \
   tests/unit_tests/test_imports.py tests/unit_tests/models/test_quantized.py tests/unit_tests/models/test_standard.py \
   tests/unit_tests/models/test_scheduler.py tests/unit_tests/models/test_steered_vlm.py \
-  tests/integration_tests/test_standard_chat.py tests/integration_tests/test_examples.py \
+  tests/integration_tests/providers tests/integration_tests/test_standard_chat.py tests/integration_tests/test_examples.py \
   tests/integration_tests/test_langgraph_dev.py
 
 .PHONY: demo test test-lab test-oldest test-all lint format bench evaluate fuzz transfer targets testbed reference clean
