@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,9 @@ def test_the_commands_in_the_documents_exist(command):
     assert not getattr(found, "commands", None) or not words, f"{found.name} has no command {words[0]}"
     known = {flag for parameter in found.params for flag in (*parameter.opts, *parameter.secondary_opts)}
     assert {word.split("=")[0] for word in words if word.startswith("--")} <= known | {"--help"}
+
+
+def test_every_extra_for_users_is_on_the_page_about_installing():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/install.md").read_text(), flags=re.MULTILINE)
+    assert sorted(rows) == sorted(extras.keys() - {"test", "lint", "dev"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from langchain_vlmguard.cli.group import OneLineErrors
 from langchain_vlmguard.errors import extra
 from vlmguard_lab.bench import page
+from vlmguard_lab.bench.checkout import CheckoutCommand
 from vlmguard_lab.bench.choices import ServingPart
 from vlmguard_lab.bench.outside import app as outside_tools
 from vlmguard_lab.commands import listed
@@ -20,6 +22,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
+in_checkout = partial(app.command, cls=CheckoutCommand)
 app.add_typer(outside_tools, name="outside-tools")
 
 PerCell = Annotated[int, typer.Option("--n", min=1, help="Requests a cell.")]
@@ -30,7 +33,7 @@ OnlyPart = Annotated[list[ServingPart] | None, typer.Option(help="Measure this p
 Jobs = Annotated[int, typer.Option(min=1, help="Parts measured at a time, a core each.")]
 
 
-@app.command()
+@in_checkout()
 def architectures(
     families: Annotated[list[str] | None, typer.Argument(help="Families to try; all if none is named.")] = None,
 ) -> None:
@@ -58,7 +61,7 @@ def pictures(
     measurement.run(folder, output)
 
 
-@app.command()
+@in_checkout()
 def screening(n: PerCell = 200, seed: Seed = 0) -> None:
     """Count what adaptive rewriting clears without the rewriter, and how the cleared requests are answered.
 
@@ -69,7 +72,7 @@ def screening(n: PerCell = 200, seed: Seed = 0) -> None:
     measurement.run(n, seed)
 
 
-@app.command()
+@in_checkout()
 def faces(n: PerCell = 10, seed: Seed = 0) -> None:
     """Ask the same requests of the guard graph and of an agent with the middleware, and compare what leaves.
 
@@ -80,7 +83,7 @@ def faces(n: PerCell = 10, seed: Seed = 0) -> None:
     measurement.run(n, seed)
 
 
-@app.command()
+@in_checkout()
 def agents(turns: Annotated[int, typer.Option(min=20, help="Turns of the thread.")] = 100) -> None:
     """Measure what the guard costs an agent in a long thread, and how long it holds the event loop.
 
@@ -95,7 +98,7 @@ def agents(turns: Annotated[int, typer.Option(min=20, help="Turns of the thread.
     wires.run()
 
 
-@app.command()
+@in_checkout()
 def carriers() -> None:
     """Write down what the guard does about everything that carries content, as the code that does it says.
 
@@ -106,7 +109,7 @@ def carriers() -> None:
     measurement.run()
 
 
-@app.command()
+@in_checkout()
 def providers() -> None:
     """Hold one conversation through each provider's package, with the guard and without, and compare the requests.
 
@@ -119,7 +122,7 @@ def providers() -> None:
     measurement.run()
 
 
-@app.command()
+@in_checkout()
 def serving(
     only: OnlyPart = None,
     pairs: Annotated[int, typer.Option(min=1, help="Pairs a measurement of the overhead.")] = 400,
@@ -137,7 +140,7 @@ def serving(
     measurement.run(only or (), pairs, turns, rounds, output)
 
 
-@app.command()
+@in_checkout()
 def instructions() -> None:
     """Count the processor instructions of one decoded token under every intervention, which no neighbour changes.
 
@@ -148,7 +151,7 @@ def instructions() -> None:
     measurement.run()
 
 
-@app.command()
+@in_checkout()
 def peers(pairs: Annotated[int, typer.Option(min=1, help="Pairs a measurement.")] = 60) -> None:
     """Time other steering packages and ChatHuggingFace on the same model.
 
@@ -173,7 +176,7 @@ def soak(minutes: Annotated[float, typer.Option(min=0.1, help="How long to go on
         raise typer.Exit(1)
 
 
-@app.command()
+@in_checkout()
 def evidence(
     figstep: Annotated[Path | None, typer.Option(help="FigStep's folder: a CSV, and images/.", exists=True)] = None,
     mossbench: Annotated[Path | None, typer.Option(help="MOSSBench's folder: images/*.jpg.", exists=True)] = None,
@@ -198,7 +201,7 @@ def evidence(
     measurement.run(figstep, mossbench, output, kinds=kind or (), pages=pages, **counts)
 
 
-@app.command()
+@in_checkout()
 def early_judge(n: PerCell = 60, seed: Seed = 0) -> None:
     """Compare the judge of answers that reads early layers first with the one that reads all of them.
 
@@ -209,7 +212,7 @@ def early_judge(n: PerCell = 60, seed: Seed = 0) -> None:
     measurement.run(n, seed)
 
 
-@app.command()
+@in_checkout()
 def agent_scenarios(
     requests: Annotated[int, typer.Option(min=1, help="Conversations.")] = 500,
     output: Annotated[
@@ -226,7 +229,7 @@ def agent_scenarios(
     measurement.run(requests, output)
 
 
-@app.command()
+@in_checkout()
 def rewriter_transfer(
     target: Annotated[
         list[str] | None,
@@ -254,7 +257,7 @@ def rewriter_transfer(
     measurement.run(plan, ablations=dict(_named(ablation)), jobs=jobs, work=work, output=output)
 
 
-@app.command()
+@in_checkout()
 def evaluate(
     target: Annotated[
         list[str] | None, typer.Option(metavar="NAME=FOLDER", help="A model; repeat for more, testbed=testbed first.")
@@ -299,7 +302,7 @@ def evaluate(
     measurement.run(plan, jobs=jobs, again=bool(again))
 
 
-@app.command()
+@in_checkout()
 def reference(
     checkpoint: Annotated[Path, typer.Option(help="The reference model.")] = page.ROOT / "build" / "reference",
     data: Annotated[
@@ -336,7 +339,7 @@ def reference(
     measurement.run(plan, output)
 
 
-@app.command()
+@in_checkout()
 def publish_demo() -> None:
     """Put the demo's measured cells into the README: the picture at its top and the table.
 

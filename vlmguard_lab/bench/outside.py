@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from vlmguard_lab.bench.checkout import CheckoutCommand
 
 app = typer.Typer(
     help="Run tools that nobody here wrote against the guard, offline: garak, PyRIT, agent_threat_bench. They take minutes each "
     "and write docs/results/outside_tools.json and the table in docs/evaluation.md.",
     no_args_is_help=True,
 )
+in_checkout = partial(app.command, cls=CheckoutCommand)
 
 Packages = Annotated[
     Path, typer.Option(help="Folder of `pip install --target FOLDER TOOL`.", exists=True, file_okay=False)
 ]
 
 
-@app.command()
+@in_checkout()
 def garak(
     packages: Packages,
     figstep: Annotated[Path, typer.Option(help="FigStep's folder, with images/.", exists=True)],
@@ -36,7 +40,7 @@ def garak(
     outside_tools.run_garak(packages, figstep, evidence=evidence)
 
 
-@app.command()
+@in_checkout()
 def pyrit(packages: Packages, n: Annotated[int, typer.Option(min=1, help="Requests of each kind.")] = 20) -> None:
     """Hide requests in pictures by PyRIT's converters, and count which the guard refuses, with evidence and without.
 
@@ -47,7 +51,7 @@ def pyrit(packages: Packages, n: Annotated[int, typer.Option(min=1, help="Reques
     outside_tools.run_pyrit(packages, n)
 
 
-@app.command()
+@in_checkout()
 def threats(packages: Packages) -> None:
     """Run inspect_evals' agent_threat_bench with the plain and the guarded testbed as its model.
 
@@ -58,7 +62,7 @@ def threats(packages: Packages) -> None:
     outside_tools.run_threats(packages)
 
 
-@app.command()
+@in_checkout()
 def publish() -> None:
     """Write the table in docs/evaluation.md again from the results. Takes seconds."""
     from vlmguard_lab.bench import outside_tools

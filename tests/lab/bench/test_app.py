@@ -110,3 +110,12 @@ def test_every_module_of_the_bench_is_under_the_type_checker():
     assert (
         "bench" not in (Path(page.ROOT) / "pyproject.toml").read_text().partition("[tool.mypy]")[2].partition("\n[")[0]
     )
+
+
+@pytest.mark.parametrize("path", [("carriers",), ("faces",), ("outside-tools", "publish")], ids=" ".join)
+def test_away_from_its_checkout_a_measurement_says_so_before_it_begins(path, tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "ROOT", tmp_path)
+    result = CliRunner().invoke(app, [*path])
+    assert result.exit_code == 2
+    assert "clone it" in result.output
+    assert CliRunner().invoke(app, [*path, "--help"]).exit_code == 0
