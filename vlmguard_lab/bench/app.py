@@ -280,7 +280,8 @@ def evaluate(
     """Measure every defence under every attack, on testbeds of several architectures.
 
     Takes about two hours of one core as `make evaluate` runs it; says how long the rest will take, and goes on after a stop.
-    Writes docs/results/evaluation.json, the figures and the tables in docs/evaluation.md, and the README's summary.
+    Writes docs/results/evaluation.json, the figures and the tables in docs/evaluation.md,
+    and the lines in docs/results.md and README.md.
     """
     from vlmguard_lab.bench.evaluation import run as measurement
 
@@ -341,10 +342,10 @@ def reference(
 
 @in_checkout()
 def publish_demo() -> None:
-    """Put the demo's measured cells into the README: the picture at its top and the table.
+    """Draw the demo's measured cells, and write their table in docs/results.md and the README's lines of results.
 
     Takes seconds. Reads docs/results/demo.json, which `vlmguard demo --full --json docs/results/demo.json` writes in five
-    minutes. Writes docs/images/result.png and the table in README.md.
+    minutes. Writes docs/images/result.png, docs/results.md and README.md.
     """
     from vlmguard_lab.bench import publish_demo as publication
 

@@ -1,4 +1,4 @@
-"""The demo's measured cells in the README: the picture at its top, and the table of results."""
+"""The demo's measured cells: the picture at the top of the README, its lines of results, and the table in docs/results.md."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from langchain_vlmguard.files import read_json
-from vlmguard_lab.bench import page
+from vlmguard_lab.bench import page, result_lines
 
 RESULTS, PICTURE = page.RESULTS / "demo.json", page.IMAGES / "result.png"
 
@@ -30,10 +30,11 @@ ROWS = (
 
 
 def run() -> None:
-    """Draw the picture and write the table."""
+    """Draw the picture, and write the table and the lines."""
     cells = read_json(RESULTS)["cells"]
     _draw(cells).savefig(PICTURE, dpi=160)
-    page.place(page.README, {"results": table(cells)})
+    page.place(page.DOCS / "results.md", {"results": table(cells)})
+    result_lines.run()
 
 
 def table(cells: list[dict[str, Any]]) -> str:

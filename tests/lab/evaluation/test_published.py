@@ -31,7 +31,7 @@ def test_every_table_of_the_page_is_that_of_the_results(results):
     assert len(made) == 13
     for name, table in made.items():
         assert marked(name, table) in page, name
-    assert indent(marked("evaluation", tables.summary(results)), "  ") in (ROOT / "README.md").read_text()
+    assert indent(marked("evaluation", tables.summary(results)), "  ") in (ROOT / "docs/results.md").read_text()
 
 
 def test_the_table_of_outside_tools_is_that_of_their_results():

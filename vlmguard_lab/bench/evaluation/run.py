@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_vlmguard.errors import EvaluationError
 from langchain_vlmguard.files import read_json, write_json, write_text
-from vlmguard_lab.bench import page
+from vlmguard_lab.bench import page, result_lines
 from vlmguard_lab.bench.evaluation import figures, tables
 from vlmguard_lab.bench.evaluation.gather import as_json, gather, renewed
 from vlmguard_lab.bench.evaluation.plan import SLOW, Measurement
@@ -50,7 +50,8 @@ def publish() -> None:
     """Draw the figures and write the tables again from the results."""
     results = read_json(RESULTS)
     page.place(PAGE, tables.tables(results))
-    page.place(page.README, {"evaluation": tables.summary(results)})
+    page.place(page.DOCS / "results.md", {"evaluation": tables.summary(results)})
+    result_lines.run()
     figures.draw(results, page.IMAGES)
 
 

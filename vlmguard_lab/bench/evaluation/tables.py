@@ -29,11 +29,11 @@ Results = dict[str, Any]
 
 
 def summary(results: Results) -> str:
-    """Return the README's two sentences."""
+    """Return the two sentences in docs/results.md."""
     arms = ("none", *GUARDS)
-    asked = _pooled(results["pooled"], "none", harmful=True)["n"]
-    unsafe = [percent(_pooled(results["pooled"], arm, harmful=True)["unsafe"]) for arm in arms]
-    refused = [percent(_pooled(results["pooled"], arm, harmful=False)["refused"]) for arm in arms]
+    asked = pooled(results["pooled"], "none", harmful=True)["n"]
+    unsafe = [percent(pooled(results["pooled"], arm, harmful=True)["unsafe"]) for arm in arms]
+    refused = [percent(pooled(results["pooled"], arm, harmful=False)["refused"]) for arm in arms]
     attacks, adaptive = results["attacks"], GUARDS[1]
     picture = next(r["unsafe"] for r in attacks["pictures"] if r["arm"] == adaptive and r["eps"] == GOAL_EPS)
     words = {row["arm"]: row["unsafe"] for row in attacks["suffixes"]}
@@ -69,7 +69,7 @@ def tables(results: Results) -> dict[str, str]:
 
 
 def _measured_line(results: Results) -> str:
-    many, few = (_pooled(results["pooled"], arm, harmful=True)["n"] for arm in ("none", _a_peer(results)))
+    many, few = (pooled(results["pooled"], arm, harmful=True)["n"] for arm in ("none", _a_peer(results)))
     said = (
         f"Measured {_circumstances(results)}. Targets: "
         f"{', '.join(results['targets'])}. Seeds {', '.join(map(str, results['seeds']))}; a cell and seed has at most "
@@ -111,14 +111,14 @@ def _goals_table(results: Results) -> str:
 
 def _found(results: Results, guard: str) -> dict[str, str]:
     """Return what was found of one guard, by goal."""
-    full = {harmful: _pooled(results["pooled"], guard, harmful=harmful) for harmful in (True, False)}
+    full = {harmful: pooled(results["pooled"], guard, harmful=harmful) for harmful in (True, False)}
     best = best_peer(results, guard)
     attacked = {row["arm"]: row["unsafe"] for row in results["attacks"]["pictures"] if row["eps"] == GOAL_EPS}
     peers = {arm: share for arm, share in attacked.items() if arm not in OURS}
     broken = min(peers, key=lambda arm: peers[arm]["value"], default=None)
     beside = "no peer was attacked" if broken is None else f"{percent(peers[broken])} for `{broken}`"
     count = len(results["targets"])
-    unsafe = None if best is None else percent(_pooled(results["pooled"], best, harmful=True)["unsafe"])
+    unsafe = None if best is None else percent(pooled(results["pooled"], best, harmful=True)["unsafe"])
     return {
         "unsafe at most 1 %": percent(full[True]["unsafe"]),
         "at most a fifth of the best peer's at no worse over-refusal": f"{unsafe} for `{best}`"
@@ -136,13 +136,13 @@ def _found(results: Results, guard: str) -> dict[str, str]:
 
 def best_peer(results: Results, guard: str) -> str | None:
     """Return the peer that complies least among those that refuse no more harmless requests than a guard."""
-    over = _pooled(results["pooled"], guard, harmful=False)["refused"]["value"]
+    over = pooled(results["pooled"], guard, harmful=False)["refused"]["value"]
     peers = [
         arm
         for arm in results["arms"]
-        if arm not in OURS and _pooled(results["pooled"], arm, harmful=False)["refused"]["value"] <= over
+        if arm not in OURS and pooled(results["pooled"], arm, harmful=False)["refused"]["value"] <= over
     ]
-    return min(peers, key=lambda arm: _pooled(results["pooled"], arm, harmful=True)["unsafe"]["value"], default=None)
+    return min(peers, key=lambda arm: pooled(results["pooled"], arm, harmful=True)["unsafe"]["value"], default=None)
 
 
 def _before_after(results: Results, guard: str, cells: Sequence[str], *, harmful: bool) -> str:
@@ -165,7 +165,7 @@ def _disease_table(results: Results) -> str:
                     ("cross_modal/here",),
                 )
             ]
-            right = _pooled(target["pooled"], arm, harmful=False)["useful"]
+            right = pooled(target["pooled"], arm, harmful=False)["useful"]
             named = [name, f"`{target['model']}`", f"{target['parameters']:,}"] if arm == "none" else ["", "", ""]
             rows.append([*named, arm, *map(percent, [*shares, right])])
     return table(head, rows)
@@ -176,7 +176,7 @@ def _arms_table(results: Results) -> str:
     head += ["p against plain", "perplexity", "s an answer"]
     rows = []
     for arm in results["arms"]:
-        harmful, harmless = (_pooled(results["pooled"], arm, harmful=wanted) for wanted in (True, False))
+        harmful, harmless = (pooled(results["pooled"], arm, harmful=wanted) for wanted in (True, False))
         read = [found for t in results["targets"].values() if (found := t["perplexity"].get(arm)) is not None]
         seconds = results["latency"].get(arm, {}).get("median")
         rows.append(
@@ -238,7 +238,7 @@ def _cells_table(results: Results) -> str:
 def _conversations_table(results: Results) -> str:
     rows = []
     for arm in dict.fromkeys(row["arm"] for row in results["conversations"]):
-        harmful, harmless = (_pooled(results["conversations"], arm, harmful=wanted) for wanted in (True, False))
+        harmful, harmless = (pooled(results["conversations"], arm, harmful=wanted) for wanted in (True, False))
         shares = (harmful["unsafe"], harmful["useful"], harmless["refused"], harmless["useful"])
         rows.append([f"`{arm}`", *map(percent, shares)])
     head = ["arm", "harmful: complied with", "harmful: safe and useful", "harmless: refused", "harmless: right"]
@@ -312,7 +312,12 @@ def _find(rows: Sequence[Results], arm: str, *, harmful: bool) -> Results | None
     return next((row for row in rows if row["arm"] == arm and row["harmful"] == harmful), None)
 
 
-def _pooled(rows: Sequence[Results], arm: str, *, harmful: bool) -> Results:
+def pooled(rows: Sequence[Results], arm: str, *, harmful: bool) -> Results:
+    """Return the row of an arm's harmful or harmless requests.
+
+    Raises:
+        ValueError: There is none.
+    """
     found = _find(rows, arm, harmful=harmful)
     if found is None:
         msg = f"the results hold no answers of {arm!r}"
