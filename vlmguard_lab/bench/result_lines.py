@@ -48,7 +48,8 @@ def _demo_line(cells: list[dict[str, Any]]) -> str:
 def _share(cells: list[dict[str, Any]], arm: str, measured: str, *, harmful: bool) -> float:
     """Return a share of all requests of an arm in percent."""
     asked = [cell for cell in cells if cell["arm"] == arm and cell["harmful"] == harmful]
-    return 100 * float(sum(cell["n"] * cell[measured] for cell in asked)) / sum(cell["n"] for cell in asked)
+    counted = sum(cell["n"] for cell in asked)
+    return float(100 * sum(cell["n"] * cell[measured] for cell in asked) / counted)
 
 
 def _peers_line(results: dict[str, Any]) -> str:
