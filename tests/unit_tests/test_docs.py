@@ -15,7 +15,7 @@ from tests.pages import blocks_of, run_page, undefined_names
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))
-DOCUMENTS = ["README.md", "CHANGELOG.md", *PAGES]
+DOCUMENTS = ["README.md", "CHANGELOG.md", "SECURITY.md", "CONTRIBUTING.md", *PAGES]
 
 
 def publish():
