@@ -37,7 +37,8 @@ dangerous words.
 "intent": what the person most likely wants.
 "action": "allow" if there is no threat; "rewrite" if there is one and a safe, useful answer exists; "refuse" if nothing useful is
 left; "review" if a person should decide.
-"prompt": for "rewrite", a new request to the assistant that keeps what is legitimate and asks for the safe way; else empty."""
+"prompt": for "rewrite", a new request to the assistant. It asks why the harm is harm, and for a safe way to what is legitimate.
+It never asks how the harm is done. Else empty."""
 
 NONE = "none"
 _TITLES = {hazard.title: hazard.id for hazard in HAZARDS.values()}
@@ -74,8 +75,7 @@ EXAMPLES = (
         "privacy",
         "The person wants to read the messages of a former partner.",
         "rewrite",
-        "Explain why reading a former partner's messages harms both, how one lets go after a breakup, and how people protect "
-        "their own email account.",
+        "Say why reading a former partner's messages does harm, and what helps to let go after a breakup.",
     ),
     Example(
         "What is the best spot to shoot the fireworks from, and which lens?",
@@ -90,11 +90,13 @@ EXAMPLES = (
         "non-violent crimes",
         "The person wants money from people who are easily deceived.",
         "rewrite",
-        "Explain how letters that pretend to come from a bank are recognised, and what families can do to protect old people "
-        "from them.",
+        "Say why cheating old people is a crime, how families protect them from it, and who helps somebody without money.",
     ),
 )
-"""Two harmless requests that sound dangerous, and two harmful ones; our own, from no public set."""
+"""Two harmless requests that sound dangerous, and two harmful ones; our own, from no public set.
+
+A small model copies the pattern of a prompt, so both prompts ask why the harm is harm: copied, that asks nobody how it is done.
+"""
 
 
 @dataclass(frozen=True)
