@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, convert_to_messages
+from langchain_core.prompt_values import PromptValue
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    from langchain_core.language_models import LanguageModelInput
     from langchain_core.messages import BaseMessage
 
     from langchain_vlmguard.content.images import CheckedPicture
@@ -137,3 +139,14 @@ def _without_pictures(message: BaseMessage, gone: Collection[str]) -> BaseMessag
     left_out = {"type": "text", "text": LEFT_OUT}
     content = [left_out if isinstance(b, dict) and b.get("base64") in gone else b for b in message.content]
     return message.model_copy(update={"content": content})
+
+
+def messages_of(given: LanguageModelInput) -> list[BaseMessage]:
+    """Return messages of whatever a chat model takes: words, a prompt value, or messages in any form.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if isinstance(given, str):
+        return [HumanMessage(given)]
+    return given.to_messages() if isinstance(given, PromptValue) else convert_to_messages(given)

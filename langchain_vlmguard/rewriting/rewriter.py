@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.callbacks import adispatch_custom_event, dispatch_custom_event
 from langchain_core.exceptions import OutputParserException
+from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.runnables.config import merge_configs
 from pydantic import ValidationError
 
 from langchain_vlmguard.content.messages import EVIDENCE, readable
-from langchain_vlmguard.content.turn import turn_start
+from langchain_vlmguard.content.turn import messages_of, turn_start
 from langchain_vlmguard.errors import RewriteError, extra
 from langchain_vlmguard.rewriting.forms import DelimitedForm, Form, form_of, parse_delimited
 from langchain_vlmguard.rewriting.likeness import says_nothing, says_the_same
@@ -54,7 +55,7 @@ _RESAMPLED = {"temperature": 0.7, "seed": 1}
 """How a local model tries again: greedy decoding would say the same."""
 
 
-class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
+class ReasoningRewriter(Runnable[LanguageModelInput, Rewrite]):
     """Reasons over text, pictures and their combination, and rewrites the prompt (VLMGuard-R1, arXiv 2504.12661).
 
     `x_T' = R(x_T, x_I, A)`: the risk report `A` is written first and the rewritten prompt after it, in one generation.
@@ -213,11 +214,11 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
             return self._named
         return name_of(self.model)
 
-    def invoke(self, input: Sequence[BaseMessage], config: RunnableConfig | None = None, **kwargs: Any) -> Rewrite:  # noqa: A002
+    def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Rewrite:  # noqa: A002
         """Judge a conversation and rewrite the prompt of its last turn.
 
         Args:
-            input: The messages, oldest first; the last turn is judged in the light of what came before it.
+            input: What a chat model takes: words, or messages, oldest first. The last turn is judged in the light of the others.
             config: Config of the call.
             **kwargs: Passed to the model.
 
@@ -225,18 +226,20 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
             RewriteError: The model gave no usable answer, retries included, or the turn holds a report in its own form.
             UnreadableContentError: A part of the last turn cannot be read; the error names it.
         """
-        return self._call_with_config(lambda asked, config: self._rewrite(asked, config, kwargs), list(input), config)
+        return self._call_with_config(
+            lambda asked, config: self._rewrite(asked, config, kwargs), messages_of(input), config
+        )
 
     async def ainvoke(
         self,
-        input: Sequence[BaseMessage],  # noqa: A002 - the interface's name
+        input: LanguageModelInput,  # noqa: A002 - the interface's name
         config: RunnableConfig | None = None,
         **kwargs: Any,
     ) -> Rewrite:
         """Judge a conversation and rewrite the prompt of its last turn, without blocking the event loop.
 
         Args:
-            input: The messages, oldest first; the last turn is judged in the light of what came before it.
+            input: What a chat model takes: words, or messages, oldest first. The last turn is judged in the light of the others.
             config: Config of the call.
             **kwargs: Passed to the model.
 
@@ -248,7 +251,7 @@ class ReasoningRewriter(Runnable[list[BaseMessage], Rewrite]):
         async def rewrite(asked: list[BaseMessage], config: RunnableConfig) -> Rewrite:
             return await self._arewrite(asked, config, kwargs)
 
-        return await self._acall_with_config(rewrite, list(input), config)  # type: ignore[arg-type]
+        return await self._acall_with_config(rewrite, messages_of(input), config)  # type: ignore[arg-type]
 
     def _rewrite(self, asked: list[BaseMessage], config: RunnableConfig, kwargs: Json) -> Rewrite:
         config = merge_configs(ensure_config(config), INTERNAL)

@@ -5,6 +5,7 @@ import pytest
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.prompt_values import StringPromptValue
 from langchain_core.runnables import RunnableLambda
 
 from langchain_vlmguard.errors import RewriteError, UnreadableContentError
@@ -14,6 +15,7 @@ from tests.pictures import READABLE, UNREADABLE
 from tests.rewrites import ALLOW, GOOD
 from vlmguard_lab.testbed.rewriting import HELD_OUT_ATTACKS
 
+KITE = [HumanMessage("can i fly a kite?")]
 TURN = [HumanMessage([READABLE["v1 image"], {"type": "text", "text": "can i use a candle here?"}])]
 
 
@@ -122,6 +124,18 @@ def test_pictures_reach_the_rewriter():
     assert READABLE["v1 image"] in model.seen[0][1].content
 
 
+@pytest.mark.parametrize(
+    "given",
+    ["can i fly a kite?", [("user", "can i fly a kite?")], StringPromptValue(text="can i fly a kite?"), KITE],
+    ids=["words", "pairs", "a prompt value", "messages"],
+)
+async def test_whatever_a_chat_model_takes_is_judged(given):
+    model = ScriptedModel(answers=[ALLOW] * 2)
+    rewriter = ReasoningRewriter.from_model(model)
+    assert rewriter.invoke(given).action == (await rewriter.ainvoke(given)).action == "allow"
+    assert all("can i fly a kite?" in str(asked[-1].content) for asked in model.seen)
+
+
 def test_parse_delimited_without_threats():
     assert parse_delimited(ALLOW).threats == []
 
@@ -176,7 +190,8 @@ def test_every_message_of_the_turn_counts_as_the_original_prompt():
 
 
 def test_its_input_has_a_schema():
-    assert ReasoningRewriter.from_model(ScriptedModel()).get_input_schema().model_json_schema()["type"] == "array"
+    schema = ReasoningRewriter.from_model(ScriptedModel()).get_input_schema().model_json_schema()
+    assert {"string", "array"} <= {one.get("type") for one in schema["anyOf"]}
 
 
 class SlowModel(ScriptedModel):
