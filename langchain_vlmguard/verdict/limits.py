@@ -23,9 +23,11 @@ class ImageLimits(BaseModel):
         ```
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     max_bytes: int = Field(default=10_000_000, gt=0)
+    """Size of the file."""
+
     max_pixels: int = Field(default=40_000_000, gt=0)
     """Width times height, of all frames together if all are read."""
 
@@ -33,6 +35,8 @@ class ImageLimits(BaseModel):
     """Longer edge over shorter one."""
 
     max_frames: int = Field(default=16, ge=1)
+    """Frames of an animated picture, if all are read."""
+
     frames: Frames = "refuse"
     """Of an animated picture: nothing, the first frame, or each frame as a picture of its own. A model gets what was read."""
 
@@ -76,7 +80,7 @@ class ReadLimits(BaseModel):
         ```
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     image: ImageLimits = Field(default_factory=ImageLimits)
     """Of each picture."""

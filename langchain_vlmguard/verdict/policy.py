@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SEVEREST: tuple[Action, ...] = ("allow", "rewrite", "review", "refuse")
 """Actions from the mildest to the severest."""
 
-_SHORT: dict[str, tuple[str, ...]] = {
+SHORT_NAMES: dict[str, tuple[str, ...]] = {
     "on_gate_open": ("gate", "on_open"),
     "on_gate_open_rewritten": ("gate", "on_open_rewritten"),
     "gate_unsafe_at": ("gate", "unsafe_at"),
@@ -43,7 +43,7 @@ _SHORT: dict[str, tuple[str, ...]] = {
 
 def _group_of(fields: dict[str, Any], short: str) -> tuple[dict[str, Any], str]:
     """Return the group in which a short name belongs, as a plain dict that is part of the fields, and its name there."""
-    *groups, field = _SHORT[short]
+    *groups, field = SHORT_NAMES[short]
     for group in groups:
         given = fields.get(group, {})
         fields[group] = given.model_dump(exclude_unset=True) if isinstance(given, BaseModel) else dict(given)
@@ -54,7 +54,7 @@ def _group_of(fields: dict[str, Any], short: str) -> tuple[dict[str, Any], str]:
 class GatePolicy(BaseModel):
     """What an open steering gate does to the answer that was given under it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     on_open: Literal["keep", "refuse", "review"] = "keep"
     """What becomes of an answer given while the gate was open at `unsafe` risk. `keep`: the intervention acted."""
@@ -71,7 +71,7 @@ class GatePolicy(BaseModel):
 class RewritePolicy(BaseModel):
     """When the rewriter is asked, and what may leave without it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     when: Literal["always", "adaptive", "answer_first", "never"] = "always"
     """`adaptive`: a turn whose steering gate stays clearly closed and whose parts the gate has all read is answered from that
@@ -107,9 +107,11 @@ class PictureLabel(BaseModel):
         ```
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     hazard: HazardId
+    """The hazard that the label stands for."""
+
     at: Risk = 0.5
     """Score from which the label counts."""
 
@@ -130,7 +132,7 @@ class GuardPolicy(BaseModel):
         ```
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     if TYPE_CHECKING:
 
@@ -142,11 +144,11 @@ class GuardPolicy(BaseModel):
     def _take_short_names(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             return given
-        fields = {key: value for key, value in given.items() if key not in _SHORT}
-        for name in given.keys() & _SHORT.keys():
+        fields = {key: value for key, value in given.items() if key not in SHORT_NAMES}
+        for name in given.keys() & SHORT_NAMES.keys():
             into, field = _group_of(fields, name)
             if into.get(field, given[name]) != given[name]:
-                msg = f"{name} is short for {'.'.join(_SHORT[name])}, and both were given with different values"
+                msg = f"{name} is short for {'.'.join(SHORT_NAMES[name])}, and both were given with different values"
                 raise ValueError(msg)
             into[field] = given[name]
         return fields
@@ -157,7 +159,7 @@ class GuardPolicy(BaseModel):
             return super().model_copy(deep=deep)
         fields = self.model_dump(exclude_unset=True)
         for name, value in update.items():
-            into, field = _group_of(fields, name) if name in _SHORT else (fields, name)
+            into, field = _group_of(fields, name) if name in SHORT_NAMES else (fields, name)
             into[field] = value
         return type(self).model_validate(fields)
 
@@ -199,7 +201,11 @@ class GuardPolicy(BaseModel):
     """When a part of the turn cannot be read."""
 
     gate: GatePolicy = Field(default_factory=GatePolicy)
+    """What an open steering gate does to an answer."""
+
     rewriting: RewritePolicy = Field(default_factory=RewritePolicy)
+    """When the rewriter is asked."""
+
     reading: ReadLimits = Field(default_factory=ReadLimits)
     """How much of a conversation is read."""
 
@@ -207,6 +213,7 @@ class GuardPolicy(BaseModel):
     """Template of a refusal; `{about}` names hazard categories, `{safe_way}` offers what can be done."""
 
     safe_way: str = "I am glad to help with a safe version of it: tell me what you want to achieve."
+    """What a refusal offers."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

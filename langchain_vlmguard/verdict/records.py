@@ -33,19 +33,27 @@ HazardId = Annotated[
 class Record(BaseModel):
     """A frozen part of a verdict."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class Hazard(Record):
     """One safety category with the channel it came through."""
 
     id: HazardId
+    """Namespaced, e.g. `"mlcommons:vcr"`."""
+
     channel: Channel
+    """Where it came from."""
+
     rationale: str = Field(default="", max_length=500)
     """Why, in general terms; never the harmful text itself."""
 
     score: Risk | None = None
+    """How sure its source is, in [0, 1]; `None` where the source gives no number."""
+
     alias: str | None = None
+    """The same category in Llama Guard's numbers, e.g. `"llamaguard4:S1"`."""
+
     native: str | Json | None = None
     """The source's own label, untouched."""
 
@@ -54,8 +62,13 @@ class SecurityFinding(Record):
     """The other axis: attacks on the agent rather than harm to people."""
 
     kind: Literal["prompt_injection", "jailbreak", "exfiltration", "tool_misuse"]
+    """What is attempted."""
+
     channel: Channel
+    """Where it came from."""
+
     rationale: str = Field(default="", max_length=500)
+    """Why, in general terms; never the harmful text itself."""
 
 
 class Unjudged(Record):
@@ -69,6 +82,7 @@ class Unjudged(Record):
     """The block's type as written, or `"check"`."""
 
     reason: str
+    """Why it was not judged."""
 
     @property
     def is_unread(self) -> bool:
@@ -83,6 +97,8 @@ class EvidenceNote(Record):
     """Place of the picture in the conversation."""
 
     kind: Literal["text", "code", "metadata"]
+    """Words, a QR code or barcode, or a field of the file."""
+
     found_by: str
     """The view of the picture, the format of the code, or the metadata field."""
 
@@ -90,7 +106,11 @@ class EvidenceNote(Record):
     """Left, top, right, bottom as shares of the picture's edges."""
 
     confidence: Risk = 1.0
+    """How sure the reader is, in [0, 1]."""
+
     characters: int
+    """How long the text is."""
+
     sha256: str
     """First 16 hex digits of the hash of the text, to find it again."""
 
@@ -108,8 +128,14 @@ class VisualScore(Record):
     """Place of the picture in the conversation."""
 
     model: str
+    """Identity of the classifier."""
+
     label: str
+    """The label, as the classifier writes it."""
+
     score: Risk
+    """How sure it is, in [0, 1]."""
+
     threshold: Risk | None = None
     """Score from which the policy acts on this label; `None` where it does not."""
 
@@ -126,16 +152,32 @@ class SteeringTrace(Record):
     """What steering did to the answer."""
 
     intervention: str
+    """Name of the edit of the hidden states."""
+
     gate: str
+    """Name of the gate that decides how strongly."""
+
     score: float
     """Coordinate of the clean prefill on the first direction."""
 
     threshold: float
+    """Score above which the gate opens."""
+
     open: bool
+    """Whether the gate was open."""
+
     strength: float
+    """Factor of the edit; 0 where the gate was shut."""
+
     risk: Risk
+    """The gate's score as a risk."""
+
     layers: list[int]
+    """Decoder layers that were edited, from 0."""
+
     picture: bool
+    """Whether the prompt showed a picture."""
+
     reads: Literal["input", "query", "both"] = "input"
     """What the gate read: the prompt as it stands, its text without the picture, or both."""
 
@@ -147,6 +189,8 @@ class GuardFailure(Record):
     """A failure of the guard itself; kept apart from the decision."""
 
     stage: FailedStage
+    """The step that failed."""
+
     error: str
     """Class name of the error."""
 
@@ -158,7 +202,11 @@ class Provenance(Record):
     """Who decided."""
 
     package_version: str = __version__
+    """Version of this package."""
+
     model: str | None = None
+    """Name of the model that answers."""
+
     rewriter: str | None = None
     """Identity of the rewriter that was asked, or `None`."""
 
@@ -166,7 +214,11 @@ class Provenance(Record):
     """Identity of directions, layers, gate and intervention."""
 
     directions: str | None = None
+    """Hash of the directions."""
+
     anchors: str | None = None
+    """Hash of the prompts from which the directions were fitted."""
+
     probe: str | None = None
     """Hash of the probe that read the whole turn, if one did."""
 
@@ -183,12 +235,15 @@ class Provenance(Record):
     """Hash of the policy."""
 
     thresholds: dict[str, float] = Field(default_factory=dict)
+    """The policy's thresholds, by name."""
 
 
 class SafetyVerdict(Record):
     """The whole record of one guarded turn. It never echoes what a person or a document wrote."""
 
     action: Action
+    """What the guard did."""
+
     risk: Risk | None = None
     """The highest risk that any check found; `None` if nobody judged the turn."""
 
@@ -196,7 +251,11 @@ class SafetyVerdict(Record):
     """The policy's word for the risk; `None` if nobody judged the turn, which is not "safe"."""
 
     hazards: list[Hazard] = Field(default_factory=list)
+    """Categories of harm that were found."""
+
     security: list[SecurityFinding] = Field(default_factory=list)
+    """Attacks on the agent that were found."""
+
     unjudged: list[Unjudged] = Field(default_factory=list)
     """Parts that could not be read, and checks that nobody made."""
 
@@ -222,8 +281,14 @@ class SafetyVerdict(Record):
     """The rewriter's reconstruction of what the person really wants."""
 
     rewritten_prompt: str | None = None
+    """What the model was asked instead, with action `rewrite`."""
+
     steering: SteeringTrace | None = None
+    """What steering did to the answer; `None` where no steered model was asked."""
+
     answer: AnswerFate = "none"
+    """What became of the model's answer; `none` if the model was not asked."""
+
     reviewed: Literal["approve", "edit", "reject"] | None = None
     """What a person decided, if one was asked."""
 
@@ -231,10 +296,14 @@ class SafetyVerdict(Record):
     """`False` in monitor mode; the action is then what *would* have happened."""
 
     failure: GuardFailure | None = None
+    """What broke, if the guard itself failed."""
+
     reason: str = ""
     """One sentence for people: why this action."""
 
     provenance: Provenance
+    """Who decided, with versions and hashes."""
+
     usage: dict[str, int] = Field(default_factory=dict)
     """Tokens of every model call of the turn, added up."""
 

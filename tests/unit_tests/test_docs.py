@@ -37,6 +37,15 @@ def test_the_readmes_lines_of_results_are_those_of_the_results():
     assert marked(PLACE, from_results()) in (ROOT / "README.md").read_text()
 
 
+def test_the_tables_of_fields_are_those_of_the_classes():
+    from vlmguard_lab.bench.fields import tables
+    from vlmguard_lab.bench.page import marked
+
+    page = (ROOT / "docs/fields.md").read_text()
+    for name, table in tables().items():
+        assert marked(name, table) in page, name
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 180
 

@@ -110,6 +110,17 @@ def carriers() -> None:
 
 
 @in_checkout()
+def fields() -> None:
+    """Write down every field of a policy and of a verdict, as the classes describe them.
+
+    Takes a second. Writes the tables in docs/fields.md.
+    """
+    from vlmguard_lab.bench import fields as measurement
+
+    measurement.run()
+
+
+@in_checkout()
 def providers() -> None:
     """Hold one conversation through each provider's package, with the guard and without, and compare the requests.
 

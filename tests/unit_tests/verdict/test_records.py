@@ -88,6 +88,13 @@ def test_the_schema_is_published():
     assert {"action", "risk", "severity", "hazards", "unjudged", "steering", "provenance"} <= set(schema["properties"])
 
 
+@pytest.mark.parametrize("schema", [verdict_schema(), GuardPolicy.model_json_schema()], ids=["verdict", "policy"])
+def test_every_field_says_what_it_means(schema):
+    classes = [schema, *(one for one in schema["$defs"].values() if "properties" in one)]
+    silent = [name for one in classes for name, field in one["properties"].items() if not field.get("description")]
+    assert not silent
+
+
 class TestPolicy:
     def test_severity(self):
         policy = GuardPolicy(controversial_at=0.2, unsafe_at=0.6)
