@@ -12,19 +12,21 @@ import json
 import subprocess
 import sys
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.progress import Progress
 
-from langchain_vlmguard.files import write_json
+from langchain_vlmguard.files import read_json, write_json
 from vlmguard_lab.bench import page
 from vlmguard_lab.facts import run_facts
 
 RESULTS = page.RESULTS / "fuzz.json"
 TARGETS = ("messages", "files")
 HUNT = "secrets"
+Target = StrEnum("Target", [*TARGETS, HUNT])
 SECONDS, MEGABYTES = 5, 512
 
 
@@ -54,14 +56,13 @@ def seen_in(folder):
 def table(found):
     """Return what was seen as a Markdown table."""
     lines = [
-        "| fuzzed | cases | with a picture read, or something blocked | slowest | memory at the most |",
-        "| --- | --- | --- | --- | --- |",
+        "| fuzzed | cases | with a picture read, or something blocked | slowest | memory at the most | when |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     for name in (name for name in (*TARGETS, HUNT) if name in found):
         seen = found[name]
-        lines += [
-            f"| {name} | {seen['cases']:,} | {seen['pictures']:,} | {seen['slowest_ms']} ms | {seen['peak_mb']} MB |"
-        ]
+        counted = f"{seen['cases']:,} | {seen['pictures']:,} | {seen['slowest_ms']} ms | {seen['peak_mb']} MB"
+        lines += [f"| {name} | {counted} | {seen['date']} |"]
     return "\n".join(lines)
 
 
@@ -71,14 +72,19 @@ def main(
     work: Annotated[Path, typer.Option(help="Inputs found so far; a stopped run goes on from here.")] = Path(
         "build/fuzz"
     ),
-    output: Annotated[Path | None, typer.Option("--json")] = None,
+    output: Annotated[Path | None, typer.Option("--json", help="Write here what was seen.")] = None,
+    only: Annotated[list[Target] | None, typer.Option(help="Run this target alone; the others' rows are kept.")] = None,
 ) -> None:
     """Fuzz and write what was seen."""
     facts = run_facts("atheris", "pillow")
+    found = read_json(output) if output and output.is_file() else {}
+    wanted = dict.fromkeys(TARGETS, cases // len(TARGETS)) | {HUNT: secrets}
     with Progress() as progress:
-        found = {name: fuzz(name, cases // len(TARGETS), work / name, progress) for name in TARGETS}
-        found[HUNT] = fuzz(HUNT, secrets, work / HUNT, progress)
-    found |= {"limits": {"seconds": SECONDS, "mb": MEGABYTES}, **facts}
+        for name in map(str, only or wanted):
+            seen = fuzz(name, wanted[name], work / name, progress)
+            found[name] = seen | {"date": facts["date"], "machine": facts["machine"]}
+    found = {name: found[name] for name in wanted if name in found}
+    found |= {"limits": {"seconds": SECONDS, "mb": MEGABYTES}, "versions": facts["versions"]}
     if output:
         write_json(output, found)
     if output and output.resolve() == RESULTS:
