@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import TextIO
 
 LOGGER = "langchain_vlmguard.serving"
 _FRAMES = 12
@@ -52,9 +53,9 @@ def log_error(said: str, error: BaseException) -> None:
     logging.getLogger(LOGGER).error(said, extra={"facts": facts})
 
 
-def set_up_logs() -> None:
-    """Send all logs of this process to stderr as such lines."""
-    handler = logging.StreamHandler(sys.stderr)
+def set_up_logs(stream: TextIO | None = None) -> None:
+    """Send all logs of this process to a stream as such lines, to stderr by default."""
+    handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(ContentFreeFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]

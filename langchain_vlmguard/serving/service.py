@@ -41,6 +41,9 @@ class Service:
     async def start(self) -> None:
         """Load the models and build a guard for each of them and each policy, before anybody is served."""
         await asyncio.to_thread(self._build)
+        for model in self.models.values():
+            if isinstance(model, UpstreamChat):
+                await self.guard_loop.run(model.open())
 
     def _build(self) -> None:
         self.models = models_of(self.config)

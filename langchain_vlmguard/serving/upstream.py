@@ -61,6 +61,10 @@ class UpstreamChat(BaseChatModel):
             self._client = httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=False)
         return self._client
 
+    async def open(self) -> None:
+        """Get ready, which takes a moment, before the first request."""
+        _ = self.client
+
     async def aclose(self) -> None:
         """Close the connections."""
         if self._client is not None:

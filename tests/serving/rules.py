@@ -28,7 +28,7 @@ class Rules(Runnable):
     threads: set = field(default_factory=set)
     identity: str = "rules:1"
 
-    def invoke(self, input, config=None, **kwargs):
+    def invoke(self, input, config=None, **kwargs):  # noqa: A002
         words = "\n".join(word for m in input for word in (*map(words_of, blocks_of(m)), *calls_of(m), m.name or ""))
         pictures = [b["base64"] for m in input for b in blocks_of(m) if b["type"] == "image"]
         self.asked.append(words)

@@ -17,7 +17,7 @@ def server(up, tmp_path):
         yield found
 
 
-def script(stream, text="fine", **message):
+def script(stream=False, text="fine", **message):
     if not stream:
         return whole(completion({"content": text, **message}))
     return streamed(
@@ -69,7 +69,7 @@ def test_the_openai_client_reads_answers_streams_and_refusals(up, server):
     answer = client.chat.completions.create(model="up", messages=messages)
     assert answer.choices[0].message.content == "fine"
     assert (answer.usage.total_tokens, answer.vlmguard["action"]) == (5, "allow")
-    up.script = script(True)
+    up.script = script(stream=True)
     parts = [*client.chat.completions.create(model="up", messages=messages, stream=True)]
     assert "".join(c.delta.content or "" for one in parts for c in one.choices) == "fine"
     messages[0]["content"] = BLOCKME
@@ -84,7 +84,7 @@ def test_the_openai_client_reads_answers_streams_and_refusals(up, server):
 def test_langchain_openai_talks_to_it_unchanged(up, server):
     model = ChatOpenAI(base_url=server.url, api_key="x", model="up")
     assert model.invoke("hi").text == "fine"
-    up.script = script(True)
+    up.script = script(stream=True)
     assert "".join(one.text for one in model.stream("hi")) == "fine"
 
 

@@ -1,4 +1,4 @@
-"""`UP`: a server on loopback that plays scripts of bytes, and records requests, open sockets and the time of every byte it sends."""
+"""`UP`: a server on loopback that plays scripts of bytes, and records requests, open sockets and when it sent what."""
 
 import asyncio
 import json
