@@ -10,14 +10,15 @@ from uuid import uuid4
 
 from langchain_vlmguard.errors import extra
 from langchain_vlmguard.guard.reviews import read_decision
-from langchain_vlmguard.serving.bodies import read_json
 from langchain_vlmguard.serving.chat_request import ChatRequest, chat_request
 from langchain_vlmguard.serving.completions import chunks, completion, empty_chunk
 from langchain_vlmguard.serving.frame import Frame, add_error_handlers, facts_of, json_response
+from langchain_vlmguard.serving.guard_routes import LITELLM, Texts, guard, guard_text, litellm
 from langchain_vlmguard.serving.guarding import Asked
 from langchain_vlmguard.serving.held_stream import HeldStream
 from langchain_vlmguard.serving.http_errors import HttpError
 from langchain_vlmguard.serving.metrics import CONTENT_TYPE
+from langchain_vlmguard.serving.requests import begin, service_of
 from langchain_vlmguard.serving.reviews import not_there
 from langchain_vlmguard.serving.service import Service
 from langchain_vlmguard.serving.sse import COMMENT
@@ -70,9 +71,12 @@ def create_app(config: ServeConfig) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.service = service
-    add_error_handlers(app, config.limits.retry_after)
-    app.add_middleware(Frame, metrics=service.metrics)
+    add_error_handlers(app)
+    app.add_middleware(Frame, metrics=service.metrics, retry_after=config.limits.retry_after)
     app.add_api_route(CHAT, chat_completions, methods=["POST"], openapi_extra=_body_of(ChatRequest.model_json_schema()))
+    app.add_api_route("/v1/guard", guard, methods=["POST"], openapi_extra=_body_of(ChatRequest.model_json_schema()))
+    app.add_api_route("/v1/guard/text", guard_text, methods=["POST"], openapi_extra=_body_of(Texts.model_json_schema()))
+    app.add_api_route(LITELLM, litellm, methods=["POST"], openapi_extra=_body_of({"type": "object"}))
     app.add_api_route("/v1/models", models, methods=["GET"])
     app.add_api_route("/v1/reviews/{number}", review, methods=["GET"])
     app.add_api_route("/v1/reviews/{number}", decide, methods=["POST"])
@@ -80,27 +84,6 @@ def create_app(config: ServeConfig) -> FastAPI:
     app.add_api_route("/readyz", ready, methods=["GET"])
     app.add_api_route("/metrics", metrics, methods=["GET"])
     return app
-
-
-def service_of(request: Request) -> Service:
-    """Return the service behind a request."""
-    service = request.app.state.service
-    assert isinstance(service, Service)  # noqa: S101 - create_app put it there
-    return service
-
-
-async def begin(request: Request) -> tuple[Service, Caller, Json]:
-    """Return the service, who calls, and the body.
-
-    Raises:
-        HttpError: The server ends, the key is not known, or the body cannot be read.
-    """
-    service = service_of(request)
-    service.jobs.check_open()
-    caller = service.keys.caller(request.headers)
-    facts_of(request)["caller"] = caller.name
-    limits = service.config.limits
-    return service, caller, await read_json(request, most=limits.body_bytes, seconds=limits.body_seconds)
 
 
 async def chat_completions(request: Request) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import zlib
+from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 from starlette.requests import ClientDisconnect
@@ -12,11 +13,16 @@ from starlette.requests import ClientDisconnect
 from langchain_vlmguard.serving.http_errors import HttpError
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from starlette.requests import Request
 
     from langchain_vlmguard.verdict.records import Json
 
 _DEEPEST = 64
+_LET_PASS = 1.0
+"""Most seconds in which the rest of a body that is too large is read over."""
+
 _WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
@@ -47,16 +53,16 @@ async def _read(request: Request, most: int) -> bytearray:
     if encoding not in ("identity", "", *_WINDOWS):
         msg = "this content-encoding is not read: send gzip, deflate, or the body as it is"
         raise HttpError(415, "unsupported_media_type", msg)
-    length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > most:
-        raise _too_large(most)
     unpack = zlib.decompressobj(_WINDOWS[encoding]) if encoding in _WINDOWS else None
     body, came = bytearray(), 0
+    pieces = request.stream()
     try:
-        async for piece in request.stream():
+        async for piece in pieces:
             came += len(piece)
             body += piece if unpack is None else unpack.decompress(piece, most + 1 - len(body))
             if max(came, len(body)) > most or (unpack is not None and unpack.unconsumed_tail):
+                body.clear()
+                await _let_pass(pieces, most)
                 raise _too_large(most)
     except zlib.error as error:
         raise HttpError(400, "invalid_request", f"the body is not {encoding}") from error
@@ -65,6 +71,17 @@ async def _read(request: Request, most: int) -> bytearray:
     if unpack is not None and not unpack.eof:
         raise HttpError(400, "invalid_request", f"the body is {encoding} that was cut off")
     return body
+
+
+async def _let_pass(pieces: AsyncIterator[bytes], most: int) -> None:
+    """Read over some of what is still on its way: a client that is cut off while it sends never sees the answer."""
+    came = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LET_PASS):
+            async for piece in pieces:
+                came += len(piece)
+                if came > most:
+                    return
 
 
 def _too_large(most: int) -> HttpError:

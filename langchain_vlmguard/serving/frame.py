@@ -48,7 +48,7 @@ def facts_of(request: Request) -> Facts:
     return cast("Facts", request.scope["vlmguard.facts"])
 
 
-def add_error_handlers(app: FastAPI, retry_after: int) -> None:
+def add_error_handlers(app: FastAPI) -> None:
     """Give every error the one shape."""
 
     async def known(_: Request, error: Exception) -> Response:
@@ -61,25 +61,20 @@ def add_error_handlers(app: FastAPI, retry_after: int) -> None:
         answer.headers.update(cast("HTTPException", error).headers or {})
         return answer
 
-    async def unknown(_: Request, __: Exception) -> Response:
-        msg = "something failed here, and nothing was answered: try again later"
-        return error_response(HttpError(503, "internal_error", msg, retry_after=retry_after))
-
     async def left(_: Request, __: Exception) -> Response:
         return Response(status_code=499)
 
     app.add_exception_handler(HttpError, known)
     app.add_exception_handler(HTTPException, of_framework)
     app.add_exception_handler(ClientGoneError, left)
-    app.add_exception_handler(Exception, unknown)
 
 
 class Frame:
     """Counts and logs requests; it touches no body."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, retry_after: int) -> None:
         """Stand around an app."""
-        self._app, self._metrics = app, metrics
+        self._app, self._metrics, self._retry_after = app, metrics, retry_after
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -100,6 +95,10 @@ class Frame:
             await self._app(scope, receive, noted)
         except Exception as error:  # noqa: BLE001 - its words may quote what was judged: nobody above may log them
             log_error("a request failed", error)
+            if not status:
+                msg = "something failed here, and nothing was answered: try again later"
+                failed = HttpError(503, "internal_error", msg, retry_after=self._retry_after)
+                await error_response(failed)(scope, receive, noted)
         finally:
             seconds = time.perf_counter() - started
             route = getattr(scope.get("route"), "path", "none")

@@ -148,7 +148,7 @@ class Guarding:
             call.replay = loads(review.answer, allowed_objects=[AIMessage])
         done = False
         try:
-            resume = Command[object](resume={"decisions": [review.decision]})
+            resume: Command[object] = Command(resume={"decisions": [review.decision]})
             state = await self._graph.ainvoke(resume, config, durability="exit")
             done = call.error is None and not state.get("__interrupt__")
         finally:

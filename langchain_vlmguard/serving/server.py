@@ -14,6 +14,7 @@ with extra("serve"):
     import uvicorn
 
 if TYPE_CHECKING:
+    import socket
     from types import FrameType
 
     from langchain_vlmguard.serving.config import ServeConfig
@@ -50,6 +51,13 @@ class DrainingServer(uvicorn.Server):
     async def _serve(self, *args: object, **kwargs: object) -> None:
         self._loop = asyncio.get_running_loop()
         await super()._serve(*args, **kwargs)  # type: ignore[arg-type]
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the port, when everything behind it is ready, and say which one it is."""
+        await super().startup(sockets)
+        if self.started:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            log_facts("listening", host=host, port=port, models=len(self._service.models))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's own signature
         """Begin to end; a second Ctrl-C ends at once."""

@@ -103,10 +103,13 @@ class UpstreamChat(BaseChatModel):
 
     async def _whole(self, body: Json) -> object:
         async with self._answer(body, "application/json") as response:
-            raw = bytearray()
-            async for piece in response.aiter_bytes():
-                raw += piece
-                self._check_size(len(raw))
+            return await self._read(response)
+
+    async def _read(self, response: httpx.Response) -> object:
+        raw = bytearray()
+        async for piece in response.aiter_bytes():
+            raw += piece
+            self._check_size(len(raw))
         try:
             return json.loads(raw)
         except (ValueError, RecursionError) as error:
@@ -117,6 +120,8 @@ class UpstreamChat(BaseChatModel):
         parser, assembly, came = EventParser(most=self.answer_bytes), Assembly(), 0
         async with self._answer(body, "text/event-stream") as response:
             kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+            if kind == "application/json":  # some servers stream only when they feel like it
+                return await self._read(response)
             if kind != "text/event-stream":
                 msg = "the upstream was asked for a stream and sent something else"
                 raise UpstreamError(msg)

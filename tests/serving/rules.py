@@ -66,3 +66,7 @@ def guard_of_rules(**policy):
     """A guard of these rules, and the rules."""
     rules = Rules()
     return Guard(rules, answer_judge=rules, policy=policy), rules
+
+
+GUARD = guard_of_rules()[0]
+"""For servers in processes of their own."""

@@ -2,6 +2,8 @@
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -158,3 +160,30 @@ def send(port, body, path="/v1/chat/completions", *, method="POST", headers=None
 def asks(text="hi", **fields):
     """The body of a chat request."""
     return {"model": "up", "messages": [{"role": "user", "content": text}], **fields}
+
+
+def write_config(tmp_path, up, **fields):
+    """A config file of a server with the stub rules before a fake upstream."""
+    config = {
+        "listen": {"port": 0},
+        "guard": "tests.serving.rules:GUARD",
+        "backend": {"kind": "upstream", "url": up.url, "models": ["up"]},
+        "reviews": {"path": str(tmp_path / "reviews.sqlite")},
+        **fields,
+    }
+    path = tmp_path / "guard.yaml"
+    path.write_text(json.dumps(config))
+    return path
+
+
+def started(config):
+    """`vlmguard serve` in a process of its own, and the port that it says it listens on."""
+    command = [sys.executable, "-m", "langchain_vlmguard.cli", "serve", "--config", str(config)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)  # noqa: S603
+    end = time.monotonic() + 60
+    for line in process.stderr:
+        assert time.monotonic() < end
+        said = json.loads(line)
+        if said.get("said") == "listening":
+            return process, said["port"]
+    raise AssertionError(process.wait())

@@ -17,7 +17,7 @@ def server(up, tmp_path):
         yield found
 
 
-def script(stream=False, text="fine", **message):
+def script(*, stream, text="fine", **message):
     if not stream:
         return whole(completion({"content": text, **message}))
     return streamed(
@@ -26,7 +26,7 @@ def script(stream=False, text="fine", **message):
 
 
 def test_an_answer_comes_out_whole_and_once(up, server, stream):
-    up.script = script(stream)
+    up.script = script(stream=stream)
     wire = send(server.port, asks(stream=stream))
     assert wire.status == 200
     assert (wire.said, wire.ends) == ("fine", ["stop"])
@@ -48,7 +48,7 @@ def test_a_harmful_request_reaches_no_model(up, server, stream):
 
 
 def test_a_harmful_answer_stays_in(up, server, stream):
-    up.script = script(stream, f"ok {BLOCKME}")
+    up.script = script(stream=stream, text=f"ok {BLOCKME}")
     wire = send(server.port, asks(stream=stream))
     assert wire.ends == ["content_filter"]
     assert BLOCKME.encode() not in wire.raw
@@ -56,7 +56,7 @@ def test_a_harmful_answer_stays_in(up, server, stream):
 
 
 def test_a_rewritten_prompt_is_what_the_model_gets(up, server, stream):
-    up.script = script(stream)
+    up.script = script(stream=stream)
     wire = send(server.port, asks(f"say {MASKME}", stream=stream))
     assert wire.said == "fine"
     assert up.last.json["messages"] == [{"role": "user", "content": "say [X]"}]
@@ -112,7 +112,7 @@ def test_tools_go_through_and_calls_come_back(up, server, stream):
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "call_up", "content": "blue"},
     ]
-    up.script = script(stream)
+    up.script = script(stream=stream)
     assert send(server.port, asks(stream=stream, tools=[tool]) | {"messages": history}).said == "fine"
     assert [one["role"] for one in up.last.json["messages"]] == ["user", "assistant", "tool"]
     assert up.last.json["messages"][2] == history[2]

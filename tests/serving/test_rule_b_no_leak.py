@@ -129,10 +129,9 @@ def test_case_13_headers_go_through_lists_both_ways(up, server, stream):
 def test_errors_are_logged_by_class_and_place_alone():
     record = logging.LogRecord("some.library", logging.ERROR, "f.py", 1, f"failed on {BLOCKME}", (), None)
     assert BLOCKME not in ContentFreeFormatter().format(record)
-    try:
-        raise ValueError(BLOCKME)
-    except ValueError as error:
-        told = (type(error), error, error.__traceback__)
+    with pytest.raises(ValueError, match=BLOCKME) as raised:
+        int(f"no {BLOCKME}")
+    told = (raised.type, raised.value, raised.tb)
     record = logging.LogRecord("langchain_vlmguard", logging.ERROR, "f.py", 1, BLOCKME, (), told)
     line = ContentFreeFormatter().format(record)
     assert BLOCKME not in line
