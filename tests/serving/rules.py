@@ -24,8 +24,8 @@ GOODIMG = "data:image/png;base64," + base64.b64encode(GOOD).decode()
 class Rules(Runnable):
     """A rewriter and a judge of texts that know the markers alone."""
 
-    asked: list = field(default_factory=list)
-    threads: set = field(default_factory=set)
+    asked: list = field(default_factory=list, repr=False)
+    threads: set = field(default_factory=set, repr=False)
     identity: str = "rules:1"
 
     def invoke(self, input, config=None, **kwargs):  # noqa: A002
