@@ -10,10 +10,10 @@ from starlette.responses import Response
 from langchain_vlmguard.serving.http_errors import HttpError
 from langchain_vlmguard.serving.jobs import ClientGoneError
 from langchain_vlmguard.serving.logs import log_error
-from langchain_vlmguard.serving.sse import HEADERS, data_event
+from langchain_vlmguard.serving.sse import HEADERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from starlette.types import Receive, Scope, Send
 
@@ -25,7 +25,12 @@ class HeldStream(Response):
     """Sends what keeps the stream alive until the events are there, then the events."""
 
     def __init__(
-        self, events: asyncio.Task[Iterable[bytes]], keep_alive: bytes, seconds: float, headers: dict[str, str]
+        self,
+        events: asyncio.Task[Iterable[bytes]],
+        keep_alive: bytes,
+        seconds: float,
+        headers: dict[str, str],
+        error: Callable[[HttpError], bytes],
     ) -> None:
         """Hold a stream.
 
@@ -34,10 +39,11 @@ class HeldStream(Response):
             keep_alive: What is sent meanwhile; nothing if it is empty.
             seconds: How often.
             headers: More headers.
+            error: The event that ends a stream without an answer.
         """
         super().__init__(headers={**HEADERS, **headers})
         del self.headers["content-length"]
-        self._events, self._keep_alive, self._seconds = events, keep_alive, seconds
+        self._events, self._keep_alive, self._seconds, self._error = events, keep_alive, seconds, error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - the interface's
         """Send the stream."""
@@ -63,12 +69,12 @@ class HeldStream(Response):
         try:
             return await self._events
         except HttpError as error:
-            return [data_event(error.body)]
+            return [self._error(error)]
         except ClientGoneError:
             raise
         except Exception as error:  # noqa: BLE001 - the stream has begun: it ends with an error of ours
             log_error("a stream failed", error)
-            return [data_event(HttpError(503, "internal_error", "something failed here").body)]
+            return [self._error(HttpError(503, "internal_error", "something failed here"))]
 
 
 async def _send(send: Send, message: dict[str, object]) -> None:
