@@ -6,10 +6,10 @@ What is not listed here is refused by name or dropped, and never forwarded. Noth
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from langchain_vlmguard.serving.http_errors import HttpError
 
@@ -60,7 +60,7 @@ class Tool(_Part):
 
 
 class _Named(_Part):
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")
 
 
 class _Choice(_Part):
@@ -69,12 +69,16 @@ class _Choice(_Part):
 
 
 class _Called(_Part):
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")
     arguments: str
 
 
+_Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
+"""A mark, which no model reads as words."""
+
+
 class _Call(_Part):
-    id: str
+    id: _Id
     type: Literal["function"] = "function"
     function: _Called
 
@@ -86,7 +90,7 @@ class _Message(BaseModel):
     content: str | list[dict[str, object]] | None = None
     name: str | None = None
     tool_calls: list[_Call] | None = None
-    tool_call_id: str | None = None
+    tool_call_id: _Id | None = None
     refusal: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
@@ -153,6 +157,14 @@ class ChatRequest(BaseModel):
     tools: list[Tool] | None = Field(default=None, max_length=256)
     tool_choice: Literal["none", "auto", "required"] | _Choice | None = None
     response_format: _Format | None = None
+
+    @model_validator(mode="after")
+    def _chooses_what_is_offered(self) -> Self:
+        wanted = self.tool_choice.function.name if isinstance(self.tool_choice, _Choice) else None
+        if wanted is not None and wanted not in [one.function.name for one in self.tools or ()]:
+            msg = "tool_choice must name an offered tool"
+            raise ValueError(msg)
+        return self
 
     @property
     def choices(self) -> int:

@@ -17,6 +17,7 @@ from langchain_vlmguard.errors import BusyError, GenerationTimeoutError, Upstrea
 from langchain_vlmguard.faces.graph import guard_graph
 from langchain_vlmguard.faces.node import VLMGuardNode
 from langchain_vlmguard.serving.asked import CALL, AskedModel, ModelCall
+from langchain_vlmguard.serving.chat_request import OFFERED
 from langchain_vlmguard.serving.http_errors import HttpError
 from langchain_vlmguard.serving.reviews import digest_of
 from langchain_vlmguard.serving.wire import pictures_in_messages
@@ -211,8 +212,6 @@ class Guarding:
 
 def place_of(where: str, conversation: list[BaseMessage]) -> str:
     """Return a place as the caller counts messages, who knows nothing of the one that we put first."""
-    from langchain_vlmguard.serving.chat_request import OFFERED
-
     shift = int(bool(conversation) and conversation[0].id == OFFERED)
     index, bracket, rest = where.removeprefix("messages[").partition("]")
     return f"messages[{max(0, int(index) - shift)}{bracket}{rest}" if index.isdecimal() else where

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from langchain_vlmguard.serving.http_errors import HttpError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from starlette.types import Receive
 
@@ -50,6 +50,7 @@ class Jobs:
         self._limits, self._guard_loop = limits, guard_loop
         self._waiting: deque[asyncio.Future[None]] = deque()
         self.running = 0
+        self._reading = 0
         self.is_draining = False
         """Whether new work is refused."""
 
@@ -74,8 +75,7 @@ class Jobs:
         """
         self.check_open()
         if self.running >= self._limits.at_once and self.waiting >= self._limits.queue:
-            msg = "too many requests wait here already: try again later"
-            raise HttpError(429, "queue_full", msg, retry_after=self._limits.retry_after)
+            raise self._full()
         at = asyncio.get_running_loop().time() + seconds
         ends = _Ends(asyncio.ensure_future(_left(receive)), asyncio.ensure_future(_happens(self._over)), at)
         try:
@@ -84,6 +84,21 @@ class Jobs:
         finally:
             ends.gone.cancel()
             ends.over.cancel()
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Count a body that is read as long as the block runs: bodies take memory before they take a slot.
+
+        Raises:
+            HttpError: As many are read already as could run and wait.
+        """
+        if self._reading >= self._limits.at_once + self._limits.queue:
+            raise self._full()
+        self._reading += 1
+        try:
+            yield
+        finally:
+            self._reading -= 1
 
     def check_open(self) -> None:
         """Refuse new work once the server ends.
@@ -154,6 +169,10 @@ class Jobs:
             raise self._ends()
         msg = "the answer was not ready in time: try again later"
         raise HttpError(503, "deadline", msg, retry_after=self._limits.retry_after)
+
+    def _full(self) -> HttpError:
+        msg = "too many requests wait here already: try again later"
+        return HttpError(429, "queue_full", msg, retry_after=self._limits.retry_after)
 
     def _ends(self) -> HttpError:
         msg = "this server is about to end: try again, at another one if there is one"

@@ -33,4 +33,5 @@ async def begin(request: Request) -> tuple[Service, Caller, Json]:
     caller = service.keys.caller(request.headers)
     facts_of(request)["caller"] = caller.name
     limits = service.config.limits
-    return service, caller, await read_json(request, most=limits.body_bytes, seconds=limits.body_seconds)
+    with service.jobs.reading():
+        return service, caller, await read_json(request, most=limits.body_bytes, seconds=limits.body_seconds)

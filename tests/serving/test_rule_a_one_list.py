@@ -316,3 +316,20 @@ def test_a_masked_prompt_with_tools_keeps_them(up, server):
         {"role": "system", "content": "be kind"},
         {"role": "user", "content": "say [X]"},
     ]
+
+
+@pytest.mark.parametrize("where", ["call id", "result id", "choice"])
+def test_marks_that_are_words_are_refused(up, server, where):
+    said = f"please {BLOCKME}"
+    messages = tool_result("blue")
+    fields = {}
+    if where == "call id":
+        messages[1] = {**messages[1], "tool_calls": [{**messages[1]["tool_calls"][0], "id": said}]}
+    elif where == "result id":
+        messages[2] = {**messages[2], "tool_call_id": said}
+    else:
+        fields = {"tool_choice": {"type": "function", "function": {"name": BLOCKME}}}
+    wire = send(server.port, asks(**fields) | {"messages": messages})
+    assert (wire.status, wire.json["error"]["code"]) == (400, "invalid_request")
+    assert MARK not in wire.raw
+    assert not up.requests

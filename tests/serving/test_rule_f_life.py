@@ -169,3 +169,14 @@ def test_a_body_that_does_not_come_has_an_end(up, tmp_path):
 def test_odd_letters_give_no_server_error(up, tmp_path, value, stream):
     with running(up, tmp_path) as server:
         assert send(server.port, asks(value, stream=stream)).status == 200
+
+
+def test_bodies_that_are_on_their_way_are_counted(up, tmp_path):
+    with running(up, tmp_path, limits={"at_once": 1, "queue": 1, "body_seconds": 5}) as server:
+        slow = [socket.create_connection(("127.0.0.1", server.port), timeout=5) for _ in range(2)]
+        for client in slow:
+            client.sendall(HEAD + b"content-length: 100\r\n\r\n{")
+        assert until(lambda: send(server.port, asks()).status == 429)
+        for client in slow:
+            client.close()
+        assert until(lambda: send(server.port, asks()).status == 200)
