@@ -145,7 +145,7 @@ def _note(request: Request, service: Service, outcome: Outcome) -> None:
         policy=verdict.provenance.policy,
         tokens=sum(verdict.usage.get(kind, 0) for kind in ("input_tokens", "output_tokens")),
     )
-    service.metrics.verdict(request.scope["route"].path, verdict)
+    service.report(request.scope["route"].path, verdict)
 
 
 def _headers(request: Request) -> dict[str, str]:

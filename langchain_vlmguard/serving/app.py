@@ -30,14 +30,19 @@ if TYPE_CHECKING:
     from langchain_vlmguard.serving.config import ServeConfig
     from langchain_vlmguard.serving.keys import Caller
     from langchain_vlmguard.serving.reviews import Review
+    from langchain_vlmguard.serving.tracing import Tracing
     from langchain_vlmguard.verdict.records import Json
 
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 _STARTED = int(time.time())
 
 
-def create_app(config: ServeConfig) -> FastAPI:
+def create_app(config: ServeConfig, *, tracing: Tracing | None = None) -> FastAPI:
     """Return the server's app; models are loaded when it starts.
+
+    Args:
+        config: What the server is told.
+        tracing: Where requests and checks are traced; OpenTelemetry's global provider if the config asks for telemetry.
 
     ??? example "In a server of your own"
 
@@ -46,7 +51,7 @@ def create_app(config: ServeConfig) -> FastAPI:
         uvicorn.run(app)
         ```
     """
-    service = Service(config)
+    service = Service(config, tracing)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -65,7 +70,7 @@ def create_app(config: ServeConfig) -> FastAPI:
     )
     app.state.service = service
     add_error_handlers(app)
-    app.add_middleware(Frame, metrics=service.metrics, retry_after=config.limits.retry_after)
+    app.add_middleware(Frame, metrics=service.metrics, tracing=service.tracing, retry_after=config.limits.retry_after)
     app.add_api_route(CHAT, chat_completions, methods=["POST"], openapi_extra=_body_of(ChatRequest.model_json_schema()))
     app.add_api_route(RESPONSES, responses, methods=["POST"], openapi_extra=_body_of({"type": "object"}))
     app.add_api_route("/v1/guard", guard, methods=["POST"], openapi_extra=_body_of(ChatRequest.model_json_schema()))

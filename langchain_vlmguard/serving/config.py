@@ -235,6 +235,9 @@ class ServeConfig(BaseSettings):
     verdict: Literal["short", "full", "none"] = "short"
     """How much of a verdict answers carry: `short` has no words of any model, `full` is the whole record."""
 
+    telemetry: bool = False
+    """Report requests and checks to OpenTelemetry's global providers (extra `otel`), without any content."""
+
     @classmethod
     def settings_customise_sources(
         cls,

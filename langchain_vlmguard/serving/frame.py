@@ -12,16 +12,19 @@ from starlette.responses import Response
 from langchain_vlmguard.serving.http_errors import HttpError, as_json
 from langchain_vlmguard.serving.jobs import ClientGoneError
 from langchain_vlmguard.serving.logs import log_error, log_facts
+from langchain_vlmguard.serving.tracing import describe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from fastapi import FastAPI
+    from opentelemetry.trace import Span
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from langchain_vlmguard.serving.http_errors import Code
     from langchain_vlmguard.serving.metrics import Metrics
+    from langchain_vlmguard.serving.tracing import Tracing
 
     Facts = dict[str, object]
 
@@ -72,15 +75,21 @@ def add_error_handlers(app: FastAPI) -> None:
 class Frame:
     """Counts and logs requests; it touches no body."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, retry_after: int) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing | None, retry_after: int) -> None:
         """Stand around an app."""
-        self._app, self._metrics, self._retry_after = app, metrics, retry_after
+        self._app, self._metrics, self._tracing, self._retry_after = app, metrics, tracing, retry_after
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-            return
+        elif self._tracing is None:
+            await self._request(scope, receive, send, None)
+        else:
+            with self._tracing.request() as span:
+                await self._request(scope, receive, send, span)
+
+    async def _request(self, scope: Scope, receive: Receive, send: Send, span: Span | None) -> None:
         started, status = time.perf_counter(), 0
         facts: Facts = {"id": f"req_{uuid4().hex[:16]}"}
         scope["vlmguard.facts"] = facts
@@ -104,5 +113,7 @@ class Frame:
             route = getattr(scope.get("route"), "path", "none")
             gone = status == 499 or facts.get("left") is True  # noqa: PLR2004 - nobody hears it
             self._metrics.request(route, None if gone else status, seconds)
+            if span is not None:
+                describe(span, route, status, facts, left=gone)
             if route not in _QUIET:
                 log_facts("request", route=route, status=status, seconds=round(seconds, 4), **facts)

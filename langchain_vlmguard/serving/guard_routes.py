@@ -112,7 +112,7 @@ async def _judged(
             lambda: guarding.judge(conversation), request.receive, service.config.limits.seconds
         )
     facts_of(request)["action"] = found[0].action
-    service.metrics.verdict(request.scope["route"].path, found[0])
+    service.report(request.scope["route"].path, found[0])
     if found[0].failure is not None:
         msg = "the guard could not judge this, so nothing of it goes on: try again later"
         raise HttpError(503, "guard_failed", msg, retry_after=service.config.limits.retry_after)

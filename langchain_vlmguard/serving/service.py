@@ -14,6 +14,7 @@ from langchain_vlmguard.serving.jobs import Jobs
 from langchain_vlmguard.serving.keys import Keys
 from langchain_vlmguard.serving.metrics import Metrics
 from langchain_vlmguard.serving.reviews import ReviewStore
+from langchain_vlmguard.serving.tracing import Tracing
 from langchain_vlmguard.serving.upstream import UpstreamChat
 
 if TYPE_CHECKING:
@@ -21,14 +22,16 @@ if TYPE_CHECKING:
 
     from langchain_vlmguard.serving.config import ServeConfig
     from langchain_vlmguard.serving.keys import Caller
+    from langchain_vlmguard.verdict.records import SafetyVerdict
 
 
 class Service:
     """Models, guards, queue, keys, numbers and reviews of one server."""
 
-    def __init__(self, config: ServeConfig) -> None:
+    def __init__(self, config: ServeConfig, tracing: Tracing | None = None) -> None:
         """Take the config; `start` does the rest."""
         self.config = config
+        self.tracing = Tracing() if tracing is None and config.telemetry else tracing
         self.guard_loop = GuardLoop()
         self.jobs = Jobs(config.limits, self.guard_loop)
         self.keys = Keys(config.keys, config.limits.retry_after)
@@ -66,6 +69,12 @@ class Service:
             known = ", ".join(self.models)
             raise HttpError(404, "model_not_found", f"there is no such model here; there are {known}", "model")
         return name, self._guardings[name, (caller.policy or self._own_policy).hash]
+
+    def report(self, route: str, verdict: SafetyVerdict) -> None:
+        """Count a verdict, and trace it."""
+        self.metrics.verdict(route, verdict)
+        if self.tracing is not None:
+            self.tracing.check(verdict)
 
     async def close(self) -> None:
         """Close connections, threads and files."""

@@ -43,14 +43,14 @@ class Running:
 
 
 @contextmanager
-def running(up, tmp_path, *, guard=None, policy=None, **config):
+def running(up, tmp_path, *, guard=None, policy=None, tracing=None, **config):
     """A server with the stub rules before a fake upstream."""
     rules = None
     if guard is None:
         guard, rules = guard_of_rules(**(policy or {}))
     backend = {"kind": "upstream", "url": up.url, "models": ["up"], "key": {"value": "up-secret"}}
     given = {"guard": guard, "backend": backend, "reviews": {"path": tmp_path / "reviews.sqlite"}, **config}
-    with listening(create_app(ServeConfig(**given))) as server:
+    with listening(create_app(ServeConfig(**given), tracing=tracing)) as server:
         server.rules = rules
         yield server
 
