@@ -110,7 +110,7 @@ def test_a_turn_that_nobody_could_read_is_reported_without_a_risk():
     tracing.add_span_processor(SimpleSpanProcessor(spans))
     telemetry = GuardTelemetry(tracer_provider=tracing, meter_provider=MeterProvider([reader]))
     model = GuardedChatModel(model=AgentModel(answers=["done"]), rewriter=WordJudge(), telemetry=telemetry)
-    answer = model.invoke([HumanMessage([{"type": "image", "base64": "AAAA"}])])
+    answer = model.invoke([HumanMessage([{"type": "image", "base64": "AAAA", "mime_type": "image/png"}])])
     assert answer.response_metadata["verdict"]["risk"] is None
     assert [span.attributes["vlmguard.action"] for span in spans.get_finished_spans()] == ["refuse"]
     assert "vlmguard.check.risk" not in points(reader)
