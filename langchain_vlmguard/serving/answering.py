@@ -15,6 +15,7 @@ from langchain_vlmguard.serving.completions import chunks, completion, empty_chu
 from langchain_vlmguard.serving.frame import facts_of, json_response
 from langchain_vlmguard.serving.guarding import Asked
 from langchain_vlmguard.serving.held_stream import HeldStream
+from langchain_vlmguard.serving.http_errors import FAILURES, HttpError
 from langchain_vlmguard.serving.jobs import ClientGoneError
 from langchain_vlmguard.serving.requests import begin
 from langchain_vlmguard.serving.responses_api import error_event, response_events, response_of, responses_request
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from langchain_vlmguard.serving.chat_request import ChatRequest
     from langchain_vlmguard.serving.guarding import Outcome
-    from langchain_vlmguard.serving.http_errors import HttpError
     from langchain_vlmguard.serving.keys import Caller
     from langchain_vlmguard.serving.service import Service
     from langchain_vlmguard.verdict.records import Json
@@ -123,6 +123,9 @@ async def _completion(request: Request, service: Service, caller: Caller, wanted
     except ClientGoneError:
         facts_of(request)["left"] = True
         raise
+    except HttpError as error:
+        _note_error(request, service, error)
+        raise
     _note(request, service, outcome)
     return completion(outcome, about, plain=wanted.is_plain, told=service.config.verdict)
 
@@ -146,6 +149,16 @@ def _note(request: Request, service: Service, outcome: Outcome) -> None:
         tokens=sum(verdict.usage.get(kind, 0) for kind in ("input_tokens", "output_tokens")),
     )
     service.report(request.scope["route"].path, verdict)
+
+
+def _note_error(request: Request, service: Service, error: HttpError) -> None:
+    """Log and count why there is no answer."""
+    facts_of(request)["code"] = error.code
+    if error.code in FAILURES:
+        service.metrics.failure(FAILURES[error.code])
+    if error.code == "review_required":
+        facts_of(request)["action"] = "review"
+        service.metrics.action(request.scope["route"].path, "review")
 
 
 def _headers(request: Request) -> dict[str, str]:

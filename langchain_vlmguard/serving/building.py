@@ -9,6 +9,7 @@ from pydantic import SecretStr
 from langchain_vlmguard.errors import ServingConfigError, extra
 from langchain_vlmguard.guard.parts import GuardParts
 from langchain_vlmguard.serving.config import AdapterRewriter, ChatRewriter, GateRewriter, Local
+from langchain_vlmguard.serving.judges import ModerationJudge
 from langchain_vlmguard.serving.upstream import UpstreamChat
 
 if TYPE_CHECKING:
@@ -41,7 +42,12 @@ def guard_of(config: ServeConfig, models: dict[str, BaseChatModel]) -> GuardPart
             where = "the config"
             raise ServingConfigError(where, [said])
         return config.guard
-    return GuardParts(_rewriter(config, models), policy=config.policy)
+    rewriter = _rewriter(config, models)
+    if config.judge is None:
+        return GuardParts(rewriter, policy=config.policy)
+    asked = config.judge
+    judge = ModerationJudge(asked.url, asked.model, None if asked.key is None else asked.key.text, asked.seconds)
+    return GuardParts(rewriter, policy=config.policy, answer_judge=judge, judge=judge)
 
 
 def _local(backend: Local) -> ChatSteeredVLM:

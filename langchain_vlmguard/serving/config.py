@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from pydantic_core import ErrorDetails
 
+_URL = r"^https?://[^/?#\s]+(/[^?#\s]*)?$"
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -141,7 +142,7 @@ class Upstream(_Part):
     """Any server that speaks OpenAI's chat completions: vLLM, Ollama, LiteLLM, a provider."""
 
     kind: Literal["upstream"]
-    url: str = Field(pattern=r"^https?://[^/?#\s]+(/[^?#\s]*)?$")
+    url: str = Field(pattern=_URL)
     """Up to and with `/v1`."""
 
     key: Secret | None = None
@@ -183,6 +184,18 @@ class Nobody(_Part):
     """No rewriter: gate and probe of the model in this process judge alone."""
 
     kind: Literal["none"]
+
+
+class Moderation(_Part):
+    """A moderation endpoint in OpenAI's form judges answers, and the words in pictures."""
+
+    kind: Literal["openai-moderation"]
+    url: str = Field(pattern=_URL)
+    """Up to and with `/v1`."""
+
+    model: str | None = None
+    key: Secret | None = None
+    seconds: float = Field(default=10.0, gt=0)
 
 
 class Reviews(_Part):
@@ -227,6 +240,9 @@ class ServeConfig(BaseSettings):
     rewriter: RewriterConfig | None = None
     """Who judges and rewrites; the testbed's own adapter for the testbed."""
 
+    judge: Moderation | None = None
+    """Judges answers and the words in pictures, in place of what the guard's own models would judge."""
+
     guard: ImportString[object] | None = None
     """A whole `Guard` of yours, `module:object`, in place of `rewriter` and `policy`."""
 
@@ -259,8 +275,9 @@ class ServeConfig(BaseSettings):
         if not self.keys and self.listen.host not in LOOPBACK:
             msg = f"without `keys` everybody who reaches {self.listen.host} may call: add keys, or listen on 127.0.0.1"
             raise ValueError(msg)
-        if self.guard is not None and (self.rewriter is not None or self.policy != GuardPolicy()):
-            msg = "`guard` brings its own rewriter and policy: leave `rewriter` and `policy` out"
+        beside = self.rewriter is not None or self.judge is not None or self.policy != GuardPolicy()
+        if self.guard is not None and beside:
+            msg = "`guard` brings its own rewriter, judge and policy: leave `rewriter`, `judge` and `policy` out"
             raise ValueError(msg)
         needs_local = isinstance(self.rewriter, AdapterRewriter | GateRewriter | Nobody)
         if isinstance(self.backend, Upstream) and (needs_local or (self.rewriter is None and self.guard is None)):

@@ -61,6 +61,9 @@ async def litellm(request: Request) -> Response:
         log_error("the guardrail failed", error)
         answer, facts["blocked"] = blocked(CANNOT), "internal_error"
     facts["action"] = answer["action"]
+    service.metrics.action(LITELLM, str(answer["action"]).lower())
+    if str(answer.get("blocked_reason", "")).startswith(CANNOT):
+        service.metrics.failure("guard")
     return json_response(answer)
 
 

@@ -21,6 +21,9 @@ Code = Literal[
 ]  # fmt: skip
 """What a client's program can go by."""
 
+FAILURES: Mapping[Code, str] = {"guard_failed": "guard", "upstream_failed": "model", "upstream_refused": "model"}
+"""Errors that are failures of something behind the server, and of what."""
+
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error", 503: "server_error"}
 
 

@@ -33,7 +33,9 @@ class Metrics:
             registry=kept,
         )
         self._actions = Counter("vlmguard_actions", "Verdicts by action", ["route", "action"], registry=kept)
-        self._failures = Counter("vlmguard_guard_failures", "Failures of the guard by stage", ["stage"], registry=kept)
+        self._failures = Counter(
+            "vlmguard_guard_failures", "Failures of the guard, its judges and the model", ["stage"], registry=kept
+        )
         self._stages = Histogram(
             "vlmguard_stage_seconds", "Seconds of each stage of the guard", ["stage"], buckets=_SECONDS, registry=kept
         )
@@ -60,13 +62,17 @@ class Metrics:
 
     def verdict(self, route: str, verdict: SafetyVerdict) -> None:
         """Count a verdict, what it cost, and a failure of the guard in it."""
-        self._actions.labels(route, verdict.action).inc()
+        self.action(route, verdict.action)
         for stage, seconds in verdict.timings.items():
             self._stages.labels(stage).observe(seconds)
         for kind in ("input_tokens", "output_tokens"):
             self._tokens.labels(kind).inc(verdict.usage.get(kind, 0))
         if verdict.failure is not None:
             self.failure(verdict.failure.stage)
+
+    def action(self, route: str, action: str) -> None:
+        """Count what was done."""
+        self._actions.labels(route, action).inc()
 
     def failure(self, stage: str) -> None:
         """Count a failure of the guard or of the model."""

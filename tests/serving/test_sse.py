@@ -11,9 +11,10 @@ from langchain_vlmguard.serving.sse import EventParser, StreamFormatError, data_
 
 ANSWER = (
     "\ufeff: hello\n\nid: 1\nretry: 5\n\n"
-    'event: x\ndata: {"a": "é😀"}\r\n\r\ndata: one\rdata:two\r\rdata\n\nunknown: field\ndata:  [DONE]\n\n'
+    'event: x\ndata: {"a": "é😀"}\r\n\r\ndata: one\rdata:two\r\r'
+    "data: p\r\ndata: q\r\n\r\ndata\n\nunknown: field\ndata:  [DONE]\n\n"
 ).encode()
-EVENTS = [("x", '{"a": "é😀"}'), ("message", "one\ntwo"), ("message", ""), ("message", " [DONE]")]
+EVENTS = [("x", '{"a": "é😀"}'), ("message", "one\ntwo"), ("message", "p\nq"), ("message", ""), ("message", " [DONE]")]
 
 
 def events(pieces):
