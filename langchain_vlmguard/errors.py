@@ -91,6 +91,30 @@ class GuardViolationError(VLMGuardError, RuntimeError):
         self.verdict = verdict
 
 
+class ServingConfigError(VLMGuardError, ValueError):
+    """A server's config cannot be used."""
+
+    def __init__(self, where: str, lines: list[str]) -> None:
+        """Name the file, and every field with what is wrong there."""
+        super().__init__(f"{where}: {'; '.join(lines)}")
+        self.where, self.lines = where, lines
+
+
+class UpstreamError(VLMGuardError, RuntimeError):
+    """A server behind ours gave no answer that can be used; nothing of what it said is repeated."""
+
+    def __init__(self, said: str, status: int | None = None, retry_after: int | None = None) -> None:
+        """Say in our own words what happened.
+
+        Args:
+            said: What happened.
+            status: Its HTTP status, if it answered with an error.
+            retry_after: Seconds after which it wants to be asked again.
+        """
+        super().__init__(said)
+        self.status, self.retry_after = status, retry_after
+
+
 class GenerationTimeoutError(VLMGuardError, ModelTimeoutError, TimeoutError):
     """An answer was not finished within the caller's timeout."""
 

@@ -68,7 +68,8 @@ class GuardTelemetry:
         self._checks.add(1, labels)
         if not decided:
             self._seconds.record(seconds, labels)
-            self._risk.record(verdict["risk"], labels)
+            if verdict["risk"] is not None:  # nobody judged the turn, e.g. one that could not be read
+                self._risk.record(verdict["risk"], labels)
         end = time.time_ns()
         span = self._tracer.start_span(f"vlmguard.check {record['stage']}", start_time=end - int(seconds * 1e9))
         span.set_attributes({**labels, **_attributes(record), **(_content(verdict) if self.capture_content else {})})

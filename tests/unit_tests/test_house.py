@@ -18,6 +18,7 @@ STAIRS = [
     {"guard"},
     {"faces"},
     {"agents"},
+    {"serving"},
     {"cli"},
 ]
 """A room imports from its own step and from those below it."""

@@ -43,6 +43,7 @@ def test_importing_the_package_is_quick_and_imports_neither_torch_nor_transforme
         "content.messages",
         "rewriting.rewriter",
         "models.steered_vlm",
+        "serving.server",
     ],
 )
 def test_the_guard_itself_needs_no_torch(module):

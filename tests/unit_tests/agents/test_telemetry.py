@@ -103,3 +103,14 @@ async def test_content_is_captured_only_when_asked_for():
     spans, _ = await observed("SECRET knife", capture_content=True)
     assert spans[0].attributes["vlmguard.rewritten_prompt"] == "how do i stay safe?"
     assert "SECRET" not in str([span.to_json() for span in spans])
+
+
+def test_a_turn_that_nobody_could_read_is_reported_without_a_risk():
+    spans, reader, tracing = InMemorySpanExporter(), InMemoryMetricReader(), TracerProvider()
+    tracing.add_span_processor(SimpleSpanProcessor(spans))
+    telemetry = GuardTelemetry(tracer_provider=tracing, meter_provider=MeterProvider([reader]))
+    model = GuardedChatModel(model=AgentModel(answers=["done"]), rewriter=WordJudge(), telemetry=telemetry)
+    answer = model.invoke([HumanMessage([{"type": "image", "base64": "AAAA", "mime_type": "image/png"}])])
+    assert answer.response_metadata["verdict"]["risk"] is None
+    assert [span.attributes["vlmguard.action"] for span in spans.get_finished_spans()] == ["refuse"]
+    assert "vlmguard.check.risk" not in points(reader)

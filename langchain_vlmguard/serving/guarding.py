@@ -1,0 +1,256 @@
+"""The guard behind the routes: the guard's own graph and node, driven for one request. Nothing is decided here."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+from uuid import uuid4
+
+from langchain_core.load import loads
+from langchain_core.messages import AIMessage
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import Command
+
+from langchain_vlmguard.errors import BusyError, GenerationTimeoutError, UpstreamError
+from langchain_vlmguard.faces.graph import guard_graph
+from langchain_vlmguard.faces.node import VLMGuardNode
+from langchain_vlmguard.serving.asked import CALL, AskedModel, ModelCall
+from langchain_vlmguard.serving.chat_request import OFFERED
+from langchain_vlmguard.serving.http_errors import HttpError
+from langchain_vlmguard.serving.reviews import digest_of
+from langchain_vlmguard.serving.wire import pictures_in_messages
+from langchain_vlmguard.verdict.records import SafetyVerdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from langchain_core.language_models.chat_models import BaseChatModel
+    from langchain_core.messages import BaseMessage
+    from langchain_core.runnables import RunnableConfig
+
+    from langchain_vlmguard.guard.parts import GuardParts
+    from langchain_vlmguard.guard.state import GuardInput
+    from langchain_vlmguard.serving.reviews import Review, ReviewStore
+    from langchain_vlmguard.verdict.records import Json
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request as the guard gets it."""
+
+    conversation: list[BaseMessage]
+    settings: Json
+    streamed: bool
+    choices: int
+    caller: str
+    identity: Json
+    """What makes it this request and no other."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An answer, or the refusal in its place, with its verdict."""
+
+    message: AIMessage
+    verdict: SafetyVerdict
+
+    @property
+    def is_released(self) -> bool:
+        """Whether the model's answer, or a person's version of it, was let out."""
+        return self.verdict.action in ("allow", "rewrite") and self.verdict.answer in ("released", "replaced")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a request."""
+
+    choices: list[Judged]
+    pictures_seen: int
+    pictures_forwarded: int
+
+    @property
+    def verdict(self) -> SafetyVerdict:
+        """The verdict of the turn: of the first answer that was not let out, of the first one otherwise."""
+        stopped = [one for one in self.choices if not one.is_released]
+        return (stopped or self.choices)[0].verdict
+
+
+class Guarding:
+    """A guard around a model, under one policy. It is used on the guard's loop."""
+
+    def __init__(self, guard: GuardParts, model: BaseChatModel, reviews: ReviewStore, retry_after: int) -> None:
+        """Build the guard's graph and node.
+
+        Raises:
+            NoJudgeError: Nobody judges anything.
+        """
+        self.guard, self._reviews, self._retry_after = guard, reviews, retry_after
+        self._asked = AskedModel(model)
+        self._runs = InMemorySaver()
+        self._graph = guard_graph(guard, self._asked).compile(checkpointer=self._runs)
+        self._node = VLMGuardNode(guard, model=self._asked)
+
+    async def answer(self, asked: Asked) -> Outcome:
+        """Guard a request and return what may be sent.
+
+        Raises:
+            HttpError: It waits for a person, it cannot be read, or something is not there that it needs.
+        """
+        call = ModelCall(asked.settings, asked.streamed)
+        seen = pictures_in_messages(asked.conversation)
+        with _around(call):
+            judged = await (self._one(asked, call) if asked.choices == 1 else self._several(asked))
+        for one in judged:
+            self._check(one, call, asked.conversation)
+        return Outcome(judged, seen, call.forwarded)
+
+    async def judge(self, conversation: list[BaseMessage]) -> tuple[SafetyVerdict, list[BaseMessage]]:
+        """Judge a turn that somebody else's model will answer; return the verdict and what that model may be shown."""
+        state = {"messages": conversation}
+        update = await self._node.ainvoke(state)
+        verdict = SafetyVerdict.from_state(update["verdict"])
+        if verdict.action not in ("allow", "rewrite"):
+            return verdict, []
+        return verdict, await asyncio.to_thread(self._node.for_model, {**state, "verdict": update["verdict"]})
+
+    async def judge_answer(self, conversation: list[BaseMessage], answer: AIMessage, verdict: SafetyVerdict) -> Judged:
+        """Judge an answer that somebody else's model gave to a turn with a verdict."""
+        state = {"messages": [*conversation, answer], "verdict": verdict.to_state()}
+        update = await self._node.judge_answer.ainvoke(state)
+        message = cast("list[AIMessage]", update["messages"])[-1]
+        return Judged(message, SafetyVerdict.from_state(update["verdict"]))
+
+    async def _one(self, asked: Asked, call: ModelCall) -> list[Judged]:
+        """Run the guard's graph; a run that waits for a person is written down, and goes on when the same request comes back."""
+        digest = digest_of(asked.caller, self.guard.policy.hash, asked.identity)
+        thread = uuid4().hex
+        config: RunnableConfig = {"configurable": {"thread_id": thread}}
+        review = await asyncio.to_thread(self._reviews.open_for, digest)
+        if review is not None and review.state == "pending":
+            raise _waits(review)
+        try:
+            if review is not None and await asyncio.to_thread(self._reviews.use, review, self._runs, thread):
+                return await self._resumed(review, call, config)
+            given = cast("GuardInput", {"messages": asked.conversation})
+            state = await self._graph.ainvoke(given, config, durability="exit")
+            if state.get("__interrupt__"):
+                if call.error is not None:  # there is no answer to look at: the policy's on_error is for judges
+                    raise model_error(call.error, self._retry_after)
+                raise _waits(await self._hold(state, digest, asked.caller, call, thread))
+            return [_judged(state)]
+        finally:
+            self._runs.delete_thread(thread)
+
+    async def _resumed(self, review: Review, call: ModelCall, config: RunnableConfig) -> list[Judged]:
+        """Go on with a run that a person decided about; an answer that was approved is that very answer."""
+        if review.answer is not None:
+            call.replay = loads(review.answer, allowed_objects=[AIMessage])
+        done = False
+        try:
+            resume: Command[object] = Command(resume={"decisions": [review.decision]})
+            state = await self._graph.ainvoke(resume, config, durability="exit")
+            done = call.error is None and not state.get("__interrupt__")
+        finally:
+            if not done:
+                await asyncio.shield(asyncio.to_thread(self._reviews.give_back, review))
+        if not done:
+            raise model_error(call.error or RuntimeError(), self._retry_after)
+        await asyncio.to_thread(self._reviews.forget_run, review)
+        return [_judged(state)]
+
+    async def _hold(self, state: Json, digest: str, caller: str, call: ModelCall, thread: str) -> Review:
+        request = state["__interrupt__"][0].value
+        about_answer = request["verdict"]["answer"] == "withheld"
+        return await asyncio.to_thread(
+            self._reviews.hold,
+            digest,
+            caller,
+            self._runs,
+            thread,
+            verdict=request["verdict"],
+            shown={"action_requests": request["action_requests"], "review_configs": request["review_configs"]},
+            answer=call.said if about_answer else None,
+        )
+
+    async def _several(self, asked: Asked) -> list[Judged]:
+        """Judge the turn once and each of several answers by itself. Nothing waits here: review is refusal."""
+        state: Json = {"messages": asked.conversation}
+        update = await self._node.ainvoke(state)
+        verdict = SafetyVerdict.from_state(update["verdict"])
+        if verdict.action not in ("allow", "rewrite"):
+            refusal = cast("AIMessage", update["messages"][-1])
+            return [Judged(refusal, verdict)] * asked.choices
+        shown = await asyncio.to_thread(self._node.for_model, {**state, "verdict": update["verdict"]})
+        try:
+            answers = await self._asked.answers(shown)
+        except Exception as error:
+            raise model_error(error, self._retry_after) from error
+        return [await self.judge_answer(asked.conversation, one, verdict) for one in answers]
+
+    def _check(self, judged: Judged, call: ModelCall, conversation: list[BaseMessage]) -> None:
+        """Raise where no answer was decided about: the model or a judge failed, or the request cannot be read.
+
+        Raises:
+            HttpError: It says which.
+        """
+        verdict = judged.verdict
+        if judged.is_released:
+            return
+        if call.error is not None:
+            raise model_error(call.error, self._retry_after)
+        if verdict.failure is not None:
+            msg = "the guard could not judge this, so nothing of it goes on: try again later"
+            raise HttpError(503, "guard_failed", msg, retry_after=self._retry_after)
+        unread = next((one for one in verdict.unjudged if one.is_unread and one.where.startswith("messages[")), None)
+        if unread is not None and verdict.answer == "none":
+            where = place_of(unread.where, conversation)
+            msg = f"{where} cannot be read, so nothing of the request goes on: {unread.reason}"
+            raise HttpError(400, "unreadable_content", msg, where)
+
+
+def place_of(where: str, conversation: list[BaseMessage]) -> str:
+    """Return a place as the caller counts messages, who knows nothing of the one that we put first."""
+    shift = int(bool(conversation) and conversation[0].id == OFFERED)
+    index, bracket, rest = where.removeprefix("messages[").partition("]")
+    return f"messages[{max(0, int(index) - shift)}{bracket}{rest}" if index.isdecimal() else where
+
+
+def model_error(error: Exception, retry_after: int) -> HttpError:
+    """Return what a caller hears of an error of the model: a status that is true, and none of the model's words."""
+    if isinstance(error, HttpError):
+        return error
+    if isinstance(error, BusyError):
+        return HttpError(429, "queue_full", "the model has too much to do: try again later", retry_after=retry_after)
+    if isinstance(error, GenerationTimeoutError):
+        return HttpError(503, "deadline", "the answer was not ready in time: try again later", retry_after=retry_after)
+    status = error.status if isinstance(error, UpstreamError) else None
+    wait = min(60, max(1, error.retry_after or retry_after)) if isinstance(error, UpstreamError) else retry_after
+    if status == 429:  # noqa: PLR2004
+        return HttpError(429, "rate_limited", "the model behind this server takes no more for now", retry_after=wait)
+    if status is not None and 400 <= status < 500 and status not in (401, 403, 404, 408):  # noqa: PLR2004
+        msg = f"the model behind this server does not take this request (status {status})"
+        return HttpError(400, "upstream_refused", msg)
+    msg = "the model behind this server gave no whole answer: try again later"
+    return HttpError(503, "upstream_failed", msg, retry_after=wait)
+
+
+@contextmanager
+def _around(call: ModelCall) -> Iterator[None]:
+    token = CALL.set(call)
+    try:
+        yield
+    finally:
+        CALL.reset(token)
+
+
+def _judged(state: Json) -> Judged:
+    return Judged(cast("AIMessage", state["messages"][-1]), SafetyVerdict.from_state(state["verdict"]))
+
+
+def _waits(review: Review) -> HttpError:
+    msg = (
+        f"a person has to look at this: ask for GET /v1/reviews/{review.id}, and send the same request again afterwards"
+    )
+    return HttpError(409, "review_required", msg, more={"vlmguard": {"action": "review", "review": review.id}})

@@ -1,0 +1,214 @@
+"""What waits for a person: in a SQLite file, so that it outlives the process and every connection.
+
+A review is bound to the digest of the very request; the answer that waits, if there is one, is kept with it. The first decision
+counts. An approval lets that request pass once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+from uuid import uuid4
+
+from langchain_core.load import dumpd
+
+from langchain_vlmguard.errors import extra
+from langchain_vlmguard.serving.http_errors import HttpError
+
+with extra("serve"):
+    from langgraph.checkpoint.sqlite import SqliteSaver
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from langchain_core.messages import AIMessage
+    from langchain_core.runnables import RunnableConfig
+    from langgraph.checkpoint.base import BaseCheckpointSaver
+
+    from langchain_vlmguard.verdict.records import Json
+
+State = Literal["pending", "decided", "used"]
+
+_TABLE = """
+create table if not exists reviews (
+  id text primary key, digest text not null, caller text not null, state text not null, decision text, verdict text not null,
+  shown text not null, answer text, created real not null, decided_by text
+);
+create unique index if not exists open_reviews on reviews (digest) where state <> 'used';
+"""
+
+
+@dataclass(frozen=True)
+class Review:
+    """Something that waits, or was decided."""
+
+    id: str
+    caller: str
+    state: State
+    decision: Json | None
+    verdict: Json
+    shown: Json
+    """What a reviewer sees: the form of LangChain's human-in-the-loop requests."""
+
+    answer: str | None
+    """The answer that waits, as JSON."""
+
+    created: float
+
+    def for_caller(self) -> Json:
+        """Return what whoever asked may know: nothing of what waits."""
+        decided = None if self.decision is None else self.decision["type"]
+        return {"id": self.id, "object": "vlmguard.review", "state": self.state, "decision": decided}
+
+    def for_reviewer(self) -> Json:
+        """Return everything."""
+        answer = None if self.answer is None else _text_of(self.answer)
+        shown = {"request": self.shown, "answer": answer, "verdict": self.verdict}
+        return {**self.for_caller(), "caller": self.caller, "created": int(self.created), **shown}
+
+
+def digest_of(*parts: object) -> str:
+    """Return the digest of what a review is bound to."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+class ReviewStore:
+    """Reviews and the runs that wait for them, in one SQLite file. Everything here may block: call it in a thread."""
+
+    def __init__(self, path: Path, keep_hours: float) -> None:
+        """Open the file, or make it; what nobody decided about for too long is deleted."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._db = sqlite3.connect(path, check_same_thread=False, timeout=30)
+        self._db.execute("pragma journal_mode=wal")
+        self._db.executescript(_TABLE)
+        self._saver = SqliteSaver(self._db)
+        self._saver.setup()
+        self._lock = self._saver.lock  # one connection, one lock
+        self._keep = keep_hours * 3600
+        self._forget()
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._db.close()
+
+    def hold(
+        self,
+        digest: str,
+        caller: str,
+        run: BaseCheckpointSaver[str],
+        thread: str,
+        *,
+        verdict: Json,
+        shown: Json,
+        answer: AIMessage | None,
+    ) -> Review:
+        """Write down what waits, before anybody hears of it; the review that waits for the same already, if there is one."""
+        self._forget()
+        kept = None if answer is None else json.dumps(dumpd(answer))
+        number = f"review_{uuid4().hex}"
+        _copy(run, thread, self._saver, number)
+        with self._lock, self._db:
+            sql = "insert or ignore into reviews values (?, ?, ?, 'pending', null, ?, ?, ?, ?, null)"
+            row = (number, digest, caller, json.dumps(verdict), json.dumps(shown, default=str), kept, time.time())
+            is_new = self._db.execute(sql, row).rowcount == 1
+        if not is_new:
+            self._saver.delete_thread(number)
+        found = self.open_for(digest)
+        if found is None:  # decided and used in the meantime
+            raise HttpError(409, "review_decided", "this request was decided about just now: send it again")
+        return found
+
+    def open_for(self, digest: str) -> Review | None:
+        """Return the review of a request that waits, or that was decided about and not used."""
+        return self._one("digest = ? and state <> 'used'", (digest,))
+
+    def get(self, number: str) -> Review | None:
+        """Return a review by its id."""
+        return self._one("id = ?", (number,))
+
+    def decide(self, number: str, decision: Json, by: str) -> Review:
+        """Write a decision down; the first one counts.
+
+        Raises:
+            HttpError: There is no such review, or it was decided before.
+        """
+        with self._lock, self._db:
+            sql = (
+                "update reviews set state = 'decided', decision = ?, decided_by = ? where id = ? and state = 'pending'"
+            )
+            done = self._db.execute(sql, (json.dumps(decision), by, number)).rowcount == 1
+        found = self.get(number)
+        if found is None:
+            raise not_there()
+        if not done:
+            raise HttpError(409, "review_decided", "this review was decided before: the first decision counts")
+        return found
+
+    def use(self, review: Review, run: BaseCheckpointSaver[str], thread: str) -> bool:
+        """Take a decided review for the one request that it is for, and give its run back; whether nobody did before."""
+        with self._lock, self._db:
+            sql = "update reviews set state = 'used' where id = ? and state = 'decided'"
+            done = self._db.execute(sql, (review.id,)).rowcount == 1
+        if done:
+            _copy(self._saver, review.id, run, thread)
+        return done
+
+    def give_back(self, review: Review) -> None:
+        """Undo `use`: the request was not answered."""
+        with self._lock, self._db:
+            self._db.execute("update or ignore reviews set state = 'decided' where id = ?", (review.id,))
+
+    def forget_run(self, review: Review) -> None:
+        """Delete the run of a review that is over; that it was decided stays known."""
+        self._saver.delete_thread(review.id)
+
+    def _one(self, where: str, given: Sequence[str]) -> Review | None:
+        sql = f"select id, caller, state, decision, verdict, shown, answer, created from reviews where {where}"  # noqa: S608
+        with self._lock, closing(self._db.execute(sql, given)) as rows:
+            row = rows.fetchone()
+        if row is None:
+            return None
+        number, caller, state, decision, verdict, shown, answer, created = row
+        decided = None if decision is None else json.loads(decision)
+        return Review(number, caller, state, decided, json.loads(verdict), json.loads(shown), answer, created)
+
+    def _forget(self) -> None:
+        with self._lock, self._db:
+            old = (time.time() - self._keep,)
+            gone = [row[0] for row in self._db.execute("select id from reviews where created < ?", old)]
+            self._db.execute("delete from reviews where created < ?", old)
+        for number in gone:
+            self._saver.delete_thread(number)
+
+
+def not_there() -> HttpError:
+    """Return what is answered about a review that there is not."""
+    return HttpError(404, "not_found", "there is no such review")
+
+
+def _text_of(answer: str) -> str:
+    """Return the words of an answer that waits, its calls among them, for people."""
+    kept = json.loads(answer)["kwargs"]
+    return json.dumps({key: kept[key] for key in ("content", "tool_calls", "additional_kwargs") if kept.get(key)})
+
+
+def _copy(source: BaseCheckpointSaver[str], thread: str, target: BaseCheckpointSaver[str], other: str) -> None:
+    """Copy the last checkpoint of a thread, and what waits to be written with it."""
+    found = source.get_tuple({"configurable": {"thread_id": thread, "checkpoint_ns": ""}})
+    if found is None:
+        msg = "a run that waits has no checkpoint"
+        raise RuntimeError(msg)
+    config: RunnableConfig = {"configurable": {"thread_id": other, "checkpoint_ns": ""}}
+    put = target.put(config, found.checkpoint, found.metadata, found.checkpoint["channel_versions"])
+    tasks: dict[str, list[tuple[str, object]]] = {}
+    for task, channel, value in found.pending_writes or ():
+        tasks.setdefault(task, []).append((channel, value))
+    for task, writes in tasks.items():
+        target.put_writes(put, writes, task)

@@ -1,0 +1,162 @@
+"""Rule C: what cannot be judged is a block that the caller cannot read as "go on". Cases 14 to 16, and the guard's own routes."""
+
+import threading
+import time
+
+import pytest
+
+from tests.serving.rules import BADIMG, BLOCKME, BREAKME, GOODIMG, HOLDME, MASKME, SLEEPME
+from tests.serving.running import asks, running, send
+from tests.serving.upstream import completion, whole
+
+PATH = "/beta/litellm_basic_guardrail_api"
+
+
+@pytest.fixture
+def server(up, tmp_path):
+    with running(up, tmp_path, limits={"guardrail_seconds": 2.0}) as found:
+        yield found
+
+
+def judged(server, **body):
+    wire = send(server.port, body, PATH)
+    assert wire.status == 200
+    assert wire.json["action"] in ("NONE", "BLOCKED", "GUARDRAIL_INTERVENED")
+    assert BLOCKME.encode() not in wire.raw
+    return wire.json
+
+
+def call(arguments):
+    return {"id": "c", "type": "function", "function": {"name": "run", "arguments": arguments}}
+
+
+@pytest.mark.parametrize("kind", ["request", "response"])
+def test_words_pictures_calls_tools_and_messages_are_judged(up, server, kind):
+    messages = [{"role": "user", "content": "hi"}]
+    pictures = [GOODIMG] if kind == "request" else []  # nobody looks at pictures in answers here: they stay in
+    fine = {
+        "input_type": kind,
+        "texts": ["hi"],
+        "images": pictures,
+        "tool_calls": [call('{"a": 1}')],
+        "structured_messages": messages,
+    }
+    assert judged(server, **fine) == {"action": "NONE"}
+    for bad in (
+        {"texts": ["hi", f"x {BLOCKME}"]},
+        {"images": [GOODIMG, BADIMG]},
+        {"tool_calls": [call(f'{{"a": "{BLOCKME}"}}')]},
+        {"tool_calls": [call(f"no JSON {BLOCKME}")]},
+        {"images": ["http://127.0.0.1/a.png"]},
+    ):
+        assert judged(server, **{**fine, **bad})["action"] == "BLOCKED"
+    if kind == "request":
+        for bad in (
+            {"structured_messages": [{"role": "system", "content": BLOCKME}, *messages]},
+            {"structured_messages": [{"role": "alien", "content": BLOCKME}]},
+            {"tools": [{"type": "function", "function": {"name": "f", "description": BLOCKME}}]},
+            {"tools": [{"type": "code_interpreter", "hint": BLOCKME}]},
+        ):
+            assert judged(server, **{**fine, **bad})["action"] == "BLOCKED"
+    assert not up.requests
+
+
+def test_case_14_nothing_that_fails_reads_as_go_on(up, server):
+    started = time.monotonic()
+    for text in (BREAKME, SLEEPME, f"BREAKANSWER {BLOCKME}", HOLDME):
+        found = judged(server, input_type="response" if "ANSWER" in text else "request", texts=[text])
+        assert found["action"] == "BLOCKED"
+        assert found["blocked_reason"]
+    assert time.monotonic() - started < 8
+    for body in (b"{", b"[]", b""):
+        wire = send(server.port, body, PATH)
+        assert (wire.status, wire.json["action"]) == (200, "BLOCKED")
+    server.jobs.is_draining = True
+    assert judged(server, texts=["hi"])["action"] == "BLOCKED"
+
+
+def test_case_14_a_full_queue_is_a_block(up, tmp_path):
+    go = threading.Event()
+    up.script = whole(completion())
+    up.script.steps.insert(0, go)
+    with running(up, tmp_path, limits={"at_once": 1, "queue": 0}) as server:
+        first = threading.Thread(target=send, args=(server.port, asks()))
+        first.start()
+        while not up.open:
+            time.sleep(0.01)
+        assert judged(server, texts=["hi"])["action"] == "BLOCKED"
+        go.set()
+        first.join()
+        assert judged(server, texts=["hi"]) == {"action": "NONE"}
+
+
+def test_case_14_a_deadline_is_shorter_than_litellm_waits(up, tmp_path):
+    with running(up, tmp_path, limits={"guardrail_seconds": 0.5}) as server:
+        started = time.monotonic()
+        assert judged(server, texts=[SLEEPME])["action"] == "BLOCKED"
+        assert time.monotonic() - started < 1.5
+
+
+@pytest.mark.parametrize(
+    ("texts", "changed"),
+    [
+        (["a", MASKME, "", "a"], ["a", "[X]", "", "a"]),
+        ([f"say {MASKME}"], ["say [X]"]),
+        ([MASKME, MASKME], ["[X]", "[X]"]),
+    ],
+)
+def test_case_15_texts_go_back_as_many_as_they_came(server, texts, changed):
+    found = judged(server, input_type="request", texts=texts)
+    assert found == {"action": "GUARDRAIL_INTERVENED", "texts": changed}
+
+
+def test_case_15_in_a_conversation_the_last_turn_is_rewritten(server):
+    messages = [
+        {"role": "system", "content": "be kind"},
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "hello"},
+        {"role": "user", "content": f"say {MASKME}"},
+    ]
+    texts = [one["content"] for one in messages]
+    found = judged(server, input_type="request", texts=texts, structured_messages=messages)
+    assert found == {"action": "GUARDRAIL_INTERVENED", "texts": [*texts[:3], "say [X]"]}
+
+
+def test_case_16_unknown_forms_are_kept_and_judged(server):
+    body = {
+        "input_type": "request",
+        "texts": ["hi"],
+        "tools": [{"type": "code_interpreter"}, {"type": "file_search", "vector_store_ids": ["v"]}],
+        "structured_messages": None,
+        "request_data": {},
+        "request_headers": {"a": "b"},
+        "something_new": [1],
+        "additional_provider_specific_params": {"mode": "off"},
+    }
+    assert judged(server, **body) == {"action": "NONE"}
+    for odd in (
+        {"texts": None},
+        {"texts": "hi"},
+        {"texts": [1, None]},
+        {"images": {}},
+        {"tool_calls": "x"},
+        {"tool_calls": [1]},
+        {},
+    ):
+        assert judged(server, **odd)["action"] == "NONE"
+
+
+def test_the_guard_routes_judge_and_ask_no_model(up, server):
+    found = send(server.port, asks(f"say {MASKME}"), "/v1/guard").json
+    assert (found["verdict"]["action"], found["messages"]) == ("rewrite", [{"role": "user", "content": "say [X]"}])
+    found = send(server.port, asks(BLOCKME), "/v1/guard").json
+    assert (found["verdict"]["action"], found["messages"]) == ("refuse", [])
+    found = send(server.port, {"text": ["hi", BLOCKME, MASKME]}, "/v1/guard/text").json["results"]
+    assert [(one["verdict"]["action"], one["text"]) for one in found] == [
+        ("allow", "hi"),
+        ("refuse", None),
+        ("rewrite", "[X]"),
+    ]
+    assert send(server.port, asks(BREAKME), "/v1/guard").json["error"]["code"] == "guard_failed"
+    assert send(server.port, {"words": BLOCKME}, "/v1/guard/text").status == 400
+    assert not up.requests
