@@ -207,15 +207,14 @@ def _opened(data: bytes, formats: tuple[str, ...], limits: ImageLimits) -> Image
 
 
 def _formats(data: bytes, limits: ImageLimits) -> tuple[str, ...]:
-    if not limits.heif:
+    if not limits.heif or data[4:8] != b"ftyp":
         return FORMATS
-    if data[4:8] == b"ftyp":
-        try:
-            from pillow_heif import register_heif_opener
-        except ImportError as error:
-            msg = "HEIC is read with the extra 'heif': pip install 'langchain-vlmguard[heif]'"
-            raise UnreadableContentError(msg) from error
-        register_heif_opener()
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError as error:
+        msg = "HEIC is read with the extra 'heif': pip install 'langchain-vlmguard[heif]'"
+        raise UnreadableContentError(msg) from error
+    register_heif_opener()
     return FORMATS + HEIF_FORMATS
 
 
