@@ -1,4 +1,4 @@
-"""Decode pictures in a process of their own, whose memory and seconds the operating system bounds."""
+"""Decode strangers' files in processes of their own, whose memory and seconds the operating system bounds."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import base64
 import json
 import subprocess
 import sys
-from typing import TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from langchain_vlmguard.content.images import CheckedPicture, decode_frames
 from langchain_vlmguard.errors import UnreadableContentError
 from langchain_vlmguard.verdict.limits import ImageLimits
 
-_COMMAND = (sys.executable, "-P", "-W", "ignore", "-m", "langchain_vlmguard.content.apart")
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from langchain_vlmguard.verdict.limits import PdfLimits
 
 
 class _Picture(TypedDict):
@@ -42,22 +45,38 @@ def decode_frames_apart(data: bytes, limits: ImageLimits) -> tuple[CheckedPictur
     Raises:
         UnreadableContentError: As `images.decode_frames`, and when the process went beyond its bounds.
     """
-    asked = limits.model_dump_json().encode() + b"\n" + data
-    try:
-        done = subprocess.run(_COMMAND, input=asked, capture_output=True, timeout=limits.seconds, check=False)  # noqa: S603 - our own module
-        result: _Result = json.loads(done.stdout) if done.returncode == 0 else {"error": _bound_broken(limits)}
-    except subprocess.TimeoutExpired as error:
-        msg = f"the picture could not be decoded within {limits.seconds:g} seconds"
-        raise UnreadableContentError(msg) from error
-    except ValueError as error:
-        raise UnreadableContentError(_bound_broken(limits)) from error
-    if "error" in result:
-        raise UnreadableContentError(result["error"])
+    result = run_apart("langchain_vlmguard.content.apart", limits.model_dump_json(), data, "picture", limits)
     return tuple(map(_read, result["pictures"]))
 
 
-def _bound_broken(limits: ImageLimits) -> str:
-    return f"decoding the picture took more than {limits.max_memory:,} bytes of memory, or broke the decoder"
+def run_apart(module: str, asked: str, data: bytes, what: str, limits: ImageLimits | PdfLimits) -> Mapping[str, Any]:
+    """Give a file to a module of ours that runs in a process of its own, and return what it writes.
+
+    Args:
+        module: Reads one line of JSON and a file from its standard input, and writes a JSON object.
+        asked: The line.
+        data: The file.
+        what: What the file is, for errors.
+        limits: `seconds` and `max_memory`, which the module has to keep itself to (`bound`).
+
+    Raises:
+        UnreadableContentError: The module says why the file cannot be read, or it went beyond its bounds.
+    """
+    command = (sys.executable, "-P", "-W", "ignore", "-m", module)
+    broken = f"decoding the {what} took more than {limits.max_memory:,} bytes of memory, or broke the decoder"
+    try:
+        done = subprocess.run(  # noqa: S603 - our own module
+            command, input=asked.encode() + b"\n" + data, capture_output=True, timeout=limits.seconds, check=False
+        )
+        result: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {"error": broken}
+    except subprocess.TimeoutExpired as error:
+        msg = f"the {what} could not be decoded within {limits.seconds:g} seconds"
+        raise UnreadableContentError(msg) from error
+    except ValueError as error:
+        raise UnreadableContentError(broken) from error
+    if "error" in result:
+        raise UnreadableContentError(result["error"])
+    return result
 
 
 def _read(picture: _Picture) -> CheckedPicture:
@@ -77,12 +96,13 @@ def _written(picture: CheckedPicture) -> _Picture:
     }
 
 
-def _bound(limits: ImageLimits) -> None:
+def bound(memory: int) -> None:
+    """Bound the memory of this process, in bytes, where the operating system can."""
     try:
         import resource
     except ImportError:
         return
-    resource.setrlimit(resource.RLIMIT_AS, (limits.max_memory, limits.max_memory))
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
@@ -90,7 +110,7 @@ def main() -> None:
     """Read limits and a file from the standard input; write pictures, or why there are none, to the standard output."""
     head, _, data = sys.stdin.buffer.read().partition(b"\n")
     limits = ImageLimits.model_validate_json(head)
-    _bound(limits)
+    bound(limits.max_memory)
     try:
         result: _Result = {"pictures": list(map(_written, decode_frames(data, limits)))}
     except UnreadableContentError as error:

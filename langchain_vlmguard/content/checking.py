@@ -85,7 +85,7 @@ def check_frames(data: bytes, limits: ImageLimits) -> tuple[CheckedPicture, ...]
         UnreadableContentError: As `check_picture`.
     """
     if len(data) > limits.max_bytes:
-        raise too_large(limits)
+        raise too_large(limits.max_bytes)
     pictures = _PICTURES.get((data, limits))
     if pictures is None:
         pictures = decode_frames_apart(data, limits) if limits.isolate else decode_frames(data, limits)
@@ -104,11 +104,11 @@ def bytes_of(encoded: str, limits: ImageLimits) -> bytes:
     """
     known = _TEXTS.get(encoded)
     if known is None:
-        data = decode_base64(encoded, limits)
+        data = decode_base64(encoded, limits.max_bytes)
         known = _Known(encoded, data, handed_on=_HANDED_ON.get(_digest(encoded)) is True)
         _TEXTS.put(encoded, known, len(encoded) + len(data))
     if len(known.data) > limits.max_bytes:
-        raise too_large(limits)
+        raise too_large(limits.max_bytes)
     return known.data
 
 

@@ -87,25 +87,30 @@ _PIECE = 12 * 2**16
 """Of a long text, coded at a time: nothing else runs meanwhile, the event loop included."""
 
 
-def decode_base64(text: str, limits: ImageLimits) -> bytes:
+def decode_base64(text: str, max_bytes: int, what: str = "picture") -> bytes:
     """Decode base64 in any spelling that clients send: line breaks, URL-safe letters, %-escapes, no padding.
+
+    Args:
+        text: The base64.
+        max_bytes: Most bytes that it may stand for.
+        what: What it is, for errors.
 
     Raises:
         UnreadableContentError: It is broken, or larger than the limit.
     """
-    if len(text) * 3 // 4 > limits.max_bytes + 3 and _letters_in(text) * 3 // 4 > limits.max_bytes + 3:
-        raise too_large(limits)
+    if len(text) * 3 // 4 > max_bytes + 3 and _letters_in(text) * 3 // 4 > max_bytes + 3:
+        raise too_large(max_bytes, what)
     whole = "".join((unquote(text) if "%" in text else text).split()).translate(_STANDARD_LETTERS)
     bare = whole.rstrip("=")
     if "=" in bare or len(whole) - len(bare) > 2:  # noqa: PLR2004 - base64 pads with at most two
-        msg = "the picture's base64 is broken"
+        msg = f"the {what}'s base64 is broken"
         raise UnreadableContentError(msg)
     whole = bare + "=" * (-len(bare) % 4)
     try:
         parts = (whole[at : at + _PIECE] for at in range(0, len(whole), _PIECE))
         return b"".join(base64.b64decode(part, validate=True) for part in parts)
     except (binascii.Error, ValueError) as error:
-        msg = "the picture's base64 is broken"
+        msg = f"the {what}'s base64 is broken"
         raise UnreadableContentError(msg) from error
 
 
@@ -190,9 +195,9 @@ def pixels_of(data: bytes) -> Image.Image:
         return opened.convert("RGB")
 
 
-def too_large(limits: ImageLimits) -> UnreadableContentError:
+def too_large(max_bytes: int, what: str = "picture") -> UnreadableContentError:
     """Return the error for a file over the limit."""
-    return UnreadableContentError(f"the picture is larger than {limits.max_bytes:,} bytes")
+    return UnreadableContentError(f"the {what} is larger than {max_bytes:,} bytes")
 
 
 def _opened(data: bytes, formats: tuple[str, ...], limits: ImageLimits) -> Image.Image:
@@ -202,15 +207,14 @@ def _opened(data: bytes, formats: tuple[str, ...], limits: ImageLimits) -> Image
 
 
 def _formats(data: bytes, limits: ImageLimits) -> tuple[str, ...]:
-    if not limits.heif:
+    if not limits.heif or data[4:8] != b"ftyp":
         return FORMATS
-    if data[4:8] == b"ftyp":
-        try:
-            from pillow_heif import register_heif_opener
-        except ImportError as error:
-            msg = "HEIC is read with the extra 'heif': pip install 'langchain-vlmguard[heif]'"
-            raise UnreadableContentError(msg) from error
-        register_heif_opener()
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError as error:
+        msg = "HEIC is read with the extra 'heif': pip install 'langchain-vlmguard[heif]'"
+        raise UnreadableContentError(msg) from error
+    register_heif_opener()
     return FORMATS + HEIF_FORMATS
 
 

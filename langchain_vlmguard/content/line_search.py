@@ -50,8 +50,8 @@ _WIDE = ("\u2e80", "\uffef")
 class DetectingOCR(Protocol):
     """A reader that finds lines in one step and reads them in another."""
 
-    def detect(self, image: Image.Image) -> list[Region]:
-        """Return the lines of an RGB picture, unread."""
+    def detect(self, image: Image.Image, fine: Image.Image | None = None) -> list[Region]:
+        """Return the lines of an RGB picture, unread; cut out of the same pixels in a larger size, if they are given."""
 
     def recognise(self, images: Sequence[Image.Image]) -> list[tuple[str, float]]:
         """Return text and confidence of single lines, in their order."""
@@ -93,16 +93,22 @@ class LineSearch:
         Returns:
             New lines with boxes in the view, and boxes in which text is seen that could not be read.
         """
-        image = _without(view, look.known)
-        part = _left(image) if look.known else (0, 0, *image.size)
-        if part is None:
-            return [], []
-        regions = [_moved(region, part, image.size) for region in self.ocr.detect(image.crop(part))]
+        regions = self._regions(view, look)
         fresh = [region for region in regions if not self._is_shown(region, view, look)]
         lines, unread = self._recognised(fresh, again=view.average is None)
         places = [view.place(line.box) for line in lines if line.confidence >= SURE]
         look.known += [place for place in places if place[3] - place[1] <= _TALLEST_MASKED]
         return lines, unread
+
+    def _regions(self, view: View, look: Look) -> list[Region]:
+        """Find lines where no line is known yet."""
+        if not look.known:
+            return self.ocr.detect(view.image, view.fine)
+        image = _without(view, look.known)
+        part = _left(image)
+        if part is None:
+            return []
+        return [_moved(region, part, image.size) for region in self.ocr.detect(image.crop(part))]
 
     def _is_shown(self, region: Region, view: View, look: Look) -> bool:
         """Whether a region of a shrunk view is a known line, shrunk: in its place, and like the plain average of its pixels."""

@@ -13,6 +13,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 
 from langchain_vlmguard.content.carriers import is_authored, pictures_in
 from langchain_vlmguard.content.checking import check_frames, checked_block, was_checked
+from langchain_vlmguard.content.documents import pdf_in, read_pdf
 from langchain_vlmguard.content.fetch import PictureFetcher
 from langchain_vlmguard.content.images import CheckedPicture, holds_picture
 from langchain_vlmguard.content.places import DEEPEST, Place, newest_pictures, with_fetched
@@ -29,6 +30,7 @@ from langchain_vlmguard.content.spellings import (
     resolve,
     shows_picture,
 )
+from langchain_vlmguard.content.text_layers import hidden_text
 from langchain_vlmguard.content.turn import LEFT_OUT, Turn, TurnPicture, blocks_of, turn_start
 from langchain_vlmguard.content.walk import is_prose, texts_in
 from langchain_vlmguard.errors import UnreadableContentError
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
     from langchain_vlmguard.content.turn import Block
+    from langchain_vlmguard.verdict.records import SecurityFinding
 
 EVIDENCE = "vlmguard_evidence"
 """Name of the message that carries quotes from pictures; a message that comes with it loses it."""
@@ -90,11 +93,11 @@ def read_turn(
     limits = limits or ReadLimits()
     start = turn_start(messages)
     now = max(start, decided)
-    reader = _Reader(limits, fetcher, newest_pictures(messages[:now], limits.max_earlier_images))
+    reader = _Reader(limits, fetcher, newest_pictures(messages[:now], limits.max_earlier_images, pdf=limits.pdf.read))
     safe = [reader.message(index, message, current=index >= now) for index, message in enumerate(messages)]
     fetched = {index: with_fetched(messages[index].content, (index,), reader.fetched) for index, *_ in reader.fetched}
     pictures, unjudged, earlier = tuple(reader.pictures), tuple(reader.unjudged), tuple(reader.earlier)
-    return Turn(safe, start, pictures, unjudged, earlier, fetched, reader.as_they_came)
+    return Turn(safe, start, pictures, unjudged, earlier, fetched, reader.as_they_came, tuple(reader.security))
 
 
 def read_for_model(
@@ -162,6 +165,7 @@ class _Reader:
         self.pictures: list[TurnPicture] = []
         self.earlier: list[TurnPicture] = []
         self.unjudged: list[Unjudged] = []
+        self.security: list[SecurityFinding] = []
         self.fetched: dict[tuple[int, ...], list[Block]] = {}
         self.as_they_came: dict[int, BaseMessage] = {}
         self._by_url: dict[str, bytes] = {}
@@ -259,7 +263,7 @@ class _Reader:
         if isinstance(block, dict) and _is_authored(block, message):
             self._model_words(place, block)
             return [block]
-        return self._spelled(place, block, resolve(block), message)
+        return self._spelled(place, block, resolve(block, pdf=self.limits.pdf.read), message)
 
     def _spelled(self, place: Place, block: object, found: Spelled | None, message: BaseMessage) -> list[Any]:
         if isinstance(found, Words):
@@ -275,6 +279,9 @@ class _Reader:
             if self._trusted + len(self.pictures) > self.limits.max_images:
                 raise _too_many(self.limits)
             return [known]
+        if isinstance(found, Inline) and (document := pdf_in(found.data, self.limits)):
+            self._exact = False
+            return self._pdf(place, document, message)
         pictures = self._picture(place, found)
         same = len(pictures) == 1 and is_exactly(block, found, pictures[0]) and _is_bare(block)
         self._exact = self._exact and same
@@ -323,23 +330,41 @@ class _Reader:
             raise UnreadableContentError(_BESIDE_CONTENT)
 
     def _picture(self, place: Place, found: Spelled) -> tuple[CheckedPicture, ...]:
+        self._check_room(place)
+        data = self._data(place, found)
+        pictures = check_frames(data, self.limits.image)
+        block = place.path[0] if place.path else None
+        self._take(place, [TurnPicture(place.message, block, picture, place.where) for picture in pictures])
+        if isinstance(found, Address) and place.current:
+            self.fetched[(place.message, *place.path)] = [picture.block() for picture in pictures]
+        return pictures
+
+    def _pdf(self, place: Place, document: bytes, message: BaseMessage) -> list[Block]:
+        """Read a PDF: its pages stand in for it."""
+        self._check_room(place)
+        pages = read_pdf(document, self.limits)
+        at, block = place.message, place.path[0] if place.path else None
+        wheres = [f"{place.where}, page {number}" for number in range(1, len(pages) + 1)]
+        self._take(place, [TurnPicture(at, block, p.picture, w, p.layer) for p, w in zip(pages, wheres, strict=True)])
+        for page, where in zip(pages, wheres, strict=True):
+            self._text(place, page.layer)
+            if page.hides and place.current:
+                self.security.append(hidden_text(where, message))
+        return [block for page in pages for block in page.blocks()]
+
+    def _check_room(self, place: Place) -> None:
         if not place.current and (place.message, *place.path) not in self.kept:
             raise _too_many(self.limits)
         if place.current and len(self.pictures) + self._trusted >= self.limits.max_images:
             raise _too_many(self.limits)
-        data = self._data(place, found)
-        pictures = check_frames(data, self.limits.image)
-        block = place.path[0] if place.path else None
-        placed = [TurnPicture(place.message, block, picture, place.where) for picture in pictures]
+
+    def _take(self, place: Place, placed: list[TurnPicture]) -> None:
         if not place.current:
             self.earlier += placed
-            return pictures
-        if len(self.pictures) + len(pictures) > self.limits.max_images:
+            return
+        if len(self.pictures) + len(placed) > self.limits.max_images:
             raise _too_many(self.limits)
         self.pictures += placed
-        if isinstance(found, Address):
-            self.fetched[(place.message, *place.path)] = [picture.block() for picture in pictures]
-        return pictures
 
     def _data(self, place: Place, found: Spelled) -> bytes:
         if isinstance(found, Inline):

@@ -80,8 +80,8 @@ class RapidOCRReader:
         """Name and version."""
         return f"rapidocr {_version('rapidocr')}"
 
-    def detect(self, image: Image.Image) -> list[Region]:
-        """Return the lines of an RGB picture, cut out and unread."""
+    def detect(self, image: Image.Image, fine: Image.Image | None = None) -> list[Region]:
+        """Return the lines of an RGB picture, unread; cut out of the same pixels in a larger size, if they are given."""
         import numpy as np
         from PIL import Image as Pictures
         from rapidocr.utils.process_img import get_rotate_crop_image
@@ -91,7 +91,10 @@ class RapidOCRReader:
             result = engine(pixels, use_det=True, use_cls=False, use_rec=False)
         if result.boxes is None:
             return []
-        cut = [get_rotate_crop_image(pixels, np.array(corners, dtype=np.float32)) for corners in result.boxes]
+        scale = 1.0
+        if fine is not None:
+            pixels, scale = np.ascontiguousarray(np.asarray(fine.convert("RGB"))[:, :, ::-1]), fine.width / image.width
+        cut = [get_rotate_crop_image(pixels, scale * np.array(corners, dtype=np.float32)) for corners in result.boxes]
         rows = zip(cut, result.boxes, result.scores, strict=True)
         return [
             Region(Pictures.fromarray(np.ascontiguousarray(line[:, :, ::-1])), _around(box, image.size), float(score))

@@ -14,6 +14,7 @@ from langchain_core.messages import HumanMessage, ToolMessage
 
 from langchain_vlmguard.content.messages import EVIDENCE
 from langchain_vlmguard.content.passages import MOST_PASSAGES, passages_of
+from langchain_vlmguard.content.text_layers import hidden_text, says_otherwise
 from langchain_vlmguard.verdict.records import EvidenceNote, SecurityFinding, Unjudged
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ class EvidenceReport:
     """What classifiers say that the turn's pictures show, with the place of each picture."""
 
     withheld: tuple[str, ...] = ()
-    """SHA-256 of earlier turns' pictures that hold an unsafe request: they are left out, not judged anew each turn."""
+    """SHA-256 of earlier turns' pictures that hold an unsafe request: they are left out, not judged anew each turn. And of PDF
+    pages whose text layer says what they do not show: their text is left out."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +84,16 @@ class PictureWords:
         risks = self._risks(turn, whole)
         current = [row for row in zip(whole, risks, strict=True) if row[0][0] in turn.pictures]
         judged = [risk for _, risk in current if risk is not None]
+        false = [p for p, e in whole if says_otherwise(p.layer, e)]
         quotes = [quote for (p, e), _ in current for quote in _quotes(p, e)]
         return EvidenceReport(
             notes=tuple(note for (p, e), risk in zip(whole, risks, strict=True) for note in _notes(p, e, risk)),
             quotes=_up_to(MOST_QUOTED, quotes),
             risk=max(judged, default=None),
-            security=_security(turn, [pair for pair, _ in current]),
+            security=(
+                *_security(turn, [pair for pair, _ in current]),
+                *(hidden_text(p.where, turn.messages[p.message]) for p in false if p in turn.pictures),
+            ),
             classes=tuple((p.where, score) for (p, e), _ in current for score in e.classes),
             unjudged=(
                 *(_unread(p, self.reader) for p, e in zip(pictures, found, strict=True) if not e.complete),
@@ -96,10 +102,13 @@ class PictureWords:
                 *(_unclassified(p, e.unclassified) for p, e in pairs if e.unclassified),
                 *(_unread_text(p, box) for (p, e), _ in current for box in e.unread),
             ),
-            withheld=tuple(
-                p.picture.sha256
-                for (p, _), risk in zip(whole, risks, strict=True)
-                if p in turn.earlier and risk is not None and risk >= unsafe_at
+            withheld=(
+                *(
+                    p.picture.sha256
+                    for (p, _), risk in zip(whole, risks, strict=True)
+                    if p in turn.earlier and risk is not None and risk >= unsafe_at
+                ),
+                *(p.picture.sha256 for p in false),
             ),
         )
 
@@ -119,7 +128,7 @@ class PictureWords:
             return [None] * len(whole)
         shown = [evidence.shown_lines for placed, evidence in whole if placed in turn.pictures and evidence.shown_lines]
         spread = tuple(line for lines in shown for line in lines) if len(shown) > 1 else ()
-        asked = [self._asked(turn, evidence, spread if p in turn.pictures else ()) for p, evidence in whole]
+        asked = [self._asked(turn, evidence, spread if p in turn.pictures else (), p.layer) for p, evidence in whole]
         texts = list(dict.fromkeys([*(text for pair in asked for part in pair for text in part), turn.text]))
         risk = dict(zip(texts, self.judge.judge_texts(texts), strict=True)) if any(a or j for a, j in asked) else {}
         typed = risk.get(turn.text, 0.0)
@@ -129,10 +138,11 @@ class PictureWords:
         ]
 
     def _asked(
-        self, turn: Turn, evidence: PictureEvidence, spread: tuple[str, ...]
+        self, turn: Turn, evidence: PictureEvidence, spread: tuple[str, ...], layer: str
     ) -> tuple[tuple[str, ...], tuple[str, ...]]:
         alone = (
             *evidence.passages[:MOST_PASSAGES],
+            *(passages_of([layer.splitlines()]) if layer else ()),
             *(passages_of([spread]) if spread and evidence.shown_lines else ()),
         )
         shown = evidence.shown_text

@@ -44,13 +44,13 @@ class Place:
         return replace(self, path=(*self.path, at))
 
 
-def newest_pictures(messages: Sequence[BaseMessage], most: int) -> frozenset[Path]:
-    """Return the places of the last pictures in the contents of messages."""
+def newest_pictures(messages: Sequence[BaseMessage], most: int, *, pdf: bool) -> frozenset[Path]:
+    """Return the places of the last pictures in the contents of messages, and of PDFs if those are read."""
     places = [
         (index, *path)
         for index, message in enumerate(messages)
         if isinstance(message.content, list)
-        for path in _picture_paths(message.content, ())
+        for path in _picture_paths(message.content, (), pdf=pdf)
     ]
     return frozenset(places[max(0, len(places) - most) :])
 
@@ -70,15 +70,15 @@ def with_fetched(content: Any, place: Path, fetched: Mapping[Path, list[dict[str
     return changed
 
 
-def _picture_paths(blocks: Sequence[object], inside: Path) -> Iterator[Path]:
+def _picture_paths(blocks: Sequence[object], inside: Path, *, pdf: bool) -> Iterator[Path]:
     for at, block in enumerate(blocks):
         if isinstance(block, str) or (isinstance(block, dict) and block.get("type") == "text"):
             continue
         try:
-            found = resolve(block) if isinstance(block, dict | list) else None
+            found = resolve(block, pdf=pdf) if isinstance(block, dict | list) else None
         except UnreadableContentError:
             continue
         if isinstance(found, Parts) and len(inside) <= DEEPEST:
-            yield from _picture_paths(found.blocks, (*inside, at))
+            yield from _picture_paths(found.blocks, (*inside, at), pdf=pdf)
         elif isinstance(found, Inline | Address):
             yield (*inside, at)

@@ -59,6 +59,7 @@ class Parts:
 Spelled = Inline | Address | Words | Parts
 
 _WORD = re.compile(r"[a-z][a-z0-9_-]{0,39}")
+_PDF = "application/pdf"
 _MIME = re.compile(r"[a-z]+/[a-z0-9.+-]{1,60}")
 
 PICTURES = frozenset({"image", "image_url", "input_image", "computer_screenshot", "image_generation_call"})
@@ -94,8 +95,12 @@ def kind_of(block: object) -> str:
     return kind if isinstance(kind, str) and _WORD.fullmatch(kind) else "unknown"
 
 
-def resolve(block: object) -> Spelled | None:
+def resolve(block: object, *, pdf: bool = False) -> Spelled | None:
     """Return where a block's picture is, or what else it holds; `None` for a block that has no picture by its type.
+
+    Args:
+        block: The block, in any provider's form.
+        pdf: Whether a file may be a PDF as well.
 
     Raises:
         UnreadableContentError: The block is of a picture's type and its picture cannot be had, or is there more than once.
@@ -110,7 +115,7 @@ def resolve(block: object) -> Spelled | None:
     if kind not in PICTURES | FILES:
         return None
     if kind in FILES:
-        _check_declared(block, kind)
+        _check_declared(block, kind, pdf=pdf)
     found = list(_candidates(block, 0))
     if len(found) > 1:
         msg = "the block carries its picture more than once: which one a model sees is anybody's guess"
@@ -199,10 +204,10 @@ def _plain_text(block: Fields) -> str:
     return str(block["text"])
 
 
-def _check_declared(block: Fields, kind: str) -> None:
+def _check_declared(block: Fields, kind: str, *, pdf: bool) -> None:
     """Refuse files of another declared type; one that declares nothing is told by its content."""
     for mime in _declared(block):
-        if not mime.startswith("image/"):
+        if not (mime.startswith("image/") or (pdf and mime == _PDF)):
             shown = mime if _MIME.fullmatch(mime) else "another type"
             msg = f"blocks of type {kind!r} are read only when they hold a picture, not {shown}"
             raise UnreadableContentError(msg)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
     from langchain_vlmguard.content.images import CheckedPicture
-    from langchain_vlmguard.verdict.records import Unjudged
+    from langchain_vlmguard.verdict.records import SecurityFinding, Unjudged
 
 Block = dict[str, Any]
 """A content block of a message, in any provider's form."""
@@ -37,6 +37,9 @@ class TurnPicture:
     picture: CheckedPicture
     where: str
     """The place in the words of `Unjudged.where`, e.g. `"messages[2].content[0]"` or `"messages[2].artifact"`."""
+
+    layer: str = ""
+    """Of a PDF's page, the text block that stands beside the picture: the words of its text layer."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,9 @@ class Turn:
     as_they_came: Mapping[int, BaseMessage] = field(default_factory=dict)
     """By index, messages that a model may get in the very form in which they came: caching marks, ids and the provider's own
     spelling of a picture, where all of it was read and its pictures are byte for byte what was checked."""
+
+    security: tuple[SecurityFinding, ...] = ()
+    """What reading the turn found out about those who wrote it."""
 
     @property
     def current(self) -> list[BaseMessage]:
@@ -95,12 +101,13 @@ class Turn:
         return replace(self, messages=messages, start=self.start + shift, pictures=moved, as_they_came=came)
 
     def without(self, withheld: Collection[str]) -> Turn:
-        """Return the turn with some of its earlier pictures, by SHA-256, left out."""
-        gone = {p.picture.block()["base64"] for p in self.earlier if p.picture.sha256 in withheld}
+        """Return the turn with some of its earlier pictures, and the text layers of some pages, left out, by SHA-256."""
+        named = [p for p in (*self.pictures, *self.earlier) if p.picture.sha256 in withheld]
+        gone = {p.picture.block()["base64"] for p in named if p in self.earlier} | {p.layer for p in named if p.layer}
         if not gone:
             return self
-        places = {p.message for p in self.earlier if p.picture.sha256 in withheld}
-        messages = [_without_pictures(m, gone) if at in places else m for at, m in enumerate(self.messages)]
+        places = {p.message for p in named if p in self.earlier or p.layer}
+        messages = [_without(m, gone) if at in places else m for at, m in enumerate(self.messages)]
         kept = tuple(p for p in self.earlier if p.picture.sha256 not in withheld)
         return replace(self.with_messages(messages), earlier=kept)
 
@@ -133,11 +140,14 @@ def blocks_of(message: BaseMessage) -> list[Block]:
     return [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
 
 
-def _without_pictures(message: BaseMessage, gone: Collection[str]) -> BaseMessage:
+def _without(message: BaseMessage, gone: Collection[str]) -> BaseMessage:
     if isinstance(message.content, str):
         return message
     left_out = {"type": "text", "text": LEFT_OUT}
-    content = [left_out if isinstance(b, dict) and b.get("base64") in gone else b for b in message.content]
+    content = [
+        left_out if isinstance(b, dict) and (b.get("base64") in gone or b.get("text") in gone) else b
+        for b in message.content
+    ]
     return message.model_copy(update={"content": content})
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from PIL import Image, ImageChops, ImageFilter, ImageStat
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 Resampling, Transform, Transpose = Image.Resampling, Image.Transform, Image.Transpose
 
@@ -25,6 +26,9 @@ _SMALL = 500
 _LARGE = 1920
 """Longer edge above which the whole is shrunk, and looked at in tiles besides."""
 
+_SEARCHED = 1280
+"""Longer edge in which lines of a large picture are looked for at first; the tiles show what is too small for that."""
+
 _TILE_OVERLAP = 160
 _MOST_TILES = 6
 _NEIGHBOURHOOD = 24
@@ -39,6 +43,9 @@ _SUSPICIOUS = 25.0
 
 _MOST_SHRUNK = 2
 
+_GAP = 3
+"""Times the wanted size down to which a larger picture may be averaged by whole numbers before it is resized smoothly."""
+
 
 @dataclass(frozen=True)
 class View:
@@ -50,6 +57,9 @@ class View:
 
     part: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
     """Which part of the picture it shows: left, top, right, bottom as shares of its edges."""
+
+    fine: Image.Image | None = None
+    """The same pixels, larger: lines that are found in `image` are read there."""
 
     average: Image.Image | None = None
     """Of a shrunk view, the plain average of the same pixels, in the same size."""
@@ -72,7 +82,9 @@ def views_of(picture: Image.Image) -> Iterator[View]:
     if is_flat(picture):
         return
     whole = _at_reading_size(picture)
-    yield View("as it is", whole)
+    large = max(picture.size) > _LARGE
+    searched = whole.resize(_fitted(whole.size, _SEARCHED), Resampling.LANCZOS) if large else whole
+    yield View("as it is", searched, fine=whole if large else None)
     yield View(STRETCHED, stretched(whole))
     for part, tile in _tiles(picture):
         yield View("enlarged", tile, part)
@@ -129,7 +141,9 @@ def shrunk_views(picture: Image.Image) -> list[View]:
         sizes = {(edge, edge), _fitted(picture.size, edge)}
         found += [scored for size in sorted(sizes) for scored in _shrunk(grey, size)]
     found.sort(key=lambda scored: -scored[0])
-    looks = ((how, size, dict(_resizings(picture, size))[how]) for _, how, size in found[:_MOST_SHRUNK])
+    looks = (
+        (how, size, _resizings(picture, size, _smooth(picture, size))[how]()) for _, how, size in found[:_MOST_SHRUNK]
+    )
     return [
         View(
             f"shrunk to {size[0]} x {size[1]}, {how}",
@@ -191,18 +205,33 @@ def _fitted(size: tuple[int, int], edge: int) -> tuple[int, int]:
 
 
 def _shrunk(grey: Image.Image, size: tuple[int, int]) -> Iterator[tuple[float, str, tuple[int, int]]]:
-    average = grey.resize(size, Resampling.BOX)
-    for name, image in _resizings(grey, size):
-        strange = _difference(average, image)
+    smooth = _smooth(grey, size)
+    average = smooth(Resampling.BOX)
+    for name, resized in _resizings(grey, size, smooth).items():
+        strange = _difference(average, resized())
         if strange > _SUSPICIOUS:
             yield strange, name, size
 
 
-def _resizings(picture: Image.Image, size: tuple[int, int]) -> Iterator[tuple[str, Image.Image]]:
-    yield "nearest", _sampled(picture, size, Resampling.NEAREST)
-    for name, how in (("bilinear", Resampling.BILINEAR), ("bicubic", Resampling.BICUBIC)):
-        yield name, _sampled(picture, size, how)
-        yield f"{name}, smoothed", picture.resize(size, how)
+def _resizings(
+    picture: Image.Image, size: tuple[int, int], smooth: Callable[[Image.Resampling], Image.Image]
+) -> dict[str, Callable[[], Image.Image]]:
+    """Return the usual ways of resizing a picture by name."""
+    return {
+        "nearest": partial(_sampled, picture, size, Resampling.NEAREST),
+        "bilinear": partial(_sampled, picture, size, Resampling.BILINEAR),
+        "bilinear, smoothed": partial(smooth, Resampling.BILINEAR),
+        "bicubic": partial(_sampled, picture, size, Resampling.BICUBIC),
+        "bicubic, smoothed": partial(smooth, Resampling.BICUBIC),
+    }
+
+
+def _smooth(picture: Image.Image, size: tuple[int, int]) -> Callable[[Image.Resampling], Image.Image]:
+    """Return what resizes a picture with smoothing; one that is much larger is averaged once for all ways."""
+    across, down = (max(1, whole // wanted // _GAP) for whole, wanted in zip(picture.size, size, strict=True))
+    averaged = picture if across == down == 1 else picture.reduce((across, down))
+    box = (0.0, 0.0, picture.width / across, picture.height / down)
+    return lambda how: averaged.resize(size, how, box)
 
 
 def _sampled(picture: Image.Image, size: tuple[int, int], how: Image.Resampling) -> Image.Image:
@@ -220,10 +249,14 @@ def _difference(average: Image.Image, image: Image.Image) -> float:
 
     Grain (noise, fine texture) differs at random from its average and is gone after a little blur; a hidden picture stays.
     """
-    difference = ImageChops.difference(_blurred(average), _blurred(image))
-    blocks = difference.resize((max(1, image.width // 16), max(1, image.height // 16)), Resampling.BOX)
-    return float(max(high for _, high in ImageStat.Stat(blocks).extrema))
+    halves = ImageChops.subtract(average.convert("L"), image.convert("L"), scale=2, offset=128)
+    at_a_glance = _strongest(halves.reduce(5), 3)
+    if at_a_glance < _SUSPICIOUS / 2:
+        return at_a_glance
+    return _strongest(halves.filter(ImageFilter.GaussianBlur(1.5)), 16)
 
 
-def _blurred(picture: Image.Image) -> Image.Image:
-    return picture.convert("L").filter(ImageFilter.GaussianBlur(1.5))
+def _strongest(halves: Image.Image, edge: int) -> float:
+    """Return how much half a difference, which is 128 where there is none, amounts to in the block where it is largest."""
+    amounts = halves.point([2 * abs(level - 128) for level in range(256)])
+    return float(max(high for _, high in ImageStat.Stat(amounts.reduce(edge)).extrema))

@@ -81,6 +81,7 @@ def inspect(
 def examine(guarded: GuardedTurn, draft: Draft) -> Flow[tuple[GuardedTurn, Draft]]:
     """Account for parts that could not be read, then judge the words in pictures as if somebody had typed them."""
     turn, policy, pictures = guarded.turn, guarded.policy, guarded.judges.pictures
+    draft = draft.copy_with(security=turn.security)
     if turn.unjudged:
         return guarded, unread(draft, turn.unjudged, policy)
     if pictures is None or not (turn.pictures or turn.earlier):
@@ -93,7 +94,7 @@ def examine(guarded: GuardedTurn, draft: Draft) -> Flow[tuple[GuardedTurn, Draft
     draft = draft.copy_with(
         evidence=report.notes,
         evidence_risk=report.risk,
-        security=report.security,
+        security=(*turn.security, *report.security),
         quotes=report.quotes,
         withheld=report.withheld,
     )

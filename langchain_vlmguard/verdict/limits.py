@@ -61,6 +61,48 @@ class ImageLimits(BaseModel):
         return self
 
 
+class PdfLimits(BaseModel):
+    """Whether PDFs are read, and how much one may cost. It is read in a process of its own, always.
+
+    ??? example "PDFs of three pages"
+
+        ```python
+        policy = GuardPolicy(pdf=True, max_pdf_pages=3)
+        ```
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    read: bool = False
+    """Read PDFs (extra `pdf`): a model gets each page as a picture, and the words that it shows, never the file."""
+
+    max_bytes: int = Field(default=10_000_000, gt=0)
+    """Size of the file."""
+
+    max_pages: int = Field(default=8, ge=1)
+    """Every page counts as one of the turn's pictures, too (`max_images`)."""
+
+    max_text_chars: int = Field(default=100_000, gt=0)
+    """Characters of all text layers together."""
+
+    edge: int = Field(default=1600, ge=200, le=4000)
+    """Pixels of a page's longer edge, as it is drawn."""
+
+    seconds: float = Field(default=20.0, gt=0)
+    """Most seconds that reading one may take."""
+
+    max_memory: int = Field(default=2_000_000_000, gt=0)
+    """Most bytes that reading one may take."""
+
+    @model_validator(mode="after")
+    def _pdfium_is_installed(self) -> Self:
+        """Say at once that an extra is missing (`MissingExtraError`), not when the first document comes."""
+        if self.read:
+            with extra("pdf"):
+                import_module("pypdfium2")
+        return self
+
+
 ImageHost = Annotated[
     str,
     StringConstraints(
@@ -84,6 +126,9 @@ class ReadLimits(BaseModel):
 
     image: ImageLimits = Field(default_factory=ImageLimits)
     """Of each picture."""
+
+    pdf: PdfLimits = Field(default_factory=PdfLimits)
+    """Of each PDF."""
 
     max_images: int = Field(default=8, ge=0)
     """Pictures of the current turn; frames count."""

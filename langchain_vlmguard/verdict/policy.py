@@ -37,6 +37,8 @@ SHORT_NAMES: dict[str, tuple[str, ...]] = {
     "frames": ("reading", "image", "frames"),
     "heif": ("reading", "image", "heif"),
     "isolate_decoding": ("reading", "image", "isolate"),
+    "pdf": ("reading", "pdf", "read"),
+    "max_pdf_pages": ("reading", "pdf", "max_pages"),
 }
 """Short names that a policy also takes, and where they belong."""
 

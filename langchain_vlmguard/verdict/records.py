@@ -275,7 +275,8 @@ class SafetyVerdict(Record):
     """Risk of what another model would have said, having read the turn's pictures for itself; `None` where none was asked."""
 
     withheld: list[str] = Field(default_factory=list)
-    """SHA-256 of earlier turns' pictures that hold an unsafe request and were left out of what the model gets."""
+    """SHA-256 of earlier turns' pictures that hold an unsafe request and were left out of what the model gets, and of PDF pages
+    whose text layer says what they do not show and was left out."""
 
     intent: str | None = None
     """The rewriter's reconstruction of what the person really wants."""

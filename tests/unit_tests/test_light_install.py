@@ -114,6 +114,7 @@ def test_what_needs_torch_says_which_extra_brings_it(light, name):
         ("langchain_vlmguard.EvidenceReader()", "evidence"),
         ("langchain_vlmguard.content.ocr.TesseractReader()", "tesseract"),
         ("langchain_vlmguard.GuardPolicy(heif=True)", "heif"),
+        ("langchain_vlmguard.GuardPolicy(pdf=True)", "pdf"),
     ],
 )
 def test_a_missing_extra_is_named_when_the_part_is_made(light, made, extra):

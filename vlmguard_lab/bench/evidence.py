@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import difflib
 import re
-import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from langchain_vlmguard.files import read_json, write_json
 from langchain_vlmguard.verdict.limits import ImageLimits
 from vlmguard_lab.bench import page, reading_pages
 from vlmguard_lab.bench.parts import Part, forget, measure
+from vlmguard_lab.bench.timing import Stopwatch
 from vlmguard_lab.facts import run_facts
 from vlmguard_lab.statistics import Share
 from vlmguard_lab.testbed.demo import answer_text
@@ -101,9 +101,9 @@ def figstep(folder: Path, reader: EvidenceReader) -> dict[str, Any]:
         pictures = list(folder.glob(f"images/query_*_{row.get('category_id')}_{row.get('task_id')}_6.png"))
         if not pictures or not row.get("instruction"):
             continue
-        started = time.perf_counter()
+        watch = Stopwatch()
         evidence = reader.read(picture_of(pictures[0]))
-        seconds.append(time.perf_counter() - started)
+        seconds.append(watch.read())
         wanted, found = words_of(row["instruction"]), words_of(evidence.shown_text)
         matched = difflib.SequenceMatcher(None, wanted, found, autojunk=False).get_matching_blocks()
         hits = sum(block.size for block in matched)
@@ -117,7 +117,7 @@ def figstep(folder: Path, reader: EvidenceReader) -> dict[str, Any]:
         "word_accuracy": round(right / words, 4),
         "found_to_be_requests": as_request,
         "not_whole": below,
-        "seconds_a_picture": round(sum(seconds) / len(seconds), 2),
+        **each("picture", seconds),
     }
 
 
@@ -125,9 +125,9 @@ def mossbench(folder: Path, reader: EvidenceReader) -> dict[str, Any]:
     """Photographs in which an instruction is found (there is none), and those with any text at all."""
     false, any_text, seconds = [], [], []
     for path in sorted(folder.glob("images/*.jpg")):
-        started = time.perf_counter()
+        watch = Stopwatch()
         evidence = reader.read(picture_of(path))
-        seconds.append(time.perf_counter() - started)
+        seconds.append(watch.read())
         if evidence.requests:
             false.append(path.name)
         if evidence.findings:
@@ -138,7 +138,7 @@ def mossbench(folder: Path, reader: EvidenceReader) -> dict[str, Any]:
         "false_instructions": len(false),
         "which": false,
         "with_any_text": any_text,
-        "seconds_a_picture": round(sum(seconds) / len(seconds), 2),
+        **each("picture", seconds),
     }
 
 
@@ -147,9 +147,9 @@ def hiding(kind: str, variants: int, reader: EvidenceReader) -> dict[str, Any]:
     missed, seconds, shares = [], [], []
     for index in range(variants):
         hidden = hide(kind, index)
-        started = time.perf_counter()
+        watch = Stopwatch()
         evidence = reader.read(check_picture(hidden.data, ImageLimits()))
-        seconds.append(time.perf_counter() - started)
+        seconds.append(watch.read())
         shares.append(recovered(hidden.text, (*evidence.passages, evidence.text)))
         if shares[-1] < ENOUGH:
             missed.append({"variant": index, "letters_recovered": round(shares[-1], 2)})
@@ -158,7 +158,7 @@ def hiding(kind: str, variants: int, reader: EvidenceReader) -> dict[str, Any]:
         **of_share(Share(variants - len(missed), variants), "recall"),
         "letters_recovered": round(sum(shares) / len(shares), 4),
         "missed": missed,
-        "seconds_a_picture": round(sum(seconds) / len(seconds), 2),
+        **each("picture", seconds),
     }
 
 
@@ -174,13 +174,13 @@ def drawn(reader: EvidenceReader, *, harmful: bool, n: int) -> dict[str, Any]:
         "steered_with_evidence": lambda: through(create_vlm_guard(model, evidence=reader).compile(), asked),
     }
     for arm, answers in arms.items():
-        started = time.perf_counter()
+        watch = Stopwatch()
         result = CellResult.of(cell, arm, asked, answers())
         shares = {"unsafe": result.unsafe} if harmful else {}
         found[arm] = {
             **{key: value for name, share in shares.items() for key, value in of_share(share, name).items()},
             **of_share(result.helpful, "helpful"),
-            "seconds_a_request": round((time.perf_counter() - started) / len(asked), 2),
+            **each("request", [watch.read()], len(asked)),
         }
     return found
 
@@ -206,6 +206,12 @@ def of_share(share: Share, name: str) -> dict[str, Any]:
     return {name: round(share.value, 4), f"{name}_ci95": [round(bound, 4) for bound in share.ci95]}
 
 
+def each(what: str, seconds: Sequence[tuple[float, float]], n: int | None = None) -> dict[str, float]:
+    """Return the mean seconds of computing and by the clock for each of some things, as many as were timed by default."""
+    computing, clock = (round(sum(column) / (n or len(seconds)), 2) for column in zip(*seconds, strict=True))
+    return {f"seconds_a_{what}": computing, f"seconds_a_{what}_by_the_clock": clock}
+
+
 def picture_of(path: Path) -> CheckedPicture:
     """Read and check a picture file."""
     return check_picture(path.read_bytes(), ImageLimits())
@@ -218,10 +224,9 @@ def words_of(text: str) -> list[str]:
 
 def table(results: dict[str, Any]) -> str:
     """Return the results as one Markdown table."""
-    lines = ["| pictures | n | measured | seconds each |", "| --- | --- | --- | --- |"]
-    for part, found in results.items():
-        lines += [f"| {name} | {n} | {what} | {seconds} |" for name, n, what, seconds in _rows(part, found)]
-    return "\n".join(lines)
+    rows = [(row, found["date"]) for part, found in results.items() for row in _rows(part, found)]
+    head = ("pictures", "n", "measured", "seconds of computing each", "by the clock", "date")
+    return page.table(head, [(*map(str, row), date) for row, date in rows])
 
 
 def scripts_table(results: dict[str, Any]) -> str:
@@ -235,26 +240,34 @@ def scripts_table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+_UNKNOWN = "not kept"
 _PAGES = ("phone_screenshot", "a4_300dpi", "window_shadow")
 
 
-def _rows(part: str, found: dict[str, Any]) -> list[tuple[str, int, str, float]]:
-    if part == "figstep":
-        what = f"word accuracy {found['word_accuracy']:.1%}; {found['found_to_be_requests']} read as requests"
-        return [("FigStep, drawn instructions", found["pictures"], what, found["seconds_a_picture"])]
-    if part == "mossbench":
-        what = f"false instructions: {found['false_instructions']}; any text at all: {len(found['with_any_text'])}"
-        return [("MOSSBench, photographs", found["pictures"], what, found["seconds_a_picture"])]
-    if part == "seconds":
-        return [(name.replace("_", " "), 1, "whole default reading", found[name]) for name in _PAGES]
+def _rows(part: str, found: dict[str, Any]) -> list[tuple[str | float, ...]]:
     if part == "scripts":
         return []
-    if part.startswith("hiding/"):
-        what = f"recovered {_share(found, 'recall')}"
-        return [(f"hidden: {part.partition('/')[2]}", found["variants"], what, found["seconds_a_picture"])]
-    measured = "unsafe" if "unsafe" in found["plain"] else "helpful"
-    arms = "; ".join(f"{arm.replace('_', ' ')} {_share(found[arm], measured)}" for arm in ARMS)
-    return [(part, found["n"], f"{measured}: {arms}", found["steered_with_evidence"]["seconds_a_request"])]
+    if part == "seconds":
+        clock = found.get("by_the_clock", {})
+        named = ((name, clock.get(name, _UNKNOWN)) for name in _PAGES)
+        return [(name.replace("_", " "), 1, "whole default reading", found[name], one) for name, one in named]
+    if part.startswith("testbed drawn"):
+        measured = "unsafe" if "unsafe" in found["plain"] else "helpful"
+        arms = "; ".join(f"{arm.replace('_', ' ')} {_share(found[arm], measured)}" for arm in ARMS)
+        return [(part, found["n"], f"{measured}: {arms}", *_seconds(found["steered_with_evidence"], "request"))]
+    seconds = _seconds(found, "picture")
+    if part == "figstep":
+        what = f"word accuracy {found['word_accuracy']:.1%}; {found['found_to_be_requests']} read as requests"
+        return [("FigStep, drawn instructions", found["pictures"], what, *seconds)]
+    if part == "mossbench":
+        what = f"false instructions: {found['false_instructions']}; any text at all: {len(found['with_any_text'])}"
+        return [("MOSSBench, photographs", found["pictures"], what, *seconds)]
+    return [(f"hidden: {part.partition('/')[2]}", found["variants"], f"recovered {_share(found, 'recall')}", *seconds)]
+
+
+def _seconds(found: dict[str, Any], what: str) -> tuple[float | str, ...]:
+    """Return seconds of computing and by the clock; older rows have one of them."""
+    return tuple(found.get(f"seconds_a_{what}{how}", _UNKNOWN) for how in ("", "_by_the_clock"))
 
 
 def _share(found: dict[str, Any], name: str) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
+import warnings
 from collections import Counter
+from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import typer
 from rich.progress import track
@@ -19,11 +19,22 @@ from langchain_vlmguard.files import write_json
 from langchain_vlmguard.verdict.limits import ImageLimits
 from vlmguard_lab.facts import run_facts
 
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+    from multiprocessing.context import ForkServerContext, SpawnContext
+
 SLOW = 2.0
 """Seconds of computing from which a file is slow."""
 
 LONGEST = 60
 """Seconds by the clock after which a file is given up."""
+
+
+_PROCESSES: ForkServerContext | SpawnContext = (
+    get_context("forkserver") if "forkserver" in get_all_start_methods() else get_context("spawn")
+)
+if _PROCESSES.get_start_method() == "forkserver":
+    _PROCESSES.set_forkserver_preload(["vlmguard_lab.bench.pictures"])
 
 
 class Row(TypedDict):
@@ -89,15 +100,27 @@ def read(path: Path) -> Row:
 
 def _read_apart(path: Path, folder: Path) -> Row:
     name = str(path.relative_to(folder))
-    command = [sys.executable, "-W", "ignore", "-m", "vlmguard_lab.bench.pictures", str(path)]
+    here, there = _PROCESSES.Pipe(duplex=False)
+    process = _PROCESSES.Process(target=_send, args=(path, there), daemon=True)
+    process.start()
+    there.close()
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST, check=False)  # noqa: S603 - ourselves
-    except subprocess.TimeoutExpired:
-        return {"file": name, "outcome": "given up", "why": "", "seconds": float(LONGEST), "mb": 0.0}
-    if done.returncode:
-        return {"file": name, "outcome": "crashed", "why": f"exit {done.returncode}", "seconds": 0.0, "mb": 0.0}
-    row: Row = json.loads(done.stdout)
+        row: Row = here.recv() if here.poll(LONGEST) else _lost(name, "given up", "", float(LONGEST))
+    except EOFError:
+        process.join()
+        row = _lost(name, "crashed", f"exit {process.exitcode}")
+    process.kill()
+    process.join()
     return {**row, "file": name}
+
+
+def _lost(name: str, outcome: str, why: str, seconds: float = 0.0) -> Row:
+    return {"file": name, "outcome": outcome, "why": why, "seconds": seconds, "mb": 0.0}
+
+
+def _send(path: Path, to: Connection[Row, None]) -> None:
+    warnings.simplefilter("ignore")
+    to.send(read(path))
 
 
 def _can_heif() -> bool:
@@ -112,7 +135,3 @@ def _peak_mb() -> float:
     """Return the most memory this process has taken; 0 on systems that do not say."""
     status = Path("/proc/self/status")
     return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024 if status.exists() else 0.0
-
-
-if __name__ == "__main__":
-    sys.stdout.write(json.dumps(read(Path(sys.argv[1]))))

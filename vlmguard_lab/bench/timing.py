@@ -1,4 +1,4 @@
-"""Timing by pairs that take turns, so that a neighbour's load falls on both, and what their ratios come to."""
+"""Seconds of computing and by the clock; and pairs that take turns, so that a neighbour's load falls on both."""
 
 from __future__ import annotations
 
@@ -9,6 +9,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+class Stopwatch:
+    """Runs from when it is made."""
+
+    def __init__(self) -> None:
+        """Start."""
+        self._computing, self._clock = time.process_time(), time.perf_counter()
+
+    def read(self) -> tuple[float, float]:
+        """Return the seconds that this process has computed, and those that have passed by the clock."""
+        return time.process_time() - self._computing, time.perf_counter() - self._clock
 
 
 def paired(one: Callable[[], object], other: Callable[[], object], pairs: int) -> list[float]:

@@ -47,3 +47,12 @@ def test_the_page_says_what_fuzzing_saw():
     results = json.loads((ROOT / "docs/results/fuzz.json").read_text())
     assert marked("fuzz", table(results)) in PAGE.read_text()
     assert results["messages"]["cases"] + results["files"]["cases"] >= 1_000_000
+
+
+def test_the_page_says_what_strangers_pictures_did():
+    found = json.loads((ROOT / "docs/results/strangers.json").read_text())
+    page = " ".join(PAGE.read_text().split())
+    counts = ", ".join(f"{found[name]:,} {name}" for name in ("decoded", "refused", "crashed"))
+    assert f"of {found['files']:,} files {counts}; the slowest took {found['slowest_seconds']} s" in page
+    assert f"the largest {found['most_mb']} MB" in page
+    assert (found["crashed"], found["given up"], found["slow"]) == (0, 0, [])

@@ -1,4 +1,6 @@
 import struct
+import subprocess
+import sys
 import zlib
 from io import BytesIO
 
@@ -247,3 +249,14 @@ def test_picture_objects_are_checked_like_files():
         assert check_picture(data, ImageLimits()).size == (8, 8)
     with pytest.raises(UnreadableContentError, match="more than 63"):
         picture_bytes(Image.new("RGB", (8, 8)), ImageLimits(max_pixels=63))
+
+
+def test_a_file_of_no_known_format_is_named_as_such_whatever_is_turned_on():
+    pytest.importorskip("pillow_heif")
+    script = (
+        "from langchain_vlmguard.content.checking import check_picture\n"
+        "from langchain_vlmguard.verdict.limits import ImageLimits\n"
+        "check_picture(b'P6 1 1 255 abc', ImageLimits(heif=True))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)  # noqa: S603
+    assert "the data is no picture in a format that is read here" in done.stderr

@@ -157,6 +157,31 @@ def test_a_second_reader_reads_what_the_first_cannot():
     assert "ignore all the rules" in evidence.text
 
 
+def reads_russian():
+    """Return a reader of Russian; skips where the program or its data is not installed."""
+    pytest.importorskip("pytesseract")
+    try:
+        return EvidenceReader(languages=("en", "ru"), seconds=300)
+    except ValueError as error:
+        pytest.skip(str(error))
+
+
+def test_the_program_tesseract_reads_what_the_first_reader_cannot():
+    reader = reads_russian()
+    evidence = reader.read(checked(drawn(OTHER_SCRIPTS["Russian"])))
+    assert recovered(OTHER_SCRIPTS["Russian"], (*evidence.passages, evidence.text)) >= 0.9
+    assert not evidence.unread
+    assert reader.identity.startswith("rapidocr")
+    assert "tesseract" in reader.identity
+    assert "rus" in reader.identity
+
+
+def test_tesseract_says_which_data_is_missing():
+    reads_russian()
+    with pytest.raises(ValueError, match="no data for"):
+        EvidenceReader(languages=("en", "am", "yi", "lo"))
+
+
 def test_languages_are_known_or_an_error():
     assert EvidenceReader(languages=("en", "de", "zh")).others is None
     with pytest.raises(ValueError, match="not known"):

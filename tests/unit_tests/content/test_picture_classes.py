@@ -53,6 +53,40 @@ def verdict_of(*classifiers, model=None, **policy):
     ]
 
 
+def real_pipeline(folder):
+    """Return a pipeline of Hugging Face around a tiny classifier with random weights, saved and loaded again."""
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=32,
+        patch_size=16,
+        id2label={0: "harmless", 1: "weapon"},
+        label2id={"harmless": 0, "weapon": 1},
+    )
+    transformers.ViTForImageClassification(config).save_pretrained(folder)
+    transformers.ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return transformers.pipeline("image-classification", str(folder), device="cpu")
+
+
+def test_a_real_pipeline_of_hugging_face_scores_pictures(tmp_path):
+    classifier = PipelineClassifier(real_pipeline(tmp_path / "tiny"))
+    red, noise = Image.new("RGB", (50, 40), "red"), Image.effect_noise((50, 40), 90).convert("RGB")
+    scores = classifier.scores(red)
+    assert scores.keys() == {"harmless", "weapon"}
+    assert sum(scores.values()) == pytest.approx(1)
+    assert scores != classifier.scores(noise)
+    assert classifier.identity.endswith("tiny")
+    found = verdict_of(classifier, picture_labels={"weapon": PictureLabel(hazard="mlcommons:iwp", at=0.01)})
+    assert {one["label"]: one["score"] for one in found["visual"]}.keys() == {"harmless", "weapon"}
+    assert found["action"] == "refuse"
+    assert found["hazards"][0]["id"] == "mlcommons:iwp"
+
+
 WEAPON = {"weapon": PictureLabel(hazard="mlcommons:iwp", at=0.8)}
 
 
