@@ -28,14 +28,15 @@ def text_risks(loaded: LoadedVLM, rows: Sequence[ChatRow], steering: Steering, *
     Args:
         loaded: The model.
         rows: Rendered conversations; pictures in them are not looked at.
-        steering: Whose directions and gate are used.
+        steering: Whose gate is used; one that reads requests alone is given those.
         batch_size: Rows that run together.
     """
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].text_only))
     risks: dict[int, float] = {}
     for start in range(0, len(order), batch_size):
         part = order[start : start + batch_size]
-        risks.update(zip(part, _risks(loaded, [rows[i].text_only for i in part], steering), strict=True))
+        texts = [rows[i].query(steering.query_form) for i in part]
+        risks.update(zip(part, _risks(loaded, texts, steering), strict=True))
     return [risks[i] for i in range(len(rows))]
 
 
@@ -44,9 +45,16 @@ def _risks(loaded: LoadedVLM, texts: list[str], steering: Steering) -> list[floa
 
     from langchain_vlmguard.steering.activations import states_until
     from langchain_vlmguard.steering.encoding import encode_texts
+    from langchain_vlmguard.steering.gate_head import RequestStates
+    from langchain_vlmguard.steering.turn_states import prefill
 
     inputs = {name: tensor.to(loaded.model.device) for name, tensor in encode_texts(loaded.processor, texts).items()}
-    layer = steering.read_layer
+    layer, head = steering.read_layer, steering.head
+    if head is not None:
+        states = RequestStates(head.place, inputs, stop=True)
+        with loaded.engine.lock:
+            prefill(loaded.model, inputs, [states])
+        return [float(risk) for risk in head.read(states.features()).risk]
     with loaded.engine.lock:
         state = states_until(loaded.model, inputs, (layer,))[layer]
     reading = steering.read_gate(torch.zeros(len(texts), dtype=torch.bool), state)

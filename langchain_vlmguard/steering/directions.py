@@ -17,6 +17,7 @@ from langchain_vlmguard.steering.activations import last_token_states
 from langchain_vlmguard.steering.anchors import AnchorSet, load_anchors
 from langchain_vlmguard.steering.architectures import locate_decoder
 from langchain_vlmguard.steering.encoding import Prompt
+from langchain_vlmguard.steering.gate_head import GateHead
 from langchain_vlmguard.steering.gates import ClassStats
 from langchain_vlmguard.steering.neutral import neutral_pictures
 
@@ -87,6 +88,9 @@ class SafetyDirections:
     map2d: Tensor
     """`(4, layers, anchors, 2)`: the anchors in each layer's 2-D PCA; harmful and harmless text, then both with pictures."""
 
+    gate: GateHead | None = None
+    """What a `PlacedGate` reads; `None` where no gate was fitted apart from the directions."""
+
     @classmethod
     def fit(
         cls,
@@ -152,6 +156,8 @@ class SafetyDirections:
         digest = hashlib.sha256()
         for tensor in self._tensors().values():
             digest.update(tensor.contiguous().numpy().tobytes())
+        if self.gate is not None:
+            digest.update(self.gate.hash.encode())
         return digest.hexdigest()[:16]
 
     def with_choice(self, choice: dict[str, Any]) -> SafetyDirections:
@@ -161,7 +167,11 @@ class SafetyDirections:
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, metadata included; the file appears whole or not at all."""
         metadata = {"format": FORMAT, "card": json.dumps(asdict(self.card)), "hash": self.hash}
-        write_tensors(path, self._tensors(), metadata)
+        tensors = self._tensors()
+        if self.gate is not None:
+            metadata["gate"] = json.dumps(self.gate.facts)
+            tensors |= {f"gate.{name}": tensor for name, tensor in self.gate.tensors().items()}
+        write_tensors(path, tensors, metadata)
 
     @classmethod
     def load(cls, path: str | Path, *, model: PreTrainedModel | None = None) -> SafetyDirections:
@@ -182,6 +192,7 @@ class SafetyDirections:
             text=_unpack(tensors["text"]),
             picture=_unpack(tensors["picture"]),
             map2d=tensors["map2d"],
+            gate=_gate(tensors, metadata),
         )
         if loaded.hash != metadata["hash"]:
             msg = f"{path} was changed after it was written: fit the directions again"
@@ -244,6 +255,13 @@ class _Runner:
         return last_token_states(
             self.model, self.processor, prompts, batch_size=self.batch_size, progress=self.progress and label
         )
+
+
+def _gate(tensors: dict[str, Tensor], metadata: dict[str, str]) -> GateHead | None:
+    if "gate" not in metadata:
+        return None
+    own = {name.removeprefix("gate."): tensor for name, tensor in tensors.items() if name.startswith("gate.")}
+    return GateHead.of(json.loads(metadata["gate"]), own)
 
 
 def config_hash(model: PreTrainedModel) -> str:

@@ -14,7 +14,7 @@ from langchain_vlmguard.steering.encoding import Prompt, encode_prompts
 from langchain_vlmguard.steering.gates import ReluGate
 from langchain_vlmguard.steering.interventions import Intervention, Push, Restore
 from langchain_vlmguard.steering.neutral import neutral_pictures
-from langchain_vlmguard.steering.steering import Reads, Steering
+from langchain_vlmguard.steering.steering import Steering
 from langchain_vlmguard.verdict.refusal_phrases import sounds_like_refusal
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
 
     from langchain_vlmguard.steering.anchors import AnchorSet
+    from langchain_vlmguard.steering.attachment import Reads
     from langchain_vlmguard.steering.directions import SafetyDirections
 
 
