@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from langchain_vlmguard._version import __version__
+from langchain_vlmguard.cli.fit import calibrate, fit
 from langchain_vlmguard.cli.group import TRACEBACK, OneLineErrors
 from langchain_vlmguard.cli.rewriter import app as rewriter_app
 from langchain_vlmguard.plugins import plugins
@@ -26,6 +27,8 @@ app = typer.Typer(
 )
 
 app.add_typer(rewriter_app, name="rewriter")
+app.command()(fit)
+app.command()(calibrate)
 for _name, _command in plugins("commands"):
     app.command(_name)(_command)
 

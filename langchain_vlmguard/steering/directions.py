@@ -59,6 +59,16 @@ class DirectionsCard:
 
 
 @dataclass(frozen=True, eq=False)
+class AnchorStates:
+    """States of the anchors' last prompt token, `(pairs, layers, hidden)` float32; fewer pairs will do beside pictures."""
+
+    harmful: Tensor
+    harmless: Tensor
+    shown_harmful: Tensor
+    shown_harmless: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class SafetyDirections:
     """One or a few unit vectors per decoder layer, with the statistics that gates and interventions need.
 
@@ -131,15 +141,25 @@ class SafetyDirections:
         model.eval()
         neutral = list(pictures) if pictures is not None else neutral_pictures()
         run = _Runner(model, processor, batch_size, progress)
-        harmful, harmless = run.states(anchors.harmful), run.states(anchors.harmless)
-        vectors = _directions(harmful - harmless, method, rank)
-        shown_harmful, shown_harmless = run.states(anchors.harmful, neutral), run.states(anchors.harmless, neutral)
+        states = AnchorStates(
+            run.states(anchors.harmful),
+            run.states(anchors.harmless),
+            run.states(anchors.harmful, neutral),
+            run.states(anchors.harmless, neutral),
+        )
+        return cls.of_states(states, card_of(model, anchors, method, rank, len(neutral), model_id))
+
+    @classmethod
+    def of_states(cls, states: AnchorStates, card: DirectionsCard) -> SafetyDirections:
+        """Return directions from states that were read before, by the card's method and rank."""
+        vectors = _directions(states.harmful - states.harmless, card.method, card.rank)
+        drawn = len(states.shown_harmful)
         return cls(
-            card=_card(model, anchors, method, rank, len(neutral), model_id),
+            card=card,
             vectors=vectors,
-            text=_stats(vectors, harmful, harmless),
-            picture=_stats(vectors, shown_harmful, shown_harmless),
-            map2d=_map2d(harmful, harmless, shown_harmful, shown_harmless),
+            text=_stats(vectors, states.harmful, states.harmless),
+            picture=_stats(vectors, states.shown_harmful, states.shown_harmless),
+            map2d=_map2d(states.harmful[:drawn], states.harmless[:drawn], states.shown_harmful, states.shown_harmless),
         )
 
     @property
@@ -323,9 +343,10 @@ def _unpack(packed: Tensor) -> tuple[ClassStats, ...]:
     return tuple(ClassStats(*layer) for layer in packed)
 
 
-def _card(
+def card_of(
     model: PreTrainedModel, anchors: AnchorSet, method: Method, rank: int, neutral: int, model_id: str | None
 ) -> DirectionsCard:
+    """Return the card of directions that are fitted on a model and anchors, beside so many neutral pictures."""
     decoder = locate_decoder(model)
     return DirectionsCard(
         model_id=model_id or model.config.name_or_path or type(model).__name__,

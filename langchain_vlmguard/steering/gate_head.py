@@ -46,6 +46,11 @@ class Frame:
         first, second = (processor.tokenizer.encode(text, add_special_tokens=False) for text in texts)
         return cls(_shared(first, second), _shared(first[::-1], second[::-1]))
 
+    def inside(self, mask: Tensor) -> Tensor:
+        """Return which tokens are the request's own, `(rows, tokens)` bool, by the attention mask of left-padded rows."""
+        number = mask.cumsum(-1)
+        return mask.bool() & (number > self.before) & (number <= number[:, -1:] - self.after)
+
 
 class RequestStates:
     """Collects what a gate head reads from one prefill of left-padded requests, each standing alone."""
@@ -53,10 +58,7 @@ class RequestStates:
     def __init__(self, head: HeadPlace, inputs: Mapping[str, Tensor], *, stop: bool = False) -> None:
         """Watch the head's layers in the prefill of `inputs`; with `stop`, the prefill ends at the deeper one."""
         self._place, self._stop = head, stop
-        mask = inputs["attention_mask"].bool()
-        number = mask.cumsum(-1)
-        last = number[:, -1:] - head.frame.after
-        self._said = mask & (number > head.frame.before) & (number <= last)
+        self._said = head.frame.inside(inputs["attention_mask"])
         self._read: dict[str, Tensor] = {}
 
     @property
@@ -124,7 +126,7 @@ class GateHead:
     def hash(self) -> str:
         """First 16 hex digits of the SHA-256 over place, calibration, weights and statistics."""
         digest = hashlib.sha256(f"{self.place}:{self.calibration}".encode())
-        for name, tensor in self.tensors().items():
+        for name, tensor in sorted(self.tensors().items()):
             digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
 
@@ -70,6 +72,11 @@ class GateReading:
     """0 leaves a row untouched, 1 is the full intervention."""
 
     risk: Tensor
+
+
+def each_field(change: Callable[..., Tensor], *readings: GateReading) -> GateReading:
+    """Apply a function to every field of one or several readings."""
+    return GateReading(**{f.name: change(*(getattr(one, f.name) for one in readings)) for f in fields(GateReading)})
 
 
 @dataclass(frozen=True)
