@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from langchain_core.messages import HumanMessage
@@ -24,12 +24,14 @@ from langchain_vlmguard.steering.head_fitting import threshold_for
 from langchain_vlmguard.steering.turn_states import prefill
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from torch import Tensor
 
     from langchain_vlmguard.models.loading import LoadedVLM
+    from langchain_vlmguard.steering.directions import SafetyDirections
     from langchain_vlmguard.steering.gate_head import GateHead
+    from langchain_vlmguard.verdict.records import Json
 
 _BATCH = 16
 
@@ -42,7 +44,7 @@ def calibrate_folder(
     device: str | None = None,
     dtype: str = "auto",
     progress: Callable[[str, int, int], None] = lambda *_: None,
-) -> dict[str, Any]:
+) -> Json:
     """Place the threshold of a fitted folder's gate on harmless requests, and write its files again, each whole.
 
     Args:
@@ -132,7 +134,7 @@ def _scores(
     return torch.cat(found)
 
 
-def _write(folder: Path, directions: Any, head: GateHead) -> None:
+def _write(folder: Path, directions: SafetyDirections, head: GateHead) -> None:
     """Write the directions last: until then the folder is what it was."""
     facts = read_json(folder / FIT_FILE)
     facts["directions"]["hash"] = directions.hash
@@ -144,6 +146,6 @@ def _write(folder: Path, directions: Any, head: GateHead) -> None:
     directions.save(folder / DIRECTIONS_FILE)
 
 
-def _both(shares: Any) -> dict[str, float]:
+def _both(shares: Iterable[float]) -> dict[str, float]:
     before, after = shares
     return {"before": round(before, 4), "after": round(after, 4)}

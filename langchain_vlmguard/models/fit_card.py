@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from langchain_vlmguard.verdict.records import Json
 
-def fit_card(facts: dict[str, Any], *, plot: str | None) -> str:
+
+def fit_card(facts: Json, *, plot: str | None) -> str:
     """Return the card (Markdown) of what `vlmguard fit` found."""
     anchors, gate, edit = facts["anchors"], facts["gate"], facts["edit"]
     choice, options = edit["choice"], facts["options"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from langchain_vlmguard.steering.anchors import AnchorSet
     from langchain_vlmguard.steering.edit_trials import EditTrial
     from langchain_vlmguard.steering.gate_head import GateHead
+    from langchain_vlmguard.verdict.records import Json
 
     Progress = Callable[[str, int, int], None]
 
@@ -81,7 +82,7 @@ def fit_model(
     *,
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda _: None,
-) -> dict[str, Any]:
+) -> Json:
     """Fit directions, a gate and an edit, and write the folder.
 
     Args:
@@ -130,7 +131,7 @@ class _Fit:
         self.reader = AnchorReader(loaded.model, loaded.processor, self.frame, work, options.batch_size)
         self.started, self.read_texts, self.estimated = time.monotonic(), 0, False
 
-    def run(self) -> tuple[SafetyDirections, dict[str, Any]]:
+    def run(self) -> tuple[SafetyDirections, Json]:
         """Run every stage."""
         requests = self._requests()
         head = fit_head(
@@ -197,9 +198,7 @@ class _Fit:
         answer = Answerer(self.loaded.model, self.loaded.processor, self.options.tokens, self.options.batch_size)
         return EditTrials(answer, directions, prompts, self.work / "trials.json", progress=ticked).choose()
 
-    def _facts(
-        self, directions: SafetyDirections, head: GateHead, trials: list[EditTrial], plain: float
-    ) -> dict[str, Any]:
+    def _facts(self, directions: SafetyDirections, head: GateHead, trials: list[EditTrial], plain: float) -> Json:
         return {
             "model": self.loaded.name,
             "anchors": {"name": self.anchors.name, "pairs": len(self.anchors), "hash": self.anchors.hash},
@@ -222,7 +221,7 @@ class _Fit:
         }
 
 
-def _choice(best: EditTrial, head: GateHead, held_out: AnchorSet) -> dict[str, Any]:
+def _choice(best: EditTrial, head: GateHead, held_out: AnchorSet) -> Json:
     return {
         "layers": [best.layer],
         "gate_layer": None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from langchain_vlmguard.files import read_json, write_json
 from langchain_vlmguard.steering.gates import AlwaysOpen
@@ -79,7 +79,7 @@ class EditTrials:
 
     def _refused(self, name: str, steering: Steering | None) -> float:
         """Return the share of prompts that are refused, from the file if it is there."""
-        kept: dict[str, Any] = read_json(self.file) if self.file.is_file() else {}
+        kept: dict[str, float] = read_json(self.file) if self.file.is_file() else {}
         key = f"{name}:{self.directions.hash}:{len(self.prompts)}:{self.answer.max_tokens}"
         if key not in kept:
             answers = self.answer.all(self.prompts, steering)

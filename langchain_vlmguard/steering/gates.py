@@ -79,6 +79,11 @@ def each_field(change: Callable[..., Tensor], *readings: GateReading) -> GateRea
     return GateReading(**{f.name: change(*(getattr(one, f.name) for one in readings)) for f in fields(GateReading)})
 
 
+def choose(where: Tensor, one: GateReading, other: GateReading) -> GateReading:
+    """Return the rows of `one` where a mask `(rows,)` says so, and those of `other` elsewhere."""
+    return each_field(lambda yes, no: torch.where(where, yes, no), one, other)
+
+
 @dataclass(frozen=True)
 class Gate:
     """Reads the first coordinate of the clean prefill; subclasses say where the threshold is and how it grades."""

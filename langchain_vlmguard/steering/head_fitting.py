@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PENALTIES = (0.03, 0.1, 0.3)
 """Weights of the squared norm that are tried."""
 
-_LAST, _MEAN = (0.45, 0.55, 0.65, 0.75, 0.85), (0.3, 0.45, 0.6)
+_LAST, _MEAN = (0.65, 0.75, 0.8, 0.85), (0.45, 0.6)
 """Depths that are tried for the last token's state and for the mean of the request, as shares of the decoder."""
 
 _PENALTY, _FOLDS = 0.1, 5
