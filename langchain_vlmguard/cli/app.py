@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from langchain_vlmguard._version import __version__
+from langchain_vlmguard.cli.fit import calibrate, fit
 from langchain_vlmguard.cli.group import TRACEBACK, OneLineErrors
 from langchain_vlmguard.cli.rewriter import app as rewriter_app
 from langchain_vlmguard.cli.serve import serve
@@ -28,6 +29,8 @@ app = typer.Typer(
 
 app.add_typer(rewriter_app, name="rewriter")
 app.command()(serve)
+app.command()(fit)
+app.command()(calibrate)
 for _name, _command in plugins("commands"):
     app.command(_name)(_command)
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from langchain_vlmguard.models.requests import Request
     from langchain_vlmguard.models.runtime import Runtime
-    from langchain_vlmguard.steering.attachment import AttachedCall
+    from langchain_vlmguard.steering.attachment import AttachedCall, Attachment
 
 ROWWISE = ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
 """Keyword arguments that grow by one column a token; rows are the axis before the last, for `position_ids` too."""
@@ -84,7 +84,7 @@ class Batch:
         self._replace_pixels()
         if attachment is not None:
             pictured = torch.tensor([bool(request.row.pictures) for request in self._requests])
-            text = self._text_query(pictured) if attachment.needs_text_query else None
+            text = self._query(attachment) if attachment.needs_text_query else None
             attached = attachment.attach(
                 self._model, pictured=pictured, inputs=self._inputs, text_inputs=text, repeatable=self._rewinds
             )
@@ -95,9 +95,11 @@ class Batch:
                 **self._inputs, max_new_tokens=longest, do_sample=False, num_beams=1, custom_generate=self._start
             )
 
-    def _text_query(self, pictured: Tensor) -> dict[str, Tensor]:
-        """Return the rows as text alone; rows without pictures are that already."""
-        return self._runtime.encode(self._requests, pictures=False) if pictured.any() else self._inputs
+    def _query(self, attachment: Attachment) -> dict[str, Tensor]:
+        """Return the rows in the form that the attachment reads beside them; many are that already."""
+        form, rows = attachment.query_form, [request.row for request in self._requests]
+        same = all(not row.pictures and row.query(form) == row.text for row in rows)
+        return self._inputs if same else self._runtime.encode(self._requests, form)
 
     def _replace_pixels(self) -> None:
         """Put the pictures' features in the place of their pixels."""

@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 
 from langchain_vlmguard.content.checking import open_picture
 from langchain_vlmguard.content.messages import read_for_model
-from langchain_vlmguard.content.turn import blocks_of
+from langchain_vlmguard.content.turn import blocks_of, turn_start
 from langchain_vlmguard.errors import UnreadableContentError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import ProcessorMixin
 
     from langchain_vlmguard.content.fetch import PictureFetcher
+    from langchain_vlmguard.steering.attachment import QueryForm
     from langchain_vlmguard.verdict.limits import ReadLimits
 
 
@@ -39,6 +40,14 @@ class ChatRow:
 
     pictures_hash: str | None = None
     """SHA-256 of the pictures' modes, sizes and pixels, in order; `None` where their features are not to be kept."""
+
+    request: str | None = None
+    """The turn's typed words alone, as one message under the template's own system prompt, without tools or history: the form
+    of the anchors, in which thresholds hold whatever stands around a request. `None` where that is `text_only`."""
+
+    def query(self, form: QueryForm) -> str:
+        """Return what an attachment reads beside the prompt: the conversation without pictures, or the request alone."""
+        return self.text_only if form == "text" or self.request is None else self.request
 
 
 class _Turn(TypedDict, total=False):
@@ -78,13 +87,24 @@ def to_chat_row(
         raise ValueError(msg)
     controls = _control_tokens(processor)
     pictures: list[Image.Image] = []
-    turns = [_turn(message, pictures, controls) for message in read_for_model(messages, limits, fetcher)]
-    options: dict[str, object] = {"tokenize": False, "add_generation_prompt": True}
-    if tools:
-        options["tools"] = list(tools)
+    read = read_for_model(messages, limits, fetcher)
+    turns = [_turn(message, pictures, controls) for message in read]
+    options = {**_PLAIN, "tools": list(tools)} if tools else _PLAIN
     text = processor.apply_chat_template(turns, **options)
     bare = processor.apply_chat_template([_without_pictures(turn) for turn in turns], **options) if pictures else text
-    return ChatRow(text, bare, tuple(pictures), _hash(pictures) if pictures else None)
+    request = _request(read, controls)
+    plain = None if request is None else processor.apply_chat_template([request], **_PLAIN)
+    return ChatRow(text, bare, tuple(pictures), _hash(pictures) if pictures else None, None if plain == bare else plain)
+
+
+_PLAIN: dict[str, object] = {"tokenize": False, "add_generation_prompt": True}
+
+
+def _request(messages: Sequence[BaseMessage], controls: re.Pattern[str]) -> _Turn | None:
+    """Return what was typed since the last answer as one message, `None` if nothing was."""
+    said = [str(message.text) for message in messages[turn_start(messages) :] if isinstance(message, HumanMessage)]
+    text = "\n".join(one for one in said if one.strip())
+    return {"role": "user", "content": [{"type": "text", "text": _broken_up(text, controls)}]} if text else None
 
 
 def _hash(pictures: Sequence[Image.Image]) -> str:
@@ -102,7 +122,7 @@ def _turn(message: BaseMessage, pictures: list[Image.Image], controls: re.Patter
             pictures.append(open_picture(part))
             parts.append({"type": "image"})
         else:
-            parts.append({"type": "text", "text": controls.sub(lambda found: " ".join(found[0]), part["text"])})
+            parts.append({"type": "text", "text": _broken_up(part["text"], controls)})
     turn: _Turn = {"role": _role(message), "content": parts}
     if isinstance(message, AIMessage) and message.tool_calls:
         turn["tool_calls"] = [
@@ -110,6 +130,10 @@ def _turn(message: BaseMessage, pictures: list[Image.Image], controls: re.Patter
             for call in message.tool_calls
         ]
     return turn
+
+
+def _broken_up(text: str, controls: re.Pattern[str]) -> str:
+    return controls.sub(lambda found: " ".join(found[0]), text)
 
 
 def _role(message: BaseMessage) -> str:

@@ -28,6 +28,9 @@ class NamedCheckpoint:
     synthesize: Callable[..., dict[str, object]] | None = None
     """Makes that adapter's training data, as `Synthesis.run` does."""
 
+    anchors: Callable[[], Any] | None = None
+    """Returns the `AnchorSet` to fit on, for a model that does not know plain English."""
+
 
 def named_checkpoint(name: str) -> NamedCheckpoint | None:
     """Return the checkpoint that is registered under a name; `None` for a folder or a hub id."""

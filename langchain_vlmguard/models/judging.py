@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from langchain_vlmguard.models.chat_format import ChatRow
     from langchain_vlmguard.models.loading import LoadedVLM
+    from langchain_vlmguard.steering.gates import GateReading
     from langchain_vlmguard.steering.probe import TurnProbe
     from langchain_vlmguard.steering.steering import Steering
 
@@ -28,29 +29,55 @@ def text_risks(loaded: LoadedVLM, rows: Sequence[ChatRow], steering: Steering, *
     Args:
         loaded: The model.
         rows: Rendered conversations; pictures in them are not looked at.
-        steering: Whose directions and gate are used.
+        steering: Whose gate is used; one that reads requests alone is given those.
         batch_size: Rows that run together.
     """
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i].text_only))
-    risks: dict[int, float] = {}
-    for start in range(0, len(order), batch_size):
-        part = order[start : start + batch_size]
-        risks.update(zip(part, _risks(loaded, [rows[i].text_only for i in part], steering), strict=True))
-    return [risks[i] for i in range(len(rows))]
+    return gate_readings(loaded, rows, steering, batch_size=batch_size).risk.tolist() if rows else []
 
 
-def _risks(loaded: LoadedVLM, texts: list[str], steering: Steering) -> list[float]:
+def gate_readings(
+    loaded: LoadedVLM, rows: Sequence[ChatRow], steering: Steering, *, batch_size: int = 16
+) -> GateReading:
+    """Return what the steering's gate reads of rows without their pictures; equal ones are read once.
+
+    Args:
+        loaded: The model.
+        rows: Rendered conversations, at least one; pictures in them are not looked at.
+        steering: Whose gate is used; one that reads requests alone is given those.
+        batch_size: Rows that run together.
+    """
+    import torch
+
+    from langchain_vlmguard.steering.gates import each_field
+
+    texts = [row.query(steering.query_form) for row in rows]
+    order = sorted(dict.fromkeys(texts), key=len)
+    found = [
+        _reading(loaded, order[start : start + batch_size], steering) for start in range(0, len(order), batch_size)
+    ]
+    at = {text: number for number, text in enumerate(order)}
+    place = torch.tensor([at[text] for text in texts], dtype=torch.long)
+    return each_field(lambda *parts: torch.cat(parts)[place], *found)
+
+
+def _reading(loaded: LoadedVLM, texts: list[str], steering: Steering) -> GateReading:
     import torch
 
     from langchain_vlmguard.steering.activations import states_until
     from langchain_vlmguard.steering.encoding import encode_texts
+    from langchain_vlmguard.steering.gate_head import RequestStates
+    from langchain_vlmguard.steering.turn_states import prefill
 
     inputs = {name: tensor.to(loaded.model.device) for name, tensor in encode_texts(loaded.processor, texts).items()}
-    layer = steering.read_layer
+    layer, head = steering.read_layer, steering.head
+    if head is not None:
+        states = RequestStates(head.place, inputs, stop=True)
+        with loaded.engine.lock:
+            prefill(loaded.model, inputs, [states])
+        return head.read(states.features())
     with loaded.engine.lock:
         state = states_until(loaded.model, inputs, (layer,))[layer]
-    reading = steering.read_gate(torch.zeros(len(texts), dtype=torch.bool), state)
-    return [float(risk) for risk in reading.risk]
+    return steering.read_gate(torch.zeros(len(texts), dtype=torch.bool), state)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from langchain_vlmguard.errors import extra
 from langchain_vlmguard.models.adapters import load_adapter
 from langchain_vlmguard.models.checkpoints import checkpoint_path
 from langchain_vlmguard.models.engine import Engine
+from langchain_vlmguard.models.fitted import fitted_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,7 +86,7 @@ def load_vlm(
     """Load any Hugging Face image-text-to-text checkpoint.
 
     Args:
-        model: A local folder, a hub id, or `"testbed"`.
+        model: A local folder, a hub id, `"testbed"`, or a folder of `vlmguard fit`, which names its model.
         device: Where to put it, e.g. `"cuda"`; the default is the GPU when there is one.
         dtype: `"auto"` keeps the checkpoint's on a GPU and computes in float32 on a CPU; otherwise a torch dtype's name.
         adapters: LoRA adapters to load beside it, name to folder or hub id; `Settings.adapter` switches one on.
@@ -101,7 +102,8 @@ def load_vlm(
 
         from langchain_vlmguard.models.processors import load_processor
 
-    path = checkpoint_path(model)
+    fitted = fitted_folder(model)
+    path = checkpoint_path(model if fitted is None else fitted[1])
     if _looks_like_folder(path) and not Path(path).expanduser().is_dir():
         msg = f"there is no folder {path}: give a folder with a checkpoint, a hub id such as owner/name, or 'testbed'"
         raise FileNotFoundError(msg)
@@ -115,7 +117,8 @@ def load_vlm(
     vlm = AutoModelForImageTextToText.from_pretrained(path, dtype=chosen, **options)
     if "device_map" not in options:
         vlm = vlm.to(device)
-    directions, probe = _directions_beside(path, vlm, shared), _probe_beside(path, vlm, shared)
+    directions = _directions_beside(path if fitted is None else str(fitted[0]), vlm, shared)
+    probe = _probe_beside(path, vlm, shared)
     for name, folder in (adapters or {}).items():
         load_adapter(vlm, name, folder)
     return LoadedVLM(model, vlm.eval(), load_processor(path, **shared), directions, probe)

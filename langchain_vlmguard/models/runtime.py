@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
 
     from langchain_vlmguard.models.requests import Request
+    from langchain_vlmguard.steering.attachment import QueryForm
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +65,11 @@ class Runtime:
         """Return the text of tokens, special ones included."""
         return str(self.processor.tokenizer.decode(tokens))
 
-    def encode(self, requests: Sequence[Request], *, pictures: bool = True) -> dict[str, Tensor]:
-        """Encode the rows of requests, left-padded, on the model's device; without `pictures`, as text alone."""
+    def encode(self, requests: Sequence[Request], query: QueryForm | None = None) -> dict[str, Tensor]:
+        """Encode the rows of requests, left-padded, on the model's device; as a `query`, without their pictures."""
         rows = [request.row for request in requests]
-        texts = [row.text if pictures else row.text_only for row in rows]
-        shown = [row.pictures for row in rows if row.pictures] if pictures else []
-        encoded = encode_texts(self.processor, texts, shown)
+        if query is None:
+            encoded = encode_texts(self.processor, [row.text for row in rows], [r.pictures for r in rows if r.pictures])
+        else:
+            encoded = encode_texts(self.processor, [row.query(query) for row in rows])
         return {name: tensor.to(self.model.device) for name, tensor in encoded.items()}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import PrivateAttr, field_validator
 
+from langchain_vlmguard.models.loading import DIRECTIONS_FILE
 from langchain_vlmguard.models.local_model import LocalModel
 from langchain_vlmguard.steering.attachment import Attachment
 
@@ -28,7 +29,7 @@ class SteeredModel(LocalModel):
     without those the choice that lies with the checkpoint, if any."""
 
     directions: SafetyDirections | str | Path | None = None
-    """Fitted directions, or a file of them, whose recommended steering is used."""
+    """Fitted directions, a file of them, or a folder of `vlmguard fit`, whose recommended steering is used."""
 
     probe: TurnProbe | Literal["auto"] | None = "auto"
     """A `TurnProbe` that clears whole turns in adaptive rewriting, `None`, or `"auto"`: the one that lies with the checkpoint."""
@@ -80,7 +81,7 @@ class SteeredModel(LocalModel):
         from langchain_vlmguard.steering.steering import Steering
 
         if self._recommended is None or self._recommended[0] is not directions:
-            found = SafetyDirections.load(directions) if isinstance(directions, str | Path) else directions
+            found = SafetyDirections.load(_file_of(directions)) if isinstance(directions, str | Path) else directions
             found.check(loaded.model)
             self._recommended = (directions, Steering.recommended(found))
         return self._recommended[1]
@@ -112,3 +113,9 @@ class SteeredModel(LocalModel):
     def can_judge(self) -> bool:
         """Whether there is a steering whose gate can judge texts."""
         return self.gated_steering is not None
+
+
+def _file_of(path: str | Path) -> Path:
+    """Return a file of directions, also where the folder of one is named."""
+    path = Path(path).expanduser()
+    return path / DIRECTIONS_FILE if path.is_dir() else path

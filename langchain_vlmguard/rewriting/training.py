@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel, ProcessorMixin, TrainingArguments
 
+    from langchain_vlmguard.verdict.records import Json
+
 IGNORED = -100
 _KEPT_BYTES = 64_000
 """Encoded pictures up to this size are kept in memory; larger ones are read again each epoch."""
@@ -74,7 +76,7 @@ class TrainingRecipe:
 
 def train_rewriter(
     model: str, data: Path, out: Path, recipe: TrainingRecipe, *, work: Path | None = None, **load_options: Any
-) -> dict[str, Any]:
+) -> Json:
     """Train a rewriter's adapter, or go on from the last checkpoint, and write adapter, settings and model card.
 
     Args:
@@ -274,7 +276,7 @@ def _halve(path: Path) -> None:
     save_file({name: value.half() for name, value in load_file(path).items()}, path, metadata={"format": "pt"})
 
 
-def _facts(loaded: LoadedVLM, recipe: TrainingRecipe, data: Path, trained_on: int, seconds: float) -> dict[str, Any]:
+def _facts(loaded: LoadedVLM, recipe: TrainingRecipe, data: Path, trained_on: int, seconds: float) -> Json:
     import peft
     import transformers
 
@@ -296,7 +298,7 @@ def _facts(loaded: LoadedVLM, recipe: TrainingRecipe, data: Path, trained_on: in
     }
 
 
-def _metrics(model: str, out: Path, validation: list[Example], load_options: dict[str, Any]) -> dict[str, Any]:
+def _metrics(model: str, out: Path, validation: list[Example], load_options: Json) -> Json:
     from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
     from langchain_vlmguard.rewriting.metrics import measure_rewriter
     from langchain_vlmguard.rewriting.rewriter import ReasoningRewriter

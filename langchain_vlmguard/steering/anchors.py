@@ -160,13 +160,15 @@ def load_anchors(name: str = "how_to") -> AnchorSet:
 
     Args:
         name: `"how_to"` (short "How to" questions) or `"requests"` (requests of several forms: short and long questions,
-            orders, role play, careless spelling, tasks for an agent, and harmless ones that sound dangerous).
+            orders, role play, careless spelling, tasks for an agent, and harmless ones that sound dangerous), or `"all"`.
 
     Raises:
         ValueError: There is no shipped set of that name.
     """
+    if name == "all":
+        return AnchorSet("all", tuple(pair for one in _SHIPPED for pair in load_anchors(one).pairs))
     if name not in _SHIPPED:
-        msg = f"there is no shipped anchor set {name!r}; there are: {', '.join(_SHIPPED)}"
+        msg = f"there is no shipped anchor set {name!r}; there are: {', '.join(_SHIPPED)}, all"
         raise ValueError(msg)
     stem = _SHIPPED[name]
     return _from_json(files("langchain_vlmguard.steering") / "data" / f"{stem}.json", stem)

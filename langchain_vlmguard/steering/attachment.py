@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 
 Call = TypeVar("Call")
 
+QueryForm = Literal["text", "request"]
+"""What an attachment may read beside the prompt: the conversation without its pictures, or the typed request alone, without
+system prompt, tools and history."""
+
+
+Reads = Literal["input", "query", "both", "request"]
+"""What a gate reads, see `Steering.reads`."""
+
 
 class Trace(TypedDict):
     """What was read and done for one row, as plain values; `verdict.records.SteeringTrace` is its checked form."""
@@ -41,7 +49,9 @@ class Trace(TypedDict):
     picture: bool
     """Whether the row shows a picture."""
 
-    reads: Literal["input", "query", "both"]
+    reads: Reads
+    calibration: str
+    """What the gate's threshold was placed on."""
 
 
 class AttachedCall(ABC):
@@ -105,6 +115,11 @@ class Attachment(ABC):
         return False
 
     @property
+    def query_form(self) -> QueryForm:
+        """The form of that text."""
+        return "text"
+
+    @property
     def edits_pictures(self) -> bool:
         """Whether it changes what the vision tower or the projector makes of a picture."""
         return False
@@ -130,7 +145,8 @@ class Attachment(ABC):
             model: The model.
             pictured: Which rows show a picture, `(rows,)` bool.
             inputs: The encoded rows, left-padded.
-            text_inputs: The same rows as text alone, for an attachment with `needs_text_query`.
+            text_inputs: The same rows in the attachment's `query_form`, for one with `needs_text_query`; `inputs` itself where
+                that is what they are already.
             repeatable: Whether the caller runs the last prompt token again if `must_repeat` asks for it.
 
         Raises:

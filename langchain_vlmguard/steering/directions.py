@@ -17,6 +17,7 @@ from langchain_vlmguard.steering.activations import last_token_states
 from langchain_vlmguard.steering.anchors import AnchorSet, load_anchors
 from langchain_vlmguard.steering.architectures import locate_decoder
 from langchain_vlmguard.steering.encoding import Prompt
+from langchain_vlmguard.steering.gate_head import GateHead
 from langchain_vlmguard.steering.gates import ClassStats
 from langchain_vlmguard.steering.neutral import neutral_pictures
 
@@ -58,6 +59,16 @@ class DirectionsCard:
 
 
 @dataclass(frozen=True, eq=False)
+class AnchorStates:
+    """States of the anchors' last prompt token, `(pairs, layers, hidden)` float32; fewer pairs will do beside pictures."""
+
+    harmful: Tensor
+    harmless: Tensor
+    shown_harmful: Tensor
+    shown_harmless: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class SafetyDirections:
     """One or a few unit vectors per decoder layer, with the statistics that gates and interventions need.
 
@@ -86,6 +97,9 @@ class SafetyDirections:
 
     map2d: Tensor
     """`(4, layers, anchors, 2)`: the anchors in each layer's 2-D PCA; harmful and harmless text, then both with pictures."""
+
+    gate: GateHead | None = None
+    """What a `PlacedGate` reads; `None` where no gate was fitted apart from the directions."""
 
     @classmethod
     def fit(
@@ -127,15 +141,25 @@ class SafetyDirections:
         model.eval()
         neutral = list(pictures) if pictures is not None else neutral_pictures()
         run = _Runner(model, processor, batch_size, progress)
-        harmful, harmless = run.states(anchors.harmful), run.states(anchors.harmless)
-        vectors = _directions(harmful - harmless, method, rank)
-        shown_harmful, shown_harmless = run.states(anchors.harmful, neutral), run.states(anchors.harmless, neutral)
+        states = AnchorStates(
+            run.states(anchors.harmful),
+            run.states(anchors.harmless),
+            run.states(anchors.harmful, neutral),
+            run.states(anchors.harmless, neutral),
+        )
+        return cls.of_states(states, card_of(model, anchors, method, rank, len(neutral), model_id))
+
+    @classmethod
+    def of_states(cls, states: AnchorStates, card: DirectionsCard) -> SafetyDirections:
+        """Return directions from states that were read before, by the card's method and rank."""
+        vectors = _directions(states.harmful - states.harmless, card.method, card.rank)
+        drawn = len(states.shown_harmful)
         return cls(
-            card=_card(model, anchors, method, rank, len(neutral), model_id),
+            card=card,
             vectors=vectors,
-            text=_stats(vectors, harmful, harmless),
-            picture=_stats(vectors, shown_harmful, shown_harmless),
-            map2d=_map2d(harmful, harmless, shown_harmful, shown_harmless),
+            text=_stats(vectors, states.harmful, states.harmless),
+            picture=_stats(vectors, states.shown_harmful, states.shown_harmless),
+            map2d=_map2d(states.harmful[:drawn], states.harmless[:drawn], states.shown_harmful, states.shown_harmless),
         )
 
     @property
@@ -152,6 +176,8 @@ class SafetyDirections:
         digest = hashlib.sha256()
         for tensor in self._tensors().values():
             digest.update(tensor.contiguous().numpy().tobytes())
+        if self.gate is not None:
+            digest.update(self.gate.hash.encode())
         return digest.hexdigest()[:16]
 
     def with_choice(self, choice: dict[str, Any]) -> SafetyDirections:
@@ -161,7 +187,11 @@ class SafetyDirections:
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, metadata included; the file appears whole or not at all."""
         metadata = {"format": FORMAT, "card": json.dumps(asdict(self.card)), "hash": self.hash}
-        write_tensors(path, self._tensors(), metadata)
+        tensors = self._tensors()
+        if self.gate is not None:
+            metadata["gate"] = json.dumps(self.gate.facts)
+            tensors |= {f"gate.{name}": tensor for name, tensor in self.gate.tensors().items()}
+        write_tensors(path, tensors, metadata)
 
     @classmethod
     def load(cls, path: str | Path, *, model: PreTrainedModel | None = None) -> SafetyDirections:
@@ -182,6 +212,7 @@ class SafetyDirections:
             text=_unpack(tensors["text"]),
             picture=_unpack(tensors["picture"]),
             map2d=tensors["map2d"],
+            gate=_gate(tensors, metadata),
         )
         if loaded.hash != metadata["hash"]:
             msg = f"{path} was changed after it was written: fit the directions again"
@@ -246,6 +277,13 @@ class _Runner:
         )
 
 
+def _gate(tensors: dict[str, Tensor], metadata: dict[str, str]) -> GateHead | None:
+    if "gate" not in metadata:
+        return None
+    own = {name.removeprefix("gate."): tensor for name, tensor in tensors.items() if name.startswith("gate.")}
+    return GateHead.of(json.loads(metadata["gate"]), own)
+
+
 def config_hash(model: PreTrainedModel) -> str:
     """Hash what must agree for directions to make sense: model type, decoder depth, hidden size, vocabulary."""
     decoder = locate_decoder(model)
@@ -305,9 +343,10 @@ def _unpack(packed: Tensor) -> tuple[ClassStats, ...]:
     return tuple(ClassStats(*layer) for layer in packed)
 
 
-def _card(
+def card_of(
     model: PreTrainedModel, anchors: AnchorSet, method: Method, rank: int, neutral: int, model_id: str | None
 ) -> DirectionsCard:
+    """Return the card of directions that are fitted on a model and anchors, beside so many neutral pictures."""
     decoder = locate_decoder(model)
     return DirectionsCard(
         model_id=model_id or model.config.name_or_path or type(model).__name__,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
 
@@ -21,6 +23,8 @@ class ClassStats:
     harmful: Tensor
     harmless: Tensor
     spread: Tensor
+    threshold: Tensor | None = None
+    """Where a `PlacedGate` opens, a scalar; `None` where nobody placed it."""
 
     @classmethod
     def of(cls, harmful: Tensor, harmless: Tensor) -> ClassStats:
@@ -30,7 +34,12 @@ class ClassStats:
 
     def to(self, device: torch.device) -> ClassStats:
         """Return the statistics on a device."""
-        return ClassStats(self.harmful.to(device), self.harmless.to(device), self.spread.to(device))
+        threshold = None if self.threshold is None else self.threshold.to(device)
+        return ClassStats(self.harmful.to(device), self.harmless.to(device), self.spread.to(device), threshold)
+
+    def placed(self, threshold: float) -> ClassStats:
+        """Return the same statistics with another threshold for a `PlacedGate`."""
+        return replace(self, threshold=torch.tensor(threshold, dtype=torch.float32))
 
     @property
     def midpoint(self) -> Tensor:
@@ -43,9 +52,12 @@ class ClassStats:
         return (self.harmful - self.harmless) / self.spread
 
     def risk(self, coordinate: Tensor) -> Tensor:
-        """Posterior of the harmful class for first coordinates `(rows,)`, equal Gaussians and equal priors: `[0, 1]`."""
+        """Posterior of the harmful class for first coordinates `(rows,)`, equal Gaussians and equal priors: `[0, 1]`.
+
+        Where a threshold was placed it is the point of even odds, so that a placed gate opens at a risk of one half.
+        """
         slope = self.separability[0] / self.spread[0]
-        return torch.sigmoid(slope * (coordinate - self.midpoint[0]))
+        return torch.sigmoid(slope * (coordinate - (self.midpoint[0] if self.threshold is None else self.threshold)))
 
 
 @dataclass(frozen=True)
@@ -60,6 +72,16 @@ class GateReading:
     """0 leaves a row untouched, 1 is the full intervention."""
 
     risk: Tensor
+
+
+def each_field(change: Callable[..., Tensor], *readings: GateReading) -> GateReading:
+    """Apply a function to every field of one or several readings."""
+    return GateReading(**{f.name: change(*(getattr(one, f.name) for one in readings)) for f in fields(GateReading)})
+
+
+def choose(where: Tensor, one: GateReading, other: GateReading) -> GateReading:
+    """Return the rows of `one` where a mask `(rows,)` says so, and those of `other` elsewhere."""
+    return each_field(lambda yes, no: torch.where(where, yes, no), one, other)
 
 
 @dataclass(frozen=True)
@@ -129,3 +151,28 @@ class ReluGate(MidpointGate):
         threshold = self.threshold(stats)
         width = (stats.harmful[0] - threshold).abs().clamp(min=1e-6)
         return ((coordinate - threshold) / width).clamp(0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class PlacedGate(Gate):
+    """Opens fully above a threshold that was placed by measurement: on harmless requests, for a wanted share of false alarms.
+
+    It reads the directions' own `GateHead` where they have one.
+    """
+
+    name: ClassVar[str] = "placed"
+
+    def threshold(self, stats: ClassStats) -> Tensor:
+        """Return the placed threshold.
+
+        Raises:
+            ValueError: Nobody placed one.
+        """
+        if stats.threshold is None:
+            msg = "these directions have no placed threshold: fit them with `vlmguard fit`, or take another gate"
+            raise ValueError(msg)
+        return stats.threshold
+
+
+GATES: dict[str, type[Gate]] = {kind.name: kind for kind in (AlwaysOpen, ZeroGate, MidpointGate, ReluGate, PlacedGate)}
+"""Every gate by name."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 from langchain_vlmguard.steering.activations import clean_prefill
 from langchain_vlmguard.steering.architectures import image_token_id, layer_output, locate_decoder
 from langchain_vlmguard.steering.attachment import AttachedCall, Attachment, Trace, attached
+from langchain_vlmguard.steering.gate_head import RequestStates, read_requests
 from langchain_vlmguard.steering.turn_states import TurnStates
 
 if TYPE_CHECKING:
@@ -23,11 +24,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
-    from langchain_vlmguard.steering.attachment import Hook
+    from langchain_vlmguard.steering.attachment import Hook, QueryForm, Reads
     from langchain_vlmguard.steering.directions import SafetyDirections
+    from langchain_vlmguard.steering.gates import GateReading
     from langchain_vlmguard.steering.logistic import Logistic
     from langchain_vlmguard.steering.probe import TurnProbe
-    from langchain_vlmguard.steering.steering import Reads, Steering
+    from langchain_vlmguard.steering.steering import Steering
 
 _ACTIVE: ContextVar[ScreenedCall | None] = ContextVar("vlmguard_screened_call", default=None)
 
@@ -59,12 +61,17 @@ class Screening(Attachment):
     @property
     def sees_pictures(self) -> bool:
         """Whether the decision about rows with pictures takes the pictures into account."""
-        return self.head(pictured=True) is not None or self.steering.reads != "query"
+        return self.head(pictured=True) is not None or self.steering.reads not in ("query", "request")
 
     @property
     def needs_text_query(self) -> bool:
-        """Whether rows with pictures must be run as text alone, too."""
-        return self.head(pictured=True) is None and self.steering.reads != "input"
+        """Whether rows must be run in another form, too."""
+        return any(self.head(pictured=one) is None for one in (True, False)) and self.steering.reads != "input"
+
+    @property
+    def query_form(self) -> QueryForm:
+        """What the steering's gate reads beside the prompt."""
+        return self.steering.query_form
 
     @cached_property
     def identity(self) -> str:
@@ -101,24 +108,35 @@ class Screening(Attachment):
             ValueError: An input is missing.
         """
         shown = bool(pictured.any())
-        query = None
-        if shown and self.needs_text_query:
+        query = reading = None
+        if self._reads_query(shown=shown, same=text_inputs is not None and text_inputs is inputs):
             if text_inputs is None:
                 msg = "attach needs text_inputs: the gate reads the text-only query"
                 raise ValueError(msg)
-            layer = self.steering.read_layer
-            query = clean_prefill(_ACTIVE, model, text_inputs, (layer,))[layer]
-        states = None
+            if (gate := self.steering.head) is not None:
+                reading = read_requests(_ACTIVE, model, gate, text_inputs)
+            else:
+                layer = self.steering.read_layer
+                query = clean_prefill(_ACTIVE, model, text_inputs, (layer,))[layer]
+        states: TurnStates | RequestStates | None = None
         if self.probe is not None and self.head(pictured=shown) is not None:
             if inputs is None:
                 msg = "attach needs inputs: the probe pools states over the prompt's tokens"
                 raise ValueError(msg)
             states = TurnStates(self.probe.card.layers, inputs, image_token_id(model))
-        call = ScreenedCall(self, pictured.cpu(), query, states)
+        elif self.steering.head is not None and reading is None:
+            states = RequestStates(self.steering.head.place, text_inputs or {})
+        call = ScreenedCall(self, pictured.cpu(), query, states, reading)
         watched = (self.steering.read_layer, *(() if states is None else states.layers))
         layers = locate_decoder(model).layers
         with attached(_ACTIVE, call, [(layers[at], call.hook(at)) for at in dict.fromkeys(watched)]):
             yield call
+
+    def _reads_query(self, *, shown: bool, same: bool) -> bool:
+        """Whether the gate decides about these rows, and by something beside the prompt itself."""
+        if self.head(pictured=shown) is not None or self.steering.reads == "input":
+            return False
+        return shown if self.query_form == "text" else not same
 
     def head(self, *, pictured: bool) -> Logistic | None:
         """Return the probe's head for rows with pictures, or without; `None` if the steering's gate decides about them."""
@@ -128,19 +146,27 @@ class Screening(Attachment):
 class ScreenedCall(AttachedCall):
     """What one prefill showed, a trace a row."""
 
-    def __init__(self, screening: Screening, pictured: Tensor, query: Tensor | None, states: TurnStates | None) -> None:
+    def __init__(
+        self,
+        screening: Screening,
+        pictured: Tensor,
+        query: Tensor | None,
+        states: TurnStates | RequestStates | None,
+        reading: GateReading | None = None,
+    ) -> None:
         """Start with nothing read.
 
         Args:
             screening: What decides.
             pictured: Which rows show a picture, `(rows,)` bool.
             query: State of the text-only query at the gate's layer, `(rows, hidden)`, if the gate reads it.
-            states: Collects what the probe reads, if the probe decides.
+            states: Collects what the probe or the gate's head reads, if it reads this prefill.
+            reading: What the gate's head read before, if it did.
         """
         self.screening = screening
         self.pictured = pictured
         self.states = states
-        self._query = query
+        self._query, self._reading = query, reading
         self._state: Tensor | None = None
         self._traces: list[Trace] | None = None
 
@@ -186,7 +212,9 @@ class ScreenedCall(AttachedCall):
         if self._state is None:
             msg = "nothing was read: run the model inside the block first"
             raise RuntimeError(msg)
-        return self._read_gate(self._state) if self.states is None else self._read_probe(self.states)
+        if isinstance(self.states, TurnStates):
+            return self._read_probe(self.states)
+        return self._read_gate(self._state)
 
     def _read_probe(self, states: TurnStates) -> list[Trace]:
         shown, probe = bool(self.pictured.any()), self.screening.probe
@@ -202,8 +230,11 @@ class ScreenedCall(AttachedCall):
 
     def _read_gate(self, state: Tensor) -> list[Trace]:
         steering = self.screening.steering
-        seen = None if self._query is not None and steering.reads == "query" else state
-        reading = steering.read_gate(self.pictured, seen, self._query)
+        seen = None if self._query is not None and steering.reads in ("query", "request") else state
+        reading = self._reading
+        if steering.head is not None and isinstance(self.states, RequestStates):
+            reading = steering.head.read(self.states.features())
+        reading = reading or steering.read_gate(self.pictured, seen, self._query)
         return [
             self._row(
                 steering.gate.name,
@@ -239,4 +270,5 @@ class ScreenedCall(AttachedCall):
             "risk": risk,
             "layers": list(layers),
             "reads": reads,
+            "calibration": self.screening.steering.calibration,
         }

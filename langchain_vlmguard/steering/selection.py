@@ -14,7 +14,7 @@ from langchain_vlmguard.steering.encoding import Prompt, encode_prompts
 from langchain_vlmguard.steering.gates import ReluGate
 from langchain_vlmguard.steering.interventions import Intervention, Push, Restore
 from langchain_vlmguard.steering.neutral import neutral_pictures
-from langchain_vlmguard.steering.steering import Reads, Steering
+from langchain_vlmguard.steering.steering import Steering
 from langchain_vlmguard.verdict.refusal_phrases import sounds_like_refusal
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
 
     from langchain_vlmguard.steering.anchors import AnchorSet
+    from langchain_vlmguard.steering.attachment import Reads
     from langchain_vlmguard.steering.directions import SafetyDirections
 
 
@@ -118,7 +119,7 @@ def select_layers(
     harmless = [Prompt(text, shown[i % len(shown)]) for i, text in enumerate(anchors.harmless)]
     harmless += [Prompt(text) for text in anchors.harmless]
     harmless += keep
-    answer = _Answerer(model, processor, max_tokens, batch_size)
+    answer = Answerer(model, processor, max_tokens, batch_size)
     dangers, others = _Asked.of(harmful, answer), _Asked.of(harmless, answer)
     trials = []
     for steering in tqdm(tried or candidates(directions), desc="trying layers", disable=not progress):
@@ -161,11 +162,11 @@ class _Asked:
     queries: Tensor
 
     @classmethod
-    def of(cls, prompts: list[Prompt], answer: _Answerer) -> _Asked:
+    def of(cls, prompts: list[Prompt], answer: Answerer) -> _Asked:
         texts = [Prompt(prompt.text) for prompt in prompts]
         return cls(prompts, answer.all(prompts, None), answer.states(prompts), answer.states(texts))
 
-    def answers(self, steering: Steering, answer: _Answerer) -> list[str]:
+    def answers(self, steering: Steering, answer: Answerer) -> list[str]:
         """Answer every prompt under a steering."""
         steered = [row for row, strength in enumerate(self._strengths(steering)) if strength > 0]
         texts = answer.all([self.prompts[row] for row in steered], steering)
@@ -182,7 +183,9 @@ class _Asked:
 
 
 @dataclass(frozen=True)
-class _Answerer:
+class Answerer:
+    """Answers prompts greedily, as `generate` does, steered or not."""
+
     model: PreTrainedModel
     processor: ProcessorMixin
     max_tokens: int

@@ -6,28 +6,29 @@ import hashlib
 import json
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 
 from langchain_vlmguard.steering.activations import clean_prefill
 from langchain_vlmguard.steering.architectures import layer_output, locate_decoder, replace_layer_output
 from langchain_vlmguard.steering.attachment import AttachedCall, Attachment, Trace, attached
-from langchain_vlmguard.steering.gates import Gate, GateReading, ReluGate
+from langchain_vlmguard.steering.gate_head import FITTED, RequestStates, read_requests
+from langchain_vlmguard.steering.gates import Gate, GateReading, PlacedGate, ReluGate, choose, each_field
 from langchain_vlmguard.steering.interventions import INTERVENTIONS, Intervention, LayerEdit, Restore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
-    from langchain_vlmguard.steering.attachment import Hook
+    from langchain_vlmguard.steering.attachment import Hook, QueryForm, Reads
     from langchain_vlmguard.steering.directions import SafetyDirections
+    from langchain_vlmguard.steering.gate_head import GateHead
 
-Reads = Literal["input", "query", "both"]
 _ACTIVE: ContextVar[SteeredCall | None] = ContextVar("vlmguard_steered_call", default=None)
 
 
@@ -50,22 +51,35 @@ class Steering(Attachment):
     intervention: Intervention = field(default_factory=Restore)
     gate: Gate = field(default_factory=ReluGate)
     gate_layer: int | None = None
-    """Layer whose coordinate the gate reads; the first edited one when `None`."""
+    """Layer whose coordinate the gate reads; the first edited one when `None`. A `PlacedGate` reads its head's own layer."""
 
     reads: Reads = "input"
     """What the gate reads: the full input, its text-only query (VLM-Guard's `q`, where alignment is whole, at the price of one
-    prefill without pictures), or the one of both that opens it wider. Rows without a picture are their own query."""
+    prefill without pictures), or the one of both that opens it wider. Rows without a picture are their own query.
+
+    `"request"` reads the typed request alone, without system prompt, tools, history and pictures: a short prefill of its own
+    where any of these is there. Thresholds hold for it in every setting. A `PlacedGate` reads nothing else."""
 
     decode: bool = True
     """Edit the new token of every decode step too, or the last prompt token alone. Statistics are those of the last prompt
     token, so interventions that use them (`Restore`, `Push`) garble long answers less when this is off."""
 
     def __post_init__(self) -> None:
-        """Check the layers.
+        """Check the layers and what the gate needs.
 
         Raises:
-            ValueError: A layer does not exist.
+            ValueError: A layer does not exist, the directions have no head for a placed gate, or gate and intervention want
+                two forms of the query.
         """
+        if isinstance(self.gate, PlacedGate) and self.directions.gate is None:
+            msg = "these directions have no gate of their own for a PlacedGate: fit them with `vlmguard fit`"
+            raise ValueError(msg)
+        if self.head is not None and self.reads != "request":
+            msg = f"a PlacedGate reads the request alone: give reads='request', not {self.reads!r}"
+            raise ValueError(msg)
+        if self.query_form == "request" and self.intervention.needs_text_query:
+            msg = f"{self.intervention.name} needs the whole text-only query, and reads={self.reads!r} gives the request alone"
+            raise ValueError(msg)
         depth = self.directions.card.layers
         wanted = (*self.layers, self.read_layer) if self.layers else ()
         if not wanted or not all(0 <= layer < depth for layer in wanted):
@@ -87,15 +101,27 @@ class Steering(Attachment):
             directions,
             layers=tuple(choice["layers"]),
             intervention=INTERVENTIONS[choice["intervention"]](alpha=choice["alpha"]),
-            gate=ReluGate(position=choice["gate_position"]),
+            gate=PlacedGate() if choice.get("gate") == PlacedGate.name else ReluGate(position=choice["gate_position"]),
             gate_layer=choice["gate_layer"],
             reads=choice["reads"],
             decode=choice["decode"],
         )
 
     @property
+    def head(self) -> GateHead | None:
+        """What the gate reads in place of a direction, if it is a placed one."""
+        return self.directions.gate if isinstance(self.gate, PlacedGate) else None
+
+    @property
+    def calibration(self) -> str:
+        """What the gate's thresholds were placed on."""
+        return FITTED if self.head is None else self.head.calibration
+
+    @property
     def read_layer(self) -> int:
         """The layer that the gate reads."""
+        if self.head is not None:
+            return max(self.head.place.last, self.head.place.mean)
         return min(self.layers) if self.gate_layer is None else self.gate_layer
 
     @property
@@ -105,8 +131,13 @@ class Steering(Attachment):
 
     @property
     def needs_text_query(self) -> bool:
-        """Whether the text-only query must be run."""
+        """Whether a query must be run beside the full input."""
         return self.reads != "input" or self.intervention.needs_text_query
+
+    @property
+    def query_form(self) -> QueryForm:
+        """What that query holds."""
+        return "request" if self.reads == "request" else "text"
 
     def read_gate(self, pictured: Tensor, state: Tensor | None, query: Tensor | None = None) -> GateReading:
         """Read the gate from clean states of the last prompt token at the read layer.
@@ -123,11 +154,11 @@ class Steering(Attachment):
         readings = []
         if state is not None:
             coordinate = self._coordinate(state)
-            readings.append(_choose(pictured, self.gate.read(coordinate, shown), self.gate.read(coordinate, text)))
+            readings.append(choose(pictured, self.gate.read(coordinate, shown), self.gate.read(coordinate, text)))
         if query is not None:
             readings.append(self.gate.read(self._coordinate(query), text))
         first, last = readings[0], readings[-1]
-        wider = _choose(last.strength > first.strength, last, first)
+        wider = choose(last.strength > first.strength, last, first)
         return replace(wider, risk=torch.maximum(first.risk, last.risk))
 
     def _coordinate(self, state: Tensor) -> Tensor:
@@ -206,8 +237,7 @@ class Steering(Attachment):
         call = SteeredCall(self, pictured)
         call.prepare(model, inputs, text_inputs, repeatable=repeatable)
         decoder = locate_decoder(model)
-        watched = sorted({*self.layers, self.read_layer})
-        hooks = [(decoder.layers[layer], call.hook(layer)) for layer in watched]
+        hooks = [(decoder.layers[layer], call.hook(layer)) for layer in call.watched]
         with attached(_ACTIVE, call, hooks):
             yield call
 
@@ -224,6 +254,7 @@ class SteeredCall(AttachedCall):
         self._passed = False
         self._prefilled: set[int] = set()
         self._query: Tensor | None = None
+        self._states: RequestStates | None = None
         self._reference: dict[int, Tensor] = {}
         self._edits: dict[int, LayerEdit] = {}
 
@@ -237,7 +268,10 @@ class SteeredCall(AttachedCall):
     ) -> None:
         """Run the extra prefills that this steering needs."""
         steering, layer = self.steering, self.steering.read_layer
-        reads = steering.reads if self.pictured.any() else "input"
+        if steering.head is not None:
+            self._read_head(steering.head, model, inputs, text_inputs, alone=repeatable or steering.single_pass)
+            return
+        reads = self._reads(inputs, text_inputs)
         queries: dict[int, Tensor] = {}
         if steering.intervention.needs_text_query or reads != "input":
             query = _given(
@@ -248,13 +282,42 @@ class SteeredCall(AttachedCall):
             vectors = steering.directions.vectors
             self._reference = {one: queries[one].float().cpu() @ vectors[one].T for one in steering.layers}
         self._query = queries[layer] if reads != "input" else None
-        if reads == "query":
+        if reads in ("query", "request"):
             self._decide(None)
         elif not steering.single_pass and not repeatable:
             states = clean_prefill(
                 _ACTIVE, model, _given(inputs, "inputs", "the gate reads above the first edited layer"), (layer,)
             )
             self._decide(states[layer])
+
+    def _read_head(
+        self,
+        head: GateHead,
+        model: PreTrainedModel,
+        inputs: dict[str, Tensor] | None,
+        query: dict[str, Tensor] | None,
+        *,
+        alone: bool,
+    ) -> None:
+        """Read the requests before the prefill, unless they stand alone in it already."""
+        asked = _given(query, "text_inputs", "a placed gate reads the requests alone")
+        if asked is inputs and alone:
+            self._states = RequestStates(head.place, asked)
+            return
+        self._settle(read_requests(_ACTIVE, model, head, asked))
+
+    @property
+    def watched(self) -> list[int]:
+        """The layers that need a hook."""
+        read = () if self._states is None else self._states.layers
+        return sorted({*self.steering.layers, self.steering.read_layer, *read})
+
+    def _reads(self, inputs: dict[str, Tensor] | None, query: dict[str, Tensor] | None) -> Reads:
+        """Return what the gate reads of these rows: those that are their own query are read once."""
+        own = (
+            query is not None and query is inputs if self.steering.query_form == "request" else not self.pictured.any()
+        )
+        return "input" if own else self.steering.reads
 
     def hook(self, layer: int) -> Hook:
         """Return the forward hook of one layer."""
@@ -265,8 +328,10 @@ class SteeredCall(AttachedCall):
             hidden = layer_output(output)
             if not self._prefilled:
                 self._repeat(len(hidden) // len(self.pictured))
+            if self.reading is None and self._states is not None:
+                self._states.see(layer, hidden)
             if self.reading is None and layer < self.steering.read_layer:
-                self._passed = True
+                self._passed = self._passed or layer in self.steering.layers
                 return None
             if self.reading is None:
                 self._decide(hidden[:, -1].detach())
@@ -312,6 +377,7 @@ class SteeredCall(AttachedCall):
                 "layers": list(self.steering.layers),
                 "picture": bool(self.pictured[row]),
                 "reads": self.steering.reads,
+                "calibration": self.steering.calibration,
             }
             for row in range(len(reading.score))
         ]
@@ -321,20 +387,26 @@ class SteeredCall(AttachedCall):
         index = torch.tensor(rows)
         self.pictured = self.pictured[index]
         self._reference = {layer: states[index] for layer, states in self._reference.items()}
-        self.reading = _each(lambda values: values[index], _read(self))
+        self.reading = each_field(lambda values: values[index], _read(self))
         self._edits = {}
 
     def absorb(self, other: Self) -> None:
         """Append the rows of another call of the same steering; called after both prefills."""
         self.pictured = torch.cat((self.pictured, other.pictured))
         self._reference = {layer: torch.cat((rows, other._reference[layer])) for layer, rows in self._reference.items()}
-        self.reading = _each(lambda *values: torch.cat(values), _read(self), _read(other))
+        self.reading = each_field(lambda *values: torch.cat(values), _read(self), _read(other))
         self._open = self._open or other._open
         self._edits = {}
 
     def _decide(self, state: Tensor | None) -> None:
-        self.reading = self.steering.read_gate(self.pictured, state, self._query)
-        self._open = bool(self.reading.strength.any())
+        if self._states is not None and self.steering.head is not None:
+            self._settle(self.steering.head.read(self._states.features()))
+            self._states = None
+        else:
+            self._settle(self.steering.read_gate(self.pictured, state, self._query))
+
+    def _settle(self, reading: GateReading) -> None:
+        self.reading, self._open = reading, bool(reading.strength.any())
 
     def _repeat(self, times: int) -> None:
         """Follow the generator, which repeats each row when several answers are wanted."""
@@ -345,7 +417,7 @@ class SteeredCall(AttachedCall):
         if self._query is not None:
             self._query = self._query.repeat_interleave(times, 0)
         if self.reading is not None:
-            self.reading = _each(lambda rows: rows.repeat_interleave(times), self.reading)
+            self.reading = each_field(lambda rows: rows.repeat_interleave(times), self.reading)
 
     def _edited(self, hidden: Tensor, layer: int) -> Tensor:
         if not self._open:
@@ -360,15 +432,6 @@ class SteeredCall(AttachedCall):
             strength = _read(self).strength.to(device)
             self._edits[layer] = self.steering.layer_edit(layer, strength, self.pictured, self._reference.get(layer))
         return self._edits[layer]
-
-
-def _choose(where: Tensor, one: GateReading, other: GateReading) -> GateReading:
-    return _each(lambda yes, no: torch.where(where, yes, no), one, other)
-
-
-def _each(change: Callable[..., Tensor], *readings: GateReading) -> GateReading:
-    """Apply a function to every field of one or several readings."""
-    return GateReading(**{f.name: change(*(getattr(one, f.name) for one in readings)) for f in fields(GateReading)})
 
 
 def _read(call: SteeredCall) -> GateReading:

@@ -50,7 +50,7 @@ class TurnStates:
     def see(self, layer: int, hidden: Tensor) -> None:
         """Take the output `(rows, tokens, hidden)` of a layer in the prefill."""
         if layer == self._first:
-            self._read["shown"], self._read["said"] = (_mean(hidden, mask) for mask in self._masks)
+            self._read["shown"], self._read["said"] = (pooled(hidden, mask) for mask in self._masks)
         if layer == self._middle:
             self._read["middle"] = hidden[:, -1].float()
         if layer == self._last:
@@ -81,7 +81,7 @@ class EarlyStates:
         Raises:
             SeenEnough: The layers that are left would change nothing.
         """
-        self._read = torch.cat((_mean(hidden, self._mask), hidden[:, -1].float()), dim=1).cpu()
+        self._read = torch.cat((pooled(hidden, self._mask), hidden[:, -1].float()), dim=1).cpu()
         if self._until is None or (self._until.score(self._read) < self._until.threshold).all():
             raise SeenEnough
 
@@ -114,6 +114,7 @@ def _show(reading: Reading, layer: int, _module: object, _inputs: object, output
     reading.see(layer, layer_output(output))
 
 
-def _mean(hidden: Tensor, mask: Tensor) -> Tensor:
+def pooled(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean state of the tokens in a mask, `(rows, hidden)` float32; 0 for a row without any."""
     weight = mask[..., None].to(hidden.device, torch.float32)
     return (hidden.float() * weight).sum(1) / weight.sum(1).clamp(min=1)

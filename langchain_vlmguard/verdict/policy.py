@@ -15,6 +15,8 @@ from langchain_vlmguard.verdict.records import Action, HazardId, Risk, Severity
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from langchain_vlmguard.verdict.records import Json
+
 SEVEREST: tuple[Action, ...] = ("allow", "rewrite", "review", "refuse")
 """Actions from the mildest to the severest."""
 
@@ -43,7 +45,7 @@ SHORT_NAMES: dict[str, tuple[str, ...]] = {
 """Short names that a policy also takes, and where they belong."""
 
 
-def _group_of(fields: dict[str, Any], short: str) -> tuple[dict[str, Any], str]:
+def _group_of(fields: Json, short: str) -> tuple[Json, str]:
     """Return the group in which a short name belongs, as a plain dict that is part of the fields, and its name there."""
     *groups, field = SHORT_NAMES[short]
     for group in groups:

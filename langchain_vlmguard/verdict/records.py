@@ -178,8 +178,12 @@ class SteeringTrace(Record):
     picture: bool
     """Whether the prompt showed a picture."""
 
-    reads: Literal["input", "query", "both"] = "input"
-    """What the gate read: the prompt as it stands, its text without the picture, or both."""
+    reads: Literal["input", "query", "both", "request"] = "input"
+    """What the gate read: the prompt as it stands, its text without the picture, both, or the typed request alone, without
+    system prompt, tools, history and pictures."""
+
+    calibration: str | None = None
+    """What the gate's threshold was placed on: `"anchors"`, or `"traffic:"` and a hash of requests of one's own."""
 
 
 FailedStage = Literal["inspect", "rewrite", "answer", "review"]

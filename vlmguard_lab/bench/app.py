@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -349,6 +349,27 @@ def reference(
         checkpoint, data, pictures, work, judge=judge, arms=listed(arms), families=listed(families), quick=quick
     )
     measurement.run(plan, output)
+
+
+@in_checkout()
+def reference_gate(
+    checkpoint: Annotated[str, typer.Option(help="A model with directions, or a folder of vlmguard fit.")],
+    data: Annotated[Path, typer.Option(envvar="VLMGUARD_TEST_DATA", help="Folder of the public sets.", exists=True)],
+    split: Annotated[Literal["seen", "held_out"], typer.Option(help="Half of the sets; seen is for choosing.")] = (
+        "held_out"
+    ),
+    limit: Annotated[int | None, typer.Option(min=1, help="Most requests of a set.")] = None,
+    work: Work = page.WORK / "reference-gate",
+    output: Results = page.RESULTS / "reference_gate.json",
+) -> None:
+    """Measure what the gate opens on, its threshold frozen, behind system prompts, tools and history, and beside pictures.
+
+    Rows carry set and `condition`. Takes a second or so a request and setting on one core, where the gate reads the request
+    alone, and goes on after a stop. Pictures are not looked at. Writes the file of --json.
+    """
+    from vlmguard_lab.bench.reference import settings
+
+    settings.run(checkpoint, data, work, output, split=split, limit=limit)
 
 
 @in_checkout()

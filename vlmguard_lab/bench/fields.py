@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from langchain_vlmguard.verdict.hazards import HAZARDS
 from langchain_vlmguard.verdict.policy import SHORT_NAMES, GuardPolicy
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pydantic import BaseModel
+
+    from langchain_vlmguard.verdict.records import Json
 
 PAGE = page.DOCS / "fields.md"
 HEAD = ("field", "values", "default", "what it says")
@@ -50,11 +52,11 @@ def _of(model: type[BaseModel], short: dict[tuple[str, ...], str]) -> str:
     return "\n\n".join(parts)
 
 
-def _held(schema: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+def _held(schema: Json) -> Iterator[tuple[tuple[str, ...], Json]]:
     """Yield the schemas of classes that fields hold, with the names of the fields that lead there."""
     definitions = schema.get("$defs", {})
 
-    def below(fields: dict[str, Any], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    def below(fields: Json, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Json]]:
         for name, field in fields.items():
             for reference in _references(field):
                 held = definitions[reference]
@@ -65,7 +67,7 @@ def _held(schema: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], dict[str, A
     yield from below(schema["properties"], ())
 
 
-def _references(field: Any) -> Iterator[str]:
+def _references(field: object) -> Iterator[str]:
     """Yield the names of the classes in a field's schema."""
     if isinstance(field, dict):
         if "$ref" in field:
@@ -77,7 +79,7 @@ def _references(field: Any) -> Iterator[str]:
             yield from _references(value)
 
 
-def _rows(schema: dict[str, Any], short: dict[tuple[str, ...], str], path: tuple[str, ...]) -> Iterator[list[str]]:
+def _rows(schema: Json, short: dict[tuple[str, ...], str], path: tuple[str, ...]) -> Iterator[list[str]]:
     for name, field in schema["properties"].items():
         also = short.get((*path, name))
         shown = f"`{name}`" + (f", in short `{also}`" if also and also != name else "")
@@ -85,7 +87,7 @@ def _rows(schema: dict[str, Any], short: dict[tuple[str, ...], str], path: tuple
         yield [shown, _values(field), default, " ".join(field["description"].split())]
 
 
-def _values(field: dict[str, Any]) -> str:
+def _values(field: Json) -> str:
     """Say in words what a field may hold."""
     if words := field.get("enum", [field["const"]] if "const" in field else []):
         return ", ".join(f"`{json.dumps(word)}`" for word in words)
@@ -104,6 +106,6 @@ def _values(field: dict[str, Any]) -> str:
     return f"{said}, {bounds[0]:g} to {bounds[1]:g}" if None not in bounds else said
 
 
-def _sentence(schema: dict[str, Any]) -> str:
+def _sentence(schema: Json) -> str:
     """Return the first sentence of a class's docstring."""
     return str(schema["description"]).partition("\n\n")[0].replace("\n", " ")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from langchain_vlmguard.files import read_json
 from vlmguard_lab.bench import page
 from vlmguard_lab.bench.evaluation.tables import GUARDS, best_peer, pooled
 from vlmguard_lab.evaluation.report import percent
+
+if TYPE_CHECKING:
+    from langchain_vlmguard.verdict.records import Json
 
 PLACE = "result lines"
 _GUARD = GUARDS[-1]
@@ -25,13 +28,13 @@ def from_results() -> str:
     )
 
 
-def result_lines(demo: dict[str, Any], evaluation: dict[str, Any], agents: dict[str, Any]) -> str:
+def result_lines(demo: Json, evaluation: Json, agents: Json) -> str:
     """Return the lines as a Markdown list: the demo, the comparison with peers, the agent."""
     lines = (_demo_line(demo["cells"]), _peers_line(evaluation), _agent_line(agents))
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _demo_line(cells: list[dict[str, Any]]) -> str:
+def _demo_line(cells: list[Json]) -> str:
     unsafe = [_share(cells, arm, "unsafe", harmful=True) for arm in ("plain", "guarded", "guarded_rewriter")]
     right = [_share(cells, arm, "correct", harmful=False) for arm in ("plain", "guarded_rewriter")]
     harmful, harmless = (
@@ -45,14 +48,14 @@ def _demo_line(cells: list[dict[str, Any]]) -> str:
     )
 
 
-def _share(cells: list[dict[str, Any]], arm: str, measured: str, *, harmful: bool) -> float:
+def _share(cells: list[Json], arm: str, measured: str, *, harmful: bool) -> float:
     """Return a share of all requests of an arm in percent."""
     asked = [cell for cell in cells if cell["arm"] == arm and cell["harmful"] == harmful]
     counted = sum(cell["n"] for cell in asked)
     return float(100 * sum(cell["n"] * cell[measured] for cell in asked) / counted)
 
 
-def _peers_line(results: dict[str, Any]) -> str:
+def _peers_line(results: Json) -> str:
     rows, peer = results["pooled"], best_peer(results, _GUARD)
     complied, refused = (
         {arm: percent(pooled(rows, arm, harmful=wanted)[measured]) for arm in ("none", _GUARD, peer) if arm is not None}
@@ -68,7 +71,7 @@ def _peers_line(results: dict[str, Any]) -> str:
     )
 
 
-def _agent_line(results: dict[str, Any]) -> str:
+def _agent_line(results: Json) -> str:
     newest = list(results["by_stack"].values())[-1]
     return (
         f"**An agent that orders things.** In {newest['requests']} conversations {newest['plain']['harmful_tool_executions']} "

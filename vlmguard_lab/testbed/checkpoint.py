@@ -33,4 +33,10 @@ def _synthesize(*given: Any, **options: Any) -> dict[str, Any]:
     return synthesize_testbed(*given, **options)
 
 
-CHECKPOINT = NamedCheckpoint(FOLDER / "weights", FOLDER / "rewriter", _recipe, _synthesize)
+def _anchors() -> Any:
+    from vlmguard_lab.testbed.anchors import load_testbed_anchors
+
+    return load_testbed_anchors()
+
+
+CHECKPOINT = NamedCheckpoint(FOLDER / "weights", FOLDER / "rewriter", _recipe, _synthesize, _anchors)

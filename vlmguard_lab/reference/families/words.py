@@ -31,8 +31,8 @@ WRAPPERS = {
 def tools() -> tuple[dict[str, Any], ...]:
     """Return the two tools of the agent."""
     return (
-        _tool("search_catalogue", "Search the shop's catalogue.", "query", "What to look for."),
-        _tool("order_status", "Look up an order.", "number", "The order's number."),
+        tool("search_catalogue", "Search the shop's catalogue.", "query", "What to look for."),
+        tool("order_status", "Look up an order.", "number", "The order's number."),
     )
 
 
@@ -87,7 +87,8 @@ def _wrapped(sources: Sources) -> Iterator[Item]:
                 yield request("wrapped", name, wrapper.format(request=text), harmful=True, key=text)
 
 
-def _tool(name: str, description: str, argument: str, meaning: str) -> dict[str, Any]:
+def tool(name: str, description: str, argument: str, meaning: str) -> dict[str, Any]:
+    """Return a tool with one argument, in OpenAI's form."""
     parameters = {
         "type": "object",
         "properties": {argument: {"type": "string", "description": meaning}},
