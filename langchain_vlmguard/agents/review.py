@@ -11,8 +11,7 @@ from langchain_core.messages.tool import tool_call
 from langchain_vlmguard.agents.held import call_name, call_note, restored, technical, unpacked, with_calls
 from langchain_vlmguard.agents.log import CheckLog
 from langchain_vlmguard.agents.prints import fingerprint
-from langchain_vlmguard.content.carriers import as_json
-from langchain_vlmguard.guard.reviews import Waiting, ask_person
+from langchain_vlmguard.guard.reviews import Waiting, ask_person, words_to_review
 from langchain_vlmguard.verdict.draft import Draft
 from langchain_vlmguard.verdict.refusals import refusal_message, with_verdict
 
@@ -155,7 +154,7 @@ def _review_output(agent: AgentGuard, held: Json, message: BaseMessage, log: Che
     """Release a withheld answer, or a person's version of it."""
     answer: AIMessage = unpacked(held["message"])
     parsed = held.get("structured")
-    shown = {"text": _shown(answer)} if agent.guard.show_held else {}
+    shown = {"text": words_to_review(answer)} if agent.guard.show_held else {}
     edits: Edits = "text" if parsed is None else "structured"
     decision, draft = _decide(agent, held["draft"], "output", "release_answer", shown, edits, parsed)
     if decision.kind == "reject":
@@ -199,12 +198,6 @@ def _withdraw_calls(_agent: AgentGuard, _held: Json, message: BaseMessage, _log:
     """Take calls out of the conversation that nobody decided about before it went on."""
     without = with_calls(cast("AIMessage", message), [])
     return {"messages": [without.model_copy(update={"content": without.content or _WITHDRAWN})]}
-
-
-def _shown(answer: AIMessage) -> str:
-    """Return the words of an answer, those of a structured one too."""
-    words = [str(answer.text), *(as_json(call["args"]) for call in answer.tool_calls)]
-    return "\n".join(word for word in words if word)
 
 
 def _refused(agent: AgentGuard, draft: Draft, stage: Stage, message: BaseMessage) -> Update:

@@ -86,13 +86,13 @@ def guard_graph(guard: GuardParts, model: Model) -> GuardGraph:
     graph.add_edge("inspect", "rewrite")
     graph.add_conditional_edges("rewrite", _next_step, ["answer", "refuse", "review", END])
     graph.add_conditional_edges("answer", _after_answer, ["refuse", "review", END])
-    graph.add_conditional_edges("review", _next_step, ["answer", "refuse"])
+    graph.add_conditional_edges("review", _next_step, ["answer", "refuse", END])
     graph.add_edge("refuse", END)
     return graph
 
 
 def _next_step(state: VLMGuardState) -> str:
-    """Choose the node after the rewriter; an empty draft is a turn that was answered without it."""
+    """Choose the node after the rewriter or a person; an empty draft is a turn whose answer left."""
     action = state["draft"].get("action", END)
     return "answer" if action in ("allow", "rewrite") else str(action)
 

@@ -18,7 +18,7 @@ from langchain_vlmguard.content.recent import Recent
 from langchain_vlmguard.guard import answers, flow, requests
 from langchain_vlmguard.guard.effects import arun, run
 from langchain_vlmguard.guard.events import publish, stream_writer
-from langchain_vlmguard.guard.reviews import Waiting, ask_person, can_wait
+from langchain_vlmguard.guard.reviews import Waiting, ask_person, can_wait, words_to_review
 from langchain_vlmguard.guard.state import (
     GuardContext,
     GuardInput,
@@ -123,7 +123,7 @@ class GuardSteps:
         # An address may lead to another picture the next time: the state keeps what was fetched.
         fetched = guarded.turn.fetched.items()
         changed = [state["messages"][at].model_copy(update={"content": content}) for at, content in fetched]
-        return {"draft": draft.to_state(), "verdict": {}, **({"messages": changed} if changed else {})}
+        return {"draft": draft.to_state(), "verdict": {}, "held": None, **({"messages": changed} if changed else {})}
 
     def rewrite(self, state: VLMGuardState) -> Flow[Update]:
         """Answer at once if the policy allows it and what gate and judges find lets the answer out; else ask the rewriter."""
@@ -155,7 +155,10 @@ class GuardSteps:
         if not can_wait():
             return {"draft": draft.stop("refuse", f"{draft.reason} {NO_CHECKPOINTER}".strip()).to_state()}
         decision = ask_person(self._waiting(state, guarded, draft))
-        return {"draft": draft.decide(decision.kind, decision.text).to_state()}
+        held, draft = state.get("held"), draft.decide(decision.kind, decision.text)
+        if held is None or not draft.lets_answer:
+            return {"draft": draft.to_state(), "held": None}
+        return {**self._let_out(guarded, draft, held), "held": None}
 
     def let_pass(self, state: VLMGuardState) -> Flow[Update]:
         """Write the verdict of a turn that another node answers."""
@@ -177,15 +180,35 @@ class GuardSteps:
             guarded = yield from requests.read(self.guard.for_run(), messages, self.model, verdict.withheld)
         return guarded
 
-    def _waiting(self, state: VLMGuardState, guarded: GuardedTurn, draft: Draft) -> Waiting:  # noqa: ARG002
+    def _waiting(self, state: VLMGuardState, guarded: GuardedTurn, draft: Draft) -> Waiting:
+        if (held := state.get("held")) is not None:
+            return self._waiting_answer(held, guarded, draft)
         proposed = {"proposed_prompt": draft.rewritten_prompt} if draft.rewritten_prompt else {}
         shown = {"prompt": draft.rewritten_prompt or guarded.turn.text} if self.guard.show_held else {}
         return Waiting("input", "answer_request", shown, draft.to_verdict(guarded.policy), "prompt", proposed)
 
+    def _waiting_answer(self, answer: AIMessage, guarded: GuardedTurn, draft: Draft) -> Waiting:
+        """Ask about an answer: the very one that leaves if a person lets it."""
+        shown = {"text": words_to_review(answer)} if self.guard.show_held else {}
+        return Waiting("output", "release_answer", shown, draft.to_verdict(guarded.policy), "text")
+
+    def _let_out(self, guarded: GuardedTurn, draft: Draft, answer: AIMessage) -> Update:
+        """Let an answer out that a person approved, or a person's version of it."""
+        if draft.reviewed == "edit" and draft.rewritten_prompt is not None:
+            answer = AIMessage(draft.rewritten_prompt, id=answer.id)
+            draft = draft.copy_with(action="allow", answer="replaced", rewritten_prompt=None)
+        else:
+            draft = draft.copy_with(answer="released")
+        verdict = draft.to_verdict(guarded.policy)
+        return {"messages": [with_verdict(answer, verdict)], **self._end(verdict)}
+
     def _leave(self, guarded: GuardedTurn, answered: Answered) -> Update:
         draft = answered.joined()
-        if answered.answer is None or not draft.lets_answer:
+        if answered.answer is None:
             return self._go_on(guarded, draft)
+        if not draft.lets_answer:
+            waits = draft.action == "review" and can_wait()
+            return {**self._go_on(guarded, draft), "held": answered.answer.message if waits else None}
         verdict = draft.copy_with(answer="released").to_verdict(guarded.policy)
         return {"messages": [with_verdict(answered.answer.message, verdict)], **self._end(verdict)}
 
@@ -221,14 +244,8 @@ class AnswerSteps(GuardSteps):
     def let_pass(self, state: VLMGuardState) -> Flow[Update]:
         """Leave the answer where it is, with the verdict; a person's version takes its place."""
         guarded, draft = yield from self.resume(state)
-        message: Any = state["messages"][-1]
-        if draft.reviewed == "edit" and draft.rewritten_prompt is not None:
-            message = AIMessage(draft.rewritten_prompt, id=message.id)
-            draft = draft.copy_with(action="allow", answer="replaced", rewritten_prompt=None)
-        else:
-            draft = draft.copy_with(answer="released")
-        verdict = draft.to_verdict(guarded.policy)
-        return {"messages": [with_verdict(message, verdict)], **self._end(verdict)}
+        answer: Any = state["messages"][-1]
+        return self._let_out(guarded, draft, answer)
 
     def refuse(self, state: VLMGuardState) -> Flow[Update]:
         """Put a refusal in the answer's place."""
@@ -237,8 +254,8 @@ class AnswerSteps(GuardSteps):
         return {**update, "messages": [refusal.model_copy(update={"id": last.id})]}
 
     def _waiting(self, state: VLMGuardState, guarded: GuardedTurn, draft: Draft) -> Waiting:
-        shown = {"text": state["messages"][-1].text} if self.guard.show_held else {}
-        return Waiting("output", "release_answer", shown, draft.to_verdict(guarded.policy), "text")
+        answer: Any = state["messages"][-1]
+        return self._waiting_answer(answer, guarded, draft)
 
 
 def checked_verdict(guard: GuardParts, state: Any) -> SafetyVerdict:

@@ -62,10 +62,7 @@ def judge_answer(
     config: RunnableConfig,
     scope: Scope | None = None,
 ) -> Flow[Answered]:
-    """Judge an answer: by the gate that was open while it was given, by its words and calls, and by a second reader.
-
-    What a person approved is judged as well, and leaves whatever is found.
-    """
+    """Judge an answer: by the gate that was open while it was given, by its words and calls, and by a second reader."""
     policy, scope = guarded.policy, scope or Scope()
     draft = account(guarded, draft.copy_with(answer="none", steering=answer.steering, model=answer.model))
     gate = answer.steering
@@ -83,8 +80,6 @@ def judge_answer(
         draft = draft.skip("answer", f"what its {kind} block says in secret can be read by its provider alone")
     subjects = subjects_of(answer.message, scope)
     drafts = yield from judge_subjects(guarded, subjects, messages, by_rewriter=scope.by_rewriter)
-    if draft.answer_approved:
-        drafts = [one.copy_with(action="allow", reason="") for one in drafts]
     answered = Answered(draft, answer, tuple(map(Part, subjects, drafts)))
     reader = guarded.judges.second
     settled = draft.rewriter is not None and policy.rewriting.on_second_reading == "ask"
@@ -93,7 +88,7 @@ def judge_answer(
         return answered
     risk = yield from reader.read(messages, config)
     draft = draft.copy_with(second_risk=risk, second_reader=reader.identity)
-    if guarded.is_unsafe(risk) and not draft.answer_approved:
+    if guarded.is_unsafe(risk):
         second: Action = "refuse" if policy.rewriting.on_second_reading == "ask" else policy.rewriting.on_second_reading
         draft = draft.withhold(second, READ_OTHERWISE)
     return replace(answered, draft=draft)

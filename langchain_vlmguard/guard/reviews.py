@@ -17,7 +17,11 @@ from langgraph.config import get_config
 from langgraph.types import interrupt
 from pydantic import PlainValidator, TypeAdapter, WithJsonSchema
 
+from langchain_vlmguard.content.carriers import as_json
+
 if TYPE_CHECKING:
+    from langchain_core.messages import AIMessage
+
     from langchain_vlmguard.guard.state import Stage
     from langchain_vlmguard.verdict.records import Json, SafetyVerdict
 
@@ -147,6 +151,12 @@ def _parsed_like(parsed: object, text: str) -> object:
         ValueError: The text is not JSON, or not of that type.
     """
     return TypeAdapter(type(parsed)).validate_json(text)
+
+
+def words_to_review(answer: AIMessage) -> str:
+    """Return what a person sees of an answer: its words, and the arguments of its calls as JSON."""
+    words = [str(answer.text), *(as_json(call["args"]) for call in answer.tool_calls)]
+    return "\n".join(word for word in words if word)
 
 
 def can_wait() -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, TypedDict
 
-from langchain_core.messages import AnyMessage
+from langchain_core.messages import AIMessage, AnyMessage
 from langgraph.graph.message import add_messages
 from langgraph.runtime import get_runtime
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -69,6 +69,9 @@ class VLMGuardState(GuardOutput):
 
     draft: Json
     """The verdict in the making; private to the graph."""
+
+    held: NotRequired[AIMessage | None]
+    """The answer that waits for a person; private to the graph, and gone once it was decided."""
 
 
 class GuardContext(BaseModel):

@@ -45,9 +45,6 @@ class Draft(Record):
     reason: str = ""
     failure: GuardFailure | None = None
     reviewed: Literal["approve", "edit", "reject"] | None = None
-    answer_approved: bool = False
-    """Whether a person saw the verdict on an answer and let it out."""
-
     enforced: bool = True
     unjudged: tuple[Unjudged, ...] = ()
 
@@ -123,10 +120,9 @@ class Draft(Record):
     def decide(self, kind: Literal["approve", "edit", "reject"], prompt: str | None) -> Self:
         """Return the draft of a turn that a person decided about.
 
-        Approving a turn whose rewriting the policy wanted reviewed approves the rewritten prompt. Approving an answer lets it
-        out.
+        Approving a turn whose rewriting the policy wanted reviewed approves the rewritten prompt.
         """
-        draft = self.copy_with(reviewed=kind, answer_approved=self.answer == "withheld" and kind == "approve")
+        draft = self.copy_with(reviewed=kind)
         if kind == "reject":
             return draft.stop("refuse", "A person rejected this turn.")
         if kind == "edit":

@@ -64,14 +64,70 @@ def test_a_judge_that_fails_stops_the_answer():
     assert "child" not in state["messages"][-1].text
 
 
-def test_a_person_may_let_the_answer_out_all_the_same():
-    thread = {"configurable": {"thread_id": "1"}}
+THREAD = {"configurable": {"thread_id": "1"}}
+HELD = "yes , with the child ."
+
+
+async def decided(graph, decision, *, use_async):
+    """Let an answer wait, and decide about it; return what the person saw, and the state."""
+    waits = await graph.ainvoke(ASKED, THREAD) if use_async else graph.invoke(ASKED, THREAD)
+    answer = Command(resume={"decisions": [decision]})
+    state = await graph.ainvoke(answer, THREAD) if use_async else graph.invoke(answer, THREAD)
+    return waits["__interrupt__"][0].value, state
+
+
+@pytest.mark.parametrize("use_async", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize(
+    ("decision", "said", "fate"),
+    [
+        ({"type": "approve"}, HELD, ("allow", "released")),
+        (
+            {"type": "edit", "edited_action": {"name": "release_answer", "args": {"text": "ask a grown-up ."}}},
+            "ask a grown-up .",
+            ("allow", "replaced"),
+        ),
+        ({"type": "reject"}, None, ("refuse", "withheld")),
+    ],
+    ids=["approve", "edit", "reject"],
+)
+async def test_a_person_decides_about_the_very_answer_that_waits(decision, said, fate, use_async):
+    judge, model = Judge(0.9), ScriptedModel(answers=[HELD, "something else , unseen ."])
+    policy = GuardPolicy(on_unsafe_answer="review")
+    graph = create_vlm_guard(model, policy=policy, answer_judge=judge).compile(InMemorySaver())
+    asked, state = await decided(graph, decision, use_async=use_async)
+    assert (asked["stage"], asked["verdict"]["answer_risk"]) == ("output", 0.9)
+    assert asked["action_requests"][0]["args"] == {"text": HELD}
+    verdict = state["verdict"]
+    assert (verdict["action"], verdict["answer"]) == fate
+    assert verdict["reviewed"] == decision["type"]
+    assert len(model.seen) == len(judge.asked) == 1
+    assert said in (None, state["messages"][-1].text)
+    kept = str(graph.get_state(THREAD).values)
+    assert (HELD in kept) == (said == HELD)
+    assert "unseen" not in kept
+
+
+def test_an_answer_that_waits_is_gone_when_a_newer_request_comes():
     policy = GuardPolicy(on_unsafe_answer="review")
     graph = guarded(Judge(0.9), policy=policy, checkpointer=InMemorySaver())
-    assert graph.invoke(ASKED, thread)["__interrupt__"][0].value["verdict"]["answer_risk"] == 0.9
-    state = graph.invoke(Command(resume={"decision": "approve"}), thread)
-    assert (state["verdict"]["reviewed"], state["verdict"]["answer"]) == ("approve", "released")
-    assert state["messages"][-1].text == "yes , with the child ."
+    graph.invoke(ASKED, THREAD)
+    again = graph.invoke({"messages": [HumanMessage("and a kite ?")]}, THREAD)
+    assert again["__interrupt__"]
+    state = graph.invoke(Command(resume="reject"), THREAD)
+    assert state["verdict"]["action"] == "refuse"
+    assert "child" not in str(graph.get_state(THREAD).values)
+
+
+def test_after_a_judge_failed_an_approval_asks_again_and_the_new_answer_is_judged():
+    judge = Judge([RuntimeError("out of memory"), 0.9])
+    model = ScriptedModel(answers=["first .", "second ."])
+    policy = GuardPolicy(on_unsafe_answer="review", on_error="review")
+    graph = create_vlm_guard(model, policy=policy, answer_judge=judge).compile(InMemorySaver())
+    asked = graph.invoke(ASKED, THREAD)["__interrupt__"][0].value
+    assert (asked["stage"], asked["verdict"]["failure"]["stage"]) == ("input", "answer")
+    asked = graph.invoke(Command(resume="approve"), THREAD)["__interrupt__"][0].value
+    assert asked["action_requests"][0]["args"] == {"text": "second ."}
+    assert graph.invoke(Command(resume="approve"), THREAD)["messages"][-1].text == "second ."
 
 
 def test_answers_to_rewritten_prompts_are_judged_too():
