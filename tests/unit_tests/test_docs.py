@@ -89,9 +89,13 @@ def test_the_readmes_python_runs(tmp_path, monkeypatch):
 
 
 def test_the_python_about_directions_runs(tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from langchain_vlmguard.cli.app import app
     from langchain_vlmguard.steering import anchors
 
     monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(app, ["fit", "testbed", "--out", "fitted"]).exit_code == 0
     monkeypatch.setattr(anchors, "load_anchors", small_anchors)  # the shipped ones would take a minute
     run_page(ROOT / "docs/steering.md", monkeypatch)
     assert (tmp_path / "safety_directions.safetensors").is_file()

@@ -14,7 +14,9 @@ PATIENCE = 240
 
 
 def started(program, *words, **environment):
-    """Start a program in a process group of its own, as a shell does."""
+    """Start a program in a process group of its own, as a shell does: Ctrl-C reaches it, even if these tests ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts what runs in the background so
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     return subprocess.Popen(  # noqa: S603
         [sys.executable, "-m", PROGRAMS[program], *map(str, words)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
