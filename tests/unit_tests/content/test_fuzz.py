@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of the reading: a few cases always, a million where asked (`-m slow`, or `make fuzz`)."""
+"""Coverage-guided fuzzing of the reading: a few cases in the lab's tests, a million where asked (`-m slow`, or `make fuzz`)."""
 
 import pytest
 from rich.progress import Progress
@@ -6,6 +6,7 @@ from rich.progress import Progress
 from tests.fuzz import HUNT, TARGETS, fuzz
 
 pytest.importorskip("atheris", reason="Atheris is made for Linux and macOS alone")
+pytestmark = pytest.mark.lab
 
 
 @pytest.mark.parametrize("target", TARGETS)
