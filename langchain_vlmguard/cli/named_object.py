@@ -19,9 +19,7 @@ def named_object(spec: str) -> object:
     if not module_name or not path:
         msg = f"{spec!r} names no object: write module:object, e.g. --guard my_app.agent:guard"
         raise typer.BadParameter(msg)
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    search_here()
     try:
         found: object = import_module(module_name)
     except ModuleNotFoundError as error:
@@ -36,3 +34,10 @@ def named_object(spec: str) -> object:
             raise typer.BadParameter(msg)
         found = getattr(found, name)
     return found
+
+
+def search_here() -> None:
+    """Let programs in the folder of the command be imported."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import Annotated
 
 import typer
 
+from langchain_vlmguard.cli.named_object import search_here
 from langchain_vlmguard.errors import extra
 
 
@@ -21,9 +22,7 @@ def serve(
     check: Annotated[bool, typer.Option("--check", help="Read the config, say that it can be used, and end.")] = False,
 ) -> None:
     """Serve the guard as an OpenAI-compatible endpoint."""
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)  # a `guard: module:object` may be a program in this folder
+    search_here()  # a `guard: module:object` may be a program in this folder
     with extra("serve"):
         from langchain_vlmguard.serving.config import Listen, read_config
         from langchain_vlmguard.serving.server import serve as run

@@ -199,8 +199,7 @@ class GuardSteps:
             draft = draft.copy_with(action="allow", answer="replaced", rewritten_prompt=None)
         else:
             draft = draft.copy_with(answer="released")
-        verdict = draft.to_verdict(guarded.policy)
-        return {"messages": [with_verdict(answer, verdict)], **self._end(verdict)}
+        return self._end_with(guarded, draft, answer)
 
     def _leave(self, guarded: GuardedTurn, answered: Answered) -> Update:
         draft = answered.joined()
@@ -209,14 +208,18 @@ class GuardSteps:
         if not draft.lets_answer:
             waits = draft.action == "review" and can_wait()
             return {**self._go_on(guarded, draft), "held": answered.answer.message if waits else None}
-        verdict = draft.copy_with(answer="released").to_verdict(guarded.policy)
-        return {"messages": [with_verdict(answered.answer.message, verdict)], **self._end(verdict)}
+        return self._end_with(guarded, draft.copy_with(answer="released"), answered.answer.message)
 
     def _go_on(self, guarded: GuardedTurn, draft: Draft) -> Update:
         """Hand the draft on to the next step; what will wait for a person is told here, for the review itself runs again."""
         if draft.action == "review" and can_wait():
             self._publish(draft.to_verdict(guarded.policy))
         return {"draft": draft.to_state()}
+
+    def _end_with(self, guarded: GuardedTurn, draft: Draft, answer: AIMessage) -> Update:
+        """End the turn with an answer, which carries the verdict."""
+        verdict = draft.to_verdict(guarded.policy)
+        return {"messages": [with_verdict(answer, verdict)], **self._end(verdict)}
 
     def _end(self, verdict: SafetyVerdict) -> Update:
         """Tell the verdict, and end the turn with it."""

@@ -14,7 +14,7 @@ from langchain_core.messages import HumanMessage
 from langchain_vlmguard.errors import NoThresholdError
 from langchain_vlmguard.files import read_json, write_json, write_text
 from langchain_vlmguard.models.chat_format import to_chat_row
-from langchain_vlmguard.models.fit_card import fit_card
+from langchain_vlmguard.models.fit_card import fit_card, gate_facts
 from langchain_vlmguard.models.fitted import FIT_FILE, fitted_folder
 from langchain_vlmguard.models.fitting import PLOT_FILE
 from langchain_vlmguard.models.loading import DIRECTIONS_FILE, load_vlm
@@ -138,8 +138,7 @@ def _write(folder: Path, directions: SafetyDirections, head: GateHead) -> None:
     """Write the directions last: until then the folder is what it was."""
     facts = read_json(folder / FIT_FILE)
     facts["directions"]["hash"] = directions.hash
-    facts["gate"] |= {"calibration": head.calibration, "hash": head.hash, "threshold": round(head.threshold, 4)}
-    facts["gate"] |= {f"opens_on_{name}": round(head.share(name), 4) for name in ("harmful", "harmless", "edgy")}
+    facts["gate"] |= gate_facts(head)
     plot = PLOT_FILE if (folder / PLOT_FILE).is_file() else None
     write_json(folder / FIT_FILE, facts)
     write_text(folder / "README.md", fit_card(facts, plot=plot))

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from langchain_vlmguard.steering.gate_head import GateHead
     from langchain_vlmguard.verdict.records import Json
+
+
+def gate_facts(head: GateHead) -> Json:
+    """Return what the card says of a gate: where it reads, its threshold, and the shares of left-out anchors above it."""
+    shares = {f"opens_on_{name}": round(head.share(name), 4) for name in ("harmful", "harmless", "edgy")}
+    return {**head.facts, "hash": head.hash, "threshold": round(head.threshold, 4), **shares}
 
 
 def fit_card(facts: Json, *, plot: str | None) -> str:

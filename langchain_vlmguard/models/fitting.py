@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from langchain_vlmguard.files import folder_written_whole, write_json, write_text
-from langchain_vlmguard.models.fit_card import fit_card
+from langchain_vlmguard.models.fit_card import fit_card, gate_facts
 from langchain_vlmguard.models.fitted import FIT_FILE
 from langchain_vlmguard.models.loading import DIRECTIONS_FILE
 from langchain_vlmguard.steering.anchor_reading import AnchorReader
@@ -203,13 +203,7 @@ class _Fit:
             "model": self.loaded.name,
             "anchors": {"name": self.anchors.name, "pairs": len(self.anchors), "hash": self.anchors.hash},
             "directions": {"hash": directions.hash, "weights_hash": directions.card.weights_hash},
-            "gate": {
-                **head.facts,
-                "hash": head.hash,
-                "threshold": round(head.threshold, 4),
-                "wanted_false_alarms": self.options.false_alarms,
-                **{f"opens_on_{name}": round(head.share(name), 4) for name in ("harmful", "harmless", "edgy")},
-            },
+            "gate": {**gate_facts(head), "wanted_false_alarms": self.options.false_alarms},
             "edit": {
                 "refused_plain": round(plain, 4),
                 "choice": directions.card.choice,

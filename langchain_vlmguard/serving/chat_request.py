@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from langchain_vlmguard.serving.http_errors import HttpError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from langchain_core.messages import BaseMessage
 
     from langchain_vlmguard.verdict.records import Json
@@ -21,11 +23,12 @@ if TYPE_CHECKING:
 OFFERED = "vlmguard-offered"
 """Id of the message that shows the guard what stands beside the conversation: tools and schemas. No model gets it."""
 
-_DROPPED = frozenset(
+ACCOUNTS = frozenset(
     {"metadata", "user", "safety_identifier", "prompt_cache_key", "service_tier", "guardrails", "vlmguard"}
-    | {"request_headers", "litellm_metadata"}
 )
 """Taken from clients that send them, and never forwarded: they are about the caller's own accounts, or name other guards."""
+
+_DROPPED = ACCOUNTS | {"request_headers", "litellm_metadata"}
 
 _REFUSED = {
     "functions": "send tools in its place",
@@ -209,14 +212,27 @@ def chat_request(body: Json) -> ChatRequest:
     Raises:
         HttpError: Naming the parameter, if it is one that we know.
     """
-    for name, instead in _REFUSED.items():
-        if body.get(name) not in (None, False):
-            raise HttpError(400, "invalid_request", f"{name} is not known here: {instead}", name)
+    refuse_known(body, _REFUSED)
     given = {key: value for key, value in body.items() if key not in _DROPPED and key not in _REFUSED}
     try:
         return ChatRequest.model_validate(given)
     except ValidationError as error:
         raise invalid(error) from error
+
+
+def refuse_known(body: Json, elsewhere: Mapping[str, str]) -> None:
+    """Refuse parameters that are known elsewhere, and not here.
+
+    Args:
+        body: What came.
+        elsewhere: Their names, and what to do in their place.
+
+    Raises:
+        HttpError: The body asks for one of them.
+    """
+    for name, instead in elsewhere.items():
+        if body.get(name) not in (None, False):
+            raise HttpError(400, "invalid_request", f"{name} is not known here: {instead}", name)
 
 
 def invalid(error: ValidationError) -> HttpError:

@@ -16,6 +16,7 @@ from langchain_core.messages import AIMessage
 from langchain_vlmguard.content.carriers import is_mark
 from langchain_vlmguard.content.turn import blocks_of
 from langchain_vlmguard.errors import UpstreamError
+from langchain_vlmguard.serving.wire import sent_call, sent_picture
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -76,11 +77,11 @@ def choice_of(message: AIMessage, index: int) -> Json:
     said: dict[str, object] = {"role": "assistant", "content": _said(message), "refusal": None}
     beside = message.additional_kwargs
     said.update({key: beside[key] for key in (*THOUGHTS, "refusal", "annotations") if beside.get(key)})
-    if calls := [*map(_sent_call, (*message.tool_calls, *message.invalid_tool_calls))]:
+    if calls := [*map(sent_call, (*message.tool_calls, *message.invalid_tool_calls))]:
         said["tool_calls"] = calls
         said["content"] = said["content"] or None
     if pictures := [block for block in blocks_of(message) if block.get("type") == "image"]:
-        said["images"] = [_sent_picture(block) for block in pictures]
+        said["images"] = [sent_picture(block) for block in pictures]
     end = message.response_metadata.get("finish_reason")
     end = end if end in FINISHED else "tool_calls" if message.tool_calls else "stop"
     logprobs, _ = _logprobs(message.response_metadata.get("logprobs"), message.text)
@@ -182,19 +183,9 @@ def _calls(given: object) -> tuple[list[Json], list[Json]]:
     return calls, broken
 
 
-def _sent_call(call: Mapping[str, object]) -> Json:
-    args = call["args"]
-    arguments = args if isinstance(args, str) else json.dumps(args)
-    return {"id": call["id"], "type": "function", "function": {"name": call["name"], "arguments": arguments}}
-
-
 def _said(message: AIMessage) -> str:
     """Return the words of an answer's content."""
     return "".join(str(block["text"]) for block in blocks_of(message) if block.get("type") == "text")
-
-
-def _sent_picture(block: Mapping[str, object]) -> Json:
-    return {"type": "image_url", "image_url": {"url": f"data:{block['mime_type']};base64,{block['base64']}"}}
 
 
 def _logprobs(given: object, text: str) -> tuple[Json | None, list[str]]:

@@ -10,7 +10,7 @@ import json
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from langchain_vlmguard.serving.chat_request import chat_request
+from langchain_vlmguard.serving.chat_request import ACCOUNTS, chat_request, refuse_known
 from langchain_vlmguard.serving.http_errors import HttpError, as_json
 from langchain_vlmguard.serving.readable import THOUGHTS
 
@@ -21,10 +21,7 @@ if TYPE_CHECKING:
     from langchain_vlmguard.verdict.records import Json
 
 _SAME = ("model", "stream", "temperature", "top_p", "parallel_tool_calls", "top_logprobs")
-_DROPPED = frozenset(
-    {"metadata", "user", "safety_identifier", "prompt_cache_key", "service_tier", "guardrails", "vlmguard", "include"}
-    | {"stream_options"}
-)
+_DROPPED = ACCOUNTS | {"include", "stream_options"}
 _READ = frozenset({*_SAME, "input", "instructions", "max_output_tokens", "tools", "tool_choice", "text", "reasoning"})
 _REFUSED = {
     "background": "answers come at once, judged",
@@ -41,9 +38,7 @@ def responses_request(body: Json) -> ChatRequest:
     Raises:
         HttpError: Naming the parameter, if it is one that we know.
     """
-    for name, instead in _REFUSED.items():
-        if body.get(name) not in (None, False):
-            raise HttpError(400, "invalid_request", f"{name} is not known here: {instead}", name)
+    refuse_known(body, _REFUSED)
     if body.get("store") is True:
         raise HttpError(400, "invalid_request", "nothing is stored here: send store: false, or leave it out", "store")
     if body.get("truncation") not in (None, "disabled"):

@@ -31,6 +31,18 @@ def pictures_in_messages(messages: Sequence[BaseMessage]) -> int:
     return sum(block.get("type") in ("image", "image_url") for message in messages for block in blocks_of(message))
 
 
+def sent_call(call: Mapping[str, object]) -> Json:
+    """Return a tool call, or one whose arguments are no JSON object, in OpenAI's form."""
+    args = call["args"]
+    arguments = args if isinstance(args, str) else json.dumps(args)
+    return {"id": call["id"], "type": "function", "function": {"name": call["name"], "arguments": arguments}}
+
+
+def sent_picture(block: Mapping[str, object]) -> Json:
+    """Return a picture that was read, with its bytes, in OpenAI's form."""
+    return {"type": "image_url", "image_url": {"url": f"data:{block['mime_type']};base64,{block['base64']}"}}
+
+
 def _message(message: BaseMessage) -> Json:
     content = _content(message)
     named = {} if message.name is None else {"name": message.name}
@@ -43,14 +55,7 @@ def _message(message: BaseMessage) -> Json:
     if not isinstance(message, AIMessage):
         msg = f"{type(message).__name__} has no form that an upstream takes"
         raise ValueError(msg)  # noqa: TRY004 - the value is what is wrong, whoever gave it
-    calls = [
-        {
-            "id": call["id"],
-            "type": "function",
-            "function": {"name": call["name"], "arguments": json.dumps(call["args"])},
-        }
-        for call in message.tool_calls
-    ]
+    calls = [*map(sent_call, message.tool_calls)]
     said = {"tool_calls": calls, "content": content or None} if calls else {"content": content}
     return {"role": "assistant", **said, **named}
 
@@ -66,7 +71,7 @@ def _part(block: Mapping[str, object]) -> Json:
     if kind == "text":
         return {"type": "text", "text": block["text"]}
     if kind == "image" and isinstance(block.get("base64"), str):
-        return {"type": "image_url", "image_url": {"url": f"data:{block['mime_type']};base64,{block['base64']}"}}
+        return sent_picture(block)
     if kind == "image_url" and isinstance(block.get("image_url"), dict):
         return {"type": "image_url", "image_url": block["image_url"]}
     msg = "a part of the conversation has no form that an upstream takes"

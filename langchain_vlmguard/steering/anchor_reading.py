@@ -81,8 +81,9 @@ class AnchorReader:
         }
         states = _EveryLayer(len(locate_decoder(self.model)), self.frame.inside(inputs["attention_mask"]))
         prefill(self.model, inputs, [states])
-        write_tensors(file, states.read(), {"kind": "anchors"})
-        return states.read()
+        read = states.read()
+        write_tensors(file, read, {"kind": "anchors"})
+        return read
 
 
 class _EveryLayer:

@@ -65,7 +65,14 @@ class AnchorStates:
     harmful: Tensor
     harmless: Tensor
     shown_harmful: Tensor
+    """Beside neutral pictures."""
+
     shown_harmless: Tensor
+
+    @property
+    def difference(self) -> Tensor:
+        """Mean harmful - mean harmless of text, `(layers, hidden)`."""
+        return self.harmful.mean(0) - self.harmless.mean(0)
 
 
 @dataclass(frozen=True, eq=False)

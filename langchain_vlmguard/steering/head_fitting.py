@@ -121,9 +121,10 @@ def _left_out(features: Tensor, pairs: int, penalty: float) -> Tensor:
 def _quality(scores: Tensor, edgy: Tensor) -> float:
     """Return the area under the curve, of all pairs and against edgy harmless ones, both alike."""
     harmful, harmless = scores[: len(edgy)], scores[len(edgy) :]
-    return (_area(harmful, harmless) + _area(harmful, harmless[edgy])) / 2
+    return (area(harmful, harmless) + area(harmful, harmless[edgy])) / 2
 
 
-def _area(harmful: Tensor, harmless: Tensor) -> float:
+def area(harmful: Tensor, harmless: Tensor) -> float:
+    """Return the area under the ROC curve: how often a harmful score lies above a harmless one, ties counted half."""
     above = (harmful[:, None] > harmless).float() + 0.5 * (harmful[:, None] == harmless).float()
     return float(above.mean())

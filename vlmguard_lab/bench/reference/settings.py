@@ -14,9 +14,10 @@ from langchain_vlmguard.files import write_json
 from langchain_vlmguard.models.chat_format import to_chat_row
 from langchain_vlmguard.models.judging import gate_readings
 from langchain_vlmguard.models.loading import load_vlm
+from langchain_vlmguard.steering.head_fitting import area
 from langchain_vlmguard.steering.neutral import neutral_pictures
 from vlmguard_lab.bench.parts import Part, measure
-from vlmguard_lab.bench.reference.states import SETS, area, found_at
+from vlmguard_lab.bench.reference.states import SETS, found_at
 from vlmguard_lab.facts import run_facts
 from vlmguard_lab.reference.families.base import Sources
 from vlmguard_lab.reference.families.words import AGENT, harmful_texts, harmless_texts, tool

@@ -8,6 +8,7 @@ import torch
 
 from langchain_vlmguard.steering.activations import last_token_states
 from langchain_vlmguard.steering.encoding import Prompt
+from langchain_vlmguard.steering.head_fitting import area
 from langchain_vlmguard.steering.neutral import neutral_pictures
 from vlmguard_lab.bench.reference.loaded import load
 from vlmguard_lab.reference.families.words import harmful_texts, harmless_texts
@@ -60,12 +61,6 @@ def gate_rows(plan: Measurement, harmful_set: str, condition: str) -> list[dict[
 
 
 _SEED = 5
-
-
-def area(harmful: Tensor, harmless: Tensor) -> float:
-    """Return the area under the ROC curve: how often a harmful score lies above a harmless one, ties counted half."""
-    above = (harmful[:, None] > harmless).float() + 0.5 * (harmful[:, None] == harmless).float()
-    return float(above.mean())
 
 
 def found_at(harmful: Tensor, harmless: Tensor, false_alarms: float = _FALSE_ALARMS) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -11,6 +10,7 @@ from torch.nn.functional import normalize
 
 from langchain_vlmguard.steering.activations import last_token_states
 from langchain_vlmguard.steering.anchors import load_anchors
+from langchain_vlmguard.steering.directions import AnchorStates
 from langchain_vlmguard.steering.encoding import Prompt
 from langchain_vlmguard.steering.neutral import neutral_pictures
 from vlmguard_lab.evaluation.arms.peers import (
@@ -32,23 +32,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vlmguard_lab.evaluation.arms.base import Target
-
-
-@dataclass(frozen=True, eq=False)
-class AnchorStates:
-    """Hidden states of the anchors at the last prompt token, each `(pairs, layers, hidden)` float32."""
-
-    harmful: Tensor
-    harmless: Tensor
-    shown_harmful: Tensor
-    """Beside neutral pictures."""
-
-    shown_harmless: Tensor
-
-    @property
-    def difference(self) -> Tensor:
-        """Mean harmful - mean harmless of text, `(layers, hidden)`."""
-        return self.harmful.mean(0) - self.harmless.mean(0)
 
 
 _STATES: WeakKeyDictionary[Target, AnchorStates] = WeakKeyDictionary()
