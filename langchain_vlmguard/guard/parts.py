@@ -14,7 +14,7 @@ from langchain_vlmguard.guard.second_reader import second_reader_in
 from langchain_vlmguard.guard.slots import MOST_AT_ONCE
 from langchain_vlmguard.guard.state import policy_of_run
 from langchain_vlmguard.guard.stopped import without_stopped_turns
-from langchain_vlmguard.rewriting.given import rewriter_of
+from langchain_vlmguard.rewriting.given import rewriter_of, under_rules
 from langchain_vlmguard.rewriting.subjects import describe
 from langchain_vlmguard.verdict.policy import GuardPolicy
 
@@ -86,7 +86,8 @@ class GuardParts:
 
         Raises:
             TypeError: The rewriter is neither a `Runnable` nor the name of a model.
-            ValueError: The rewriter is a model with tools bound to it, or no judge call could ever be made.
+            ValueError: The rewriter is a model with tools bound to it, or no judge call could ever be made; or the policy has
+                rules, and nobody could be told them.
             ValidationError: The policy is not a policy.
         """
         object.__setattr__(self, "rewriter", rewriter_of(self.rewriter))
@@ -94,6 +95,7 @@ class GuardParts:
             msg = f"judges_at_once must be 1 or more, not {self.judges_at_once}"
             raise ValueError(msg)
         object.__setattr__(self, "policy", GuardPolicy.model_validate(self.policy or {}))
+        object.__setattr__(self, "rewriter", under_rules(self.rewriter, self.policy.rules))
         object.__setattr__(self, "fetcher", self.fetcher or PictureFetcher())
 
     @property

@@ -130,7 +130,7 @@ def _shown(draft: Draft, report: EvidenceReport, policy: GuardPolicy) -> Draft:
         [
             draft.action,
             *(one.action for one in counted),
-            *(policy.on_hazard.get(one.hazard, "allow") for one in counted),
+            *(policy.least_for(one.hazard or "") for one in counted),
         ]
     )
     return draft if action == draft.action else draft.stop(action, SHOWN)

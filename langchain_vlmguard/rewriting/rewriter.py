@@ -6,15 +6,15 @@ import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import partial
 from json import JSONDecodeError
 from typing import TYPE_CHECKING, Any, Self
 
-from langchain_core.callbacks import adispatch_custom_event, dispatch_custom_event
 from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import LanguageModelInput
-from langchain_core.messages import BaseMessage, HumanMessage
+from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.runnables.config import merge_configs
 from pydantic import ValidationError
@@ -30,6 +30,8 @@ from langchain_vlmguard.rewriting.report import Model, Rewrite, RiskReport, Thre
 from langchain_vlmguard.rewriting.short_form import ShortForm
 from langchain_vlmguard.rewriting.sources import is_local, model_of, name_of
 from langchain_vlmguard.rewriting.structured import first_line, from_structured, structured_of, with_arguments
+from langchain_vlmguard.rewriting.told_stages import areport_stages, report_stages
+from langchain_vlmguard.verdict.rules import told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -37,14 +39,12 @@ if TYPE_CHECKING:
 
     from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
     from langchain_vlmguard.verdict.records import Json
+    from langchain_vlmguard.verdict.rules import Rule
 
 __all__ = ["ReasoningRewriter", "Rewrite", "RiskReport", "Threat", "parse_delimited", "repeats_prompt"]
 
 INTERNAL: RunnableConfig = {"tags": ["nostream"], "run_name": "vlmguard_rewriter"}
 """Keeps the rewriter's own tokens out of the caller's streams."""
-
-EVENT = "vlmguard_rewriter"
-"""Name of the custom events that carry the reasoning, one a stage: `{"stage": "threats" | "intent" | "prompt", ...}`."""
 
 _UNPARSED = (ValidationError, OutputParserException, JSONDecodeError)
 """What providers raise when their own parser cannot read an answer, without showing it."""
@@ -82,6 +82,7 @@ class ReasoningRewriter(Runnable[LanguageModelInput, Rewrite]):
         check_prompt: bool = False,
     ) -> None:
         """Use `from_model` or `from_adapter`."""
+        self.rules: tuple[Rule, ...] = ()
         self.model = model_of(model)
         self.system_prompt = system_prompt
         self.max_retries = max_retries
@@ -214,6 +215,21 @@ class ReasoningRewriter(Runnable[LanguageModelInput, Rewrite]):
             return self._named
         return name_of(self.model)
 
+    def with_rules(self, rules: Sequence[Rule]) -> Self:
+        """Return this rewriter, told rules in plain words (and no others).
+
+        Raises:
+            ValueError: It is a trained adapter, which knows what it was trained on and cannot be told more.
+        """
+        if rules and self._named is not None:
+            msg = f"{self.identity} is a trained adapter and cannot be told rules: use ReasoningRewriter.from_model"
+            raise ValueError(msg)
+        told = copy(self)
+        told.rules = (*rules,)
+        if isinstance(self.form, ShortForm):
+            told.form = replace(self.form, rules=tuple(rule.id for rule in rules))
+        return told
+
     def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Rewrite:  # noqa: A002
         """Judge a conversation and rewrite the prompt of its last turn.
 
@@ -258,7 +274,7 @@ class ReasoningRewriter(Runnable[LanguageModelInput, Rewrite]):
         found = self._judged(readable(asked), config, kwargs)
         if new := self._to_check(found):
             found = _checked(found, self._judged(new, config, kwargs))
-        _report_stages(found, config)
+        report_stages(found, config)
         return found
 
     def _judged(self, messages: list[BaseMessage], config: RunnableConfig, kwargs: Json) -> Rewrite:
@@ -278,7 +294,7 @@ class ReasoningRewriter(Runnable[LanguageModelInput, Rewrite]):
         found = await self._ajudged(await asyncio.to_thread(readable, asked), config, kwargs)
         if new := self._to_check(found):
             found = _checked(found, await self._ajudged(new, config, kwargs))
-        await _areport_stages(found, config)
+        await areport_stages(found, config)
         return found
 
     async def _ajudged(self, messages: list[BaseMessage], config: RunnableConfig, kwargs: Json) -> Rewrite:
@@ -340,10 +356,13 @@ class _Tries:
 
     @property
     def _prompt(self) -> list[BaseMessage]:
-        told = self.rewriter.system_prompt
-        if self.structured is None:
-            return self.rewriter.form.ask(self.messages, system_prompt=told, problem=self.problem)
-        return rewriter_messages(self.messages, system_prompt=told, problem=self.problem)
+        asked = rewriter_messages if self.structured is not None else self.rewriter.form.ask
+        system, *others = asked(self.messages, system_prompt=self.rewriter.system_prompt, problem=self.problem)
+        return (
+            [SystemMessage(f"{system.text}{told(self.rewriter.rules)}"), *others]
+            if self.rewriter.rules
+            else [system, *others]
+        )
 
     def failed(self, error: Exception) -> None:
         """Note that no answer came in time, or none that the provider's own parser could read."""
@@ -406,25 +425,6 @@ def _in_time(call: Callable[[], object], timeout: float | None) -> object:
         return pool.submit(copy_context().run, call).result(timeout)
     finally:
         pool.shutdown(wait=False)
-
-
-def _stages(rewrite: Rewrite) -> list[Json]:
-    plain = rewrite.model_dump(mode="json")
-    return [
-        {"stage": "threats", "threats": plain["threats"]},
-        {"stage": "intent", "intent": plain["intent"], "legitimate_part": plain["legitimate_part"]},
-        {"stage": "prompt", **{key: plain[key] for key in ("action", "risk", "rewritten_prompt")}},
-    ]
-
-
-def _report_stages(rewrite: Rewrite, config: RunnableConfig) -> None:
-    for data in _stages(rewrite):
-        dispatch_custom_event(EVENT, data, config=config)
-
-
-async def _areport_stages(rewrite: Rewrite, config: RunnableConfig) -> None:
-    for data in _stages(rewrite):
-        await adispatch_custom_event(EVENT, data, config=config)
 
 
 def repeats_prompt(rewrite: Rewrite, messages: Sequence[BaseMessage]) -> bool:

@@ -111,6 +111,8 @@ class ShortForm:
     """
 
     name: str = "short"
+    rules: tuple[str, ...] = ()
+    """Ids of rules that may be named beside the hazards."""
 
     def ask(
         self, messages: Sequence[BaseMessage], *, system_prompt: str | None = None, problem: str | None = None
@@ -132,7 +134,7 @@ class ShortForm:
         """Return the model, held to the object by its decoder if it is one of this package's local models."""
         if not is_local(model):
             return model
-        schema = schema_of(channels_of(messages))
+        schema = schema_of(channels_of(messages), self.rules)
         return model.bind(response_format={"type": "json_schema", "json_schema": {"name": self.name, "schema": schema}})
 
     def imitated(self, messages: Sequence[BaseMessage]) -> bool:  # noqa: ARG002 - every part stands between marks
@@ -196,13 +198,13 @@ def channels_of(messages: Sequence[BaseMessage]) -> tuple[str, ...]:
     return ("textual", *(("visual", "cross_modal") if pictured else ()), *(("tool_result",) if called else ()))
 
 
-def schema_of(channels: Sequence[str]) -> dict[str, object]:
+def schema_of(channels: Sequence[str], rules: Sequence[str] = ()) -> dict[str, object]:
     """Return the JSON Schema of the object for a turn, its fields in the order in which one reasons."""
     sentence = {"type": "string", "minLength": 1, "maxLength": _SENTENCE}
     fields: dict[str, object] = {
         "threat": sentence,
         **({"channel": {"enum": list(channels)}} if len(channels) > 1 else {}),
-        "hazard": {"enum": [NONE, *_TITLES]},
+        "hazard": {"enum": [NONE, *_TITLES, *rules]},
         "intent": sentence,
         "action": {"enum": list(_RISKS)},
         "prompt": {"type": "string", "maxLength": _PARAGRAPH},

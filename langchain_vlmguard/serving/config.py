@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ImportString, SecretStr, ValidationError, model_validator
 
 from langchain_vlmguard.errors import ServingConfigError, extra
-from langchain_vlmguard.verdict.policy import GuardPolicy
+from langchain_vlmguard.serving.yaml_text import line_of, parsed
+from langchain_vlmguard.verdict.limits import ReadLimits
+from langchain_vlmguard.verdict.policy import SHORT_NAMES, GatePolicy, GuardPolicy, RewritePolicy
+from langchain_vlmguard.verdict.rules import Rule
 
 with extra("serve"):
+    import yaml
     from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 if TYPE_CHECKING:
@@ -283,6 +288,10 @@ class ServeConfig(BaseSettings):
         if isinstance(self.backend, Upstream) and (needs_local or (self.rewriter is None and self.guard is None)):
             msg = "an upstream model has no gate of ours: give `rewriter: {kind: chat, model: ...}`, or a `guard`"
             raise ValueError(msg)
+        ruled = any(policy.rules for policy in (self.policy, *(key.policy for key in self.keys)) if policy is not None)
+        if ruled and self.guard is None and not isinstance(self.rewriter, ChatRewriter):
+            msg = "rules in plain words need somebody who can be told them: give `rewriter: {kind: chat, model: ...}`"
+            raise ValueError(msg)
         return self
 
 
@@ -293,34 +302,39 @@ def read_config(path: str | Path | None = None) -> ServeConfig:
         ServingConfigError: The file or a field of it cannot be used; the message names both and says what to do.
     """
     where = "the environment" if path is None else str(path)
-    given = {} if path is None else _mapping(Path(path))
+    text = "" if path is None else _text(Path(path))
     try:
-        return ServeConfig.model_validate(given)
+        return ServeConfig.model_validate(_mapping(where, text))
     except ValidationError as error:
-        raise ServingConfigError(where, _lines(error.errors(include_url=False, include_input=False))) from error
+        raise ServingConfigError(where, _lines(error.errors(include_url=False, include_input=False), text)) from error
 
 
-def _mapping(path: Path) -> dict[str, object]:
-    with extra("serve"):
-        import yaml
+def _text(path: Path) -> str:
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise ServingConfigError(str(path), ["there is no such file: name one, or leave --config out"]) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ServingConfigError(str(path), [f"the file cannot be read ({type(error).__name__})"]) from error
+
+
+def _mapping(where: str, text: str) -> dict[str, object]:
+    try:
+        given = parsed(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark is not None else ""
-        raise ServingConfigError(str(path), [f"{where}this is not YAML: {getattr(error, 'problem', error)}"]) from error
+        line = f"line {mark.line + 1}: " if mark is not None else ""
+        raise ServingConfigError(where, [f"{line}this is not YAML: {getattr(error, 'problem', error)}"]) from error
     if not isinstance(given, dict | None):
-        raise ServingConfigError(str(path), ["the file must hold fields, such as `listen:` and `backend:`"])
+        raise ServingConfigError(where, ["the file must hold fields, such as `listen:` and `backend:`"])
     return {str(key): value for key, value in (given or {}).items()}
 
 
-def _lines(errors: Sequence[ErrorDetails]) -> list[str]:
-    """Say of each error which field it is about, and what is right there."""
-    return [f"{_place(error['loc'])}: {_remedy(error)}" for error in errors]
+def _lines(errors: Sequence[ErrorDetails], text: str) -> list[str]:
+    """Say of each error on which line of the file and about which field it is, and what is right there."""
+    numbers = [line_of(text, error["loc"]) for error in errors]
+    at = [f"line {number}: " if number is not None else "" for number in numbers]
+    return [f"{line}{_place(error['loc'])}: {_remedy(error)}" for line, error in zip(at, errors, strict=True)]
 
 
 def _place(loc: tuple[int | str, ...]) -> str:
@@ -329,8 +343,10 @@ def _place(loc: tuple[int | str, ...]) -> str:
 
 def _remedy(error: ErrorDetails) -> str:
     if error["type"] == "extra_forbidden":
-        known = ", ".join(_fields_at(error["loc"][:-1]))
-        return "there is no such field" + (f"; there are {known}" if known else "")
+        known = _fields_at(error["loc"][:-1])
+        near = get_close_matches(str(error["loc"][-1]), known, n=1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        return "there is no such field" + (f"; there are {', '.join(known)}" if known else "") + meant
     return str(error["msg"]).removeprefix("Value error, ")
 
 
@@ -338,7 +354,9 @@ def _fields_at(loc: tuple[int | str, ...]) -> list[str]:
     parts: dict[str, type[BaseModel]] = {
         "listen": Listen, "keys": ApiKey, "limits": Limits, "keep_alive": KeepAlive, "drain": Drain,
         "reviews": Reviews, "local": Local, "upstream": Upstream, "policy": GuardPolicy, "key": Secret,
+        "rules": Rule, "gate": GatePolicy, "rewriting": RewritePolicy, "reading": ReadLimits,
     }  # fmt: skip
     named = [one for one in loc if isinstance(one, str)]
     place: type[BaseModel] | None = parts.get(named[-1]) if named else ServeConfig
-    return [*place.model_fields] if place is not None else []
+    short = [*SHORT_NAMES] if place is GuardPolicy else []
+    return [*place.model_fields, *short] if place is not None else []

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,6 @@ def title_of(hazard: str) -> str:
     return HAZARDS[hazard].title if hazard in HAZARDS else hazard
 
 
-def titles_of(hazards: Iterable[str]) -> list[str]:
+def titles_of(hazards: Iterable[str], called: Callable[[str], str] = title_of) -> list[str]:
     """Return the readable names of some hazards, each once; signals of our own are no category, and are left out."""
-    return list(dict.fromkeys(title_of(hazard) for hazard in hazards if not hazard.startswith("vlmguard:")))
+    return list(dict.fromkeys(called(hazard) for hazard in hazards if not hazard.startswith("vlmguard:")))

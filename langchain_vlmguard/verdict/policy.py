@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from langchain_vlmguard.verdict.hazards import title_of
 from langchain_vlmguard.verdict.limits import ReadLimits
 from langchain_vlmguard.verdict.records import Action, HazardId, Risk, Severity
+from langchain_vlmguard.verdict.rules import Rule
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -179,6 +181,9 @@ class GuardPolicy(BaseModel):
     on_hazard: dict[HazardId, Literal["allow", "review", "refuse"]] = Field(default_factory=dict)
     """Least action for single hazards, e.g. `{"mlcommons:spc": "review"}`."""
 
+    rules: tuple[Rule, ...] = ()
+    """Rules of yours in plain words, as hazards of their own (needs a rewriter that can be told, such as a chat model)."""
+
     on_controversial: Literal["allow", "review", "refuse"] = "allow"
     """Least action for a turn that the rewriter finds controversial and yet allows as it stands."""
 
@@ -227,6 +232,10 @@ class GuardPolicy(BaseModel):
         if SEVEREST.index(self.on_controversial) > SEVEREST.index(self.on_unsafe):
             msg = f"on_unsafe ({self.on_unsafe!r}) must not be milder than on_controversial ({self.on_controversial!r})"
             raise ValueError(msg)
+        ids = [rule.id for rule in self.rules]
+        if twice := {one for one in ids if ids.count(one) > 1} | {*ids} & {*self.on_hazard}:
+            msg = f"{min(twice)} is said twice: each rule has an id of its own, and says by `on` what `on_hazard` would"
+            raise ValueError(msg)
         try:
             self.refusal.format(about="", safe_way="")
         except (KeyError, IndexError, ValueError) as error:
@@ -274,8 +283,16 @@ class GuardPolicy(BaseModel):
         actions: list[Action] = [proposed]
         if proposed == "allow":
             actions.append(self._least(self.severity(risk)))
-        actions += [self.on_hazard[hazard] for hazard in hazards if hazard in self.on_hazard and self.counts(hazard)]
-        return severest(actions)
+        return severest([*actions, *(self.least_for(hazard) for hazard in hazards if self.counts(hazard))])
+
+    def least_for(self, hazard: str) -> Action:
+        """Return the least action for a hazard, by `on_hazard` or by a rule."""
+        by_rule: dict[str, Action] = {rule.id: rule.on for rule in self.rules}
+        return by_rule.get(hazard) or self.on_hazard.get(hazard, "allow")
+
+    def title_of(self, hazard: str) -> str:
+        """Return a hazard's name for people: a rule's own, or the taxonomy's."""
+        return next((rule.called for rule in self.rules if rule.id == hazard), title_of(hazard))
 
     def _least(self, severity: Severity) -> Action:
         """Return the least action for a prompt of some severity that goes on unchanged."""

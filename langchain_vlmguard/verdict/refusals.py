@@ -59,7 +59,8 @@ def _is_refusal(block: Any) -> TypeGuard[Json]:
 
 def refusal_text(verdict: SafetyVerdict, policy: GuardPolicy) -> str:
     """Say why, in general terms, and offer the safe way."""
-    titles = titles_of(hazard.id for hazard in verdict.hazards if policy.counts(hazard.id))
+    named = [hazard.id for hazard in verdict.hazards if policy.counts(hazard.id)]
+    titles = titles_of(named, policy.title_of)
     about = f" ({', '.join(titles)})" if titles else ""
     words = policy.refusal.format(about=about, safe_way=policy.safe_way)
     unread = any(part.is_unread for part in verdict.unjudged)
