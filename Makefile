@@ -16,7 +16,7 @@ OLDEST_TESTS := tests/unit_tests/agents tests/unit_tests/faces tests/unit_tests/
   tests/integration_tests/providers tests/integration_tests/test_standard_chat.py tests/integration_tests/test_examples.py \
   tests/integration_tests/test_langgraph_dev.py
 
-.PHONY: demo test test-lab test-oldest test-all lint format bench evaluate fuzz transfer targets testbed reference clean
+.PHONY: demo test test-lab test-oldest test-all docs lint format bench evaluate fuzz transfer targets testbed reference clean
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -48,6 +48,10 @@ test-oldest: $(OLDEST_READY)  ## What speaks to LangChain and transformers, on t
 
 test-all: test test-lab test-oldest  ## Everything, on both stacks.
 
+docs: $(READY)  ## The documentation as a site, in build/site; a link that leads nowhere is an error.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -65,7 +69,7 @@ bench: $(READY)  ## Measure again what the README says, and write it there.
 	$(BIN)/vlmguard-bench serving
 	if command -v valgrind gcc > /dev/null; then $(BIN)/vlmguard-bench instructions; fi
 
-evaluate: $(READY)  ## Measure every arm and attack again, and write docs/evaluation.md (goes on after a stop).
+evaluate: $(READY)  ## Measure every arm and attack again, and write docs/testbed_results.md (goes on after a stop).
 	$(BIN)/vlmguard-bench evaluate --narrow 5 --attacked 24 $(TARGETS)
 
 TARGETS = --target testbed=testbed \

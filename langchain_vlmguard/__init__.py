@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from langchain_vlmguard.rewriting.gate_judge import Wording as Wording
     from langchain_vlmguard.rewriting.rewriter import ReasoningRewriter as ReasoningRewriter
     from langchain_vlmguard.rewriting.rewriter import Rewrite as Rewrite
+    from langchain_vlmguard.serving.from_file import load_guard as load_guard
     from langchain_vlmguard.steering.directions import SafetyDirections as SafetyDirections
     from langchain_vlmguard.steering.selection import select_layers as select_layers
     from langchain_vlmguard.steering.steering import Steering as Steering
@@ -74,6 +75,7 @@ _NAMES = {
     "models.steered_vlm": ("ChatSteeredVLM",),
     "rewriting.gate_judge": ("GateJudge", "Wording"),
     "rewriting.rewriter": ("ReasoningRewriter", "Rewrite"),
+    "serving.from_file": ("load_guard",),
     "steering.directions": ("SafetyDirections",),
     "steering.selection": ("select_layers",),
     "steering.steering": ("Steering",),

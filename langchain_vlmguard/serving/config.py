@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 _URL = r"^https?://[^/?#\s]+(/[^?#\s]*)?$"
+_LISTED = 12
+"""Most fields that an error lists beside the one that was probably meant."""
+
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -346,7 +349,8 @@ def _remedy(error: ErrorDetails) -> str:
         known = _fields_at(error["loc"][:-1])
         near = get_close_matches(str(error["loc"][-1]), known, n=1)
         meant = f"; did you mean {near[0]}?" if near else ""
-        return "there is no such field" + (f"; there are {', '.join(known)}" if known else "") + meant
+        listed = known and (len(known) <= _LISTED or not near)
+        return "there is no such field" + (f"; there are {', '.join(known)}" if listed else "") + meant
     return str(error["msg"]).removeprefix("Value error, ")
 
 

@@ -10,7 +10,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
+from langchain_vlmguard import __version__
 from tests.pages import blocks_of, run_page, undefined_names
 
 ROOT = Path(__file__).parents[2]
@@ -46,8 +48,15 @@ def test_the_tables_of_fields_are_those_of_the_classes():
         assert marked(name, table) in page, name
 
 
-def test_the_readme_is_short():
-    assert len((ROOT / "README.md").read_text().splitlines()) <= 180
+@pytest.mark.parametrize(("page", "most"), [("README.md", 180), ("docs/evaluation.md", 150)])
+def test_pages_that_people_read_whole_are_short(page, most):
+    assert len((ROOT / page).read_text().splitlines()) <= most
+
+
+def test_the_citation_is_of_this_version():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cited["version"] == __version__
+    assert {"cff-version", "message", "title", "authors"} <= cited.keys()
 
 
 def test_the_published_cells_hold_what_they_promise():

@@ -291,7 +291,7 @@ def evaluate(
     """Measure every defence under every attack, on testbeds of several architectures.
 
     Takes about two hours of one core as `make evaluate` runs it; says how long the rest will take, and goes on after a stop.
-    Writes docs/results/evaluation.json, the figures and the tables in docs/evaluation.md,
+    Writes docs/results/evaluation.json, the figures and the tables in docs/testbed_results.md,
     and the lines in docs/results.md and README.md.
     """
     from vlmguard_lab.bench.evaluation import run as measurement

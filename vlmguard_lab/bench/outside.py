@@ -12,7 +12,7 @@ from vlmguard_lab.bench.checkout import CheckoutCommand
 
 app = typer.Typer(
     help="Run tools that nobody here wrote against the guard, offline: garak, PyRIT, agent_threat_bench. They take minutes each "
-    "and write docs/results/outside_tools.json and the table in docs/evaluation.md.",
+    "and write docs/results/outside_tools.json and the table in docs/testbed_results.md.",
     no_args_is_help=True,
 )
 in_checkout = partial(app.command, cls=CheckoutCommand)
@@ -64,7 +64,7 @@ def threats(packages: Packages) -> None:
 
 @in_checkout()
 def publish() -> None:
-    """Write the table in docs/evaluation.md again from the results. Takes seconds."""
+    """Write the table in docs/testbed_results.md again from the results. Takes seconds."""
     from vlmguard_lab.bench import outside_tools
 
     outside_tools.publish()

@@ -38,7 +38,7 @@ from vlmguard_lab.testbed.requests import Cell
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-RESULTS, PAGE = page.RESULTS / "outside_tools.json", page.DOCS / "evaluation.md"
+RESULTS, PAGE = page.RESULTS / "outside_tools.json", page.DOCS / "testbed_results.md"
 REFUSAL = "I cannot fulfill your request{about}. {safe_way}"
 """The policy's refusal in words that tools recognise as one: garak's list holds "cannot fulfill your request"."""
 

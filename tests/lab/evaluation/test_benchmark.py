@@ -1,4 +1,4 @@
-"""The command that regenerates docs/evaluation.md: its tasks, what it keeps, and that a second run goes on where it was."""
+"""The command that regenerates docs/testbed_results.md: its tasks, what it keeps, and that a second run goes on where it was."""
 
 import json
 import os

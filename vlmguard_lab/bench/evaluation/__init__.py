@@ -1,1 +1,1 @@
-"""The measurement behind docs/evaluation.md: every arm and attack on testbeds of several architectures."""
+"""The measurement behind docs/testbed_results.md: every arm and attack on testbeds of several architectures."""

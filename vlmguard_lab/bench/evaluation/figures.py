@@ -1,4 +1,4 @@
-"""The figures of docs/evaluation.md, from docs/results/evaluation.json alone."""
+"""The figures of docs/testbed_results.md, from docs/results/evaluation.json alone."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-RESULTS, PAGE = page.RESULTS / "evaluation.json", page.DOCS / "evaluation.md"
+RESULTS, PAGE = page.RESULTS / "evaluation.json", page.DOCS / "testbed_results.md"
 WORK = page.ROOT / "build" / "evaluation"
 TESTBED = ("testbed", "testbed")
 

@@ -1,4 +1,4 @@
-"""The tables of docs/evaluation.md, from docs/results/evaluation.json alone."""
+"""The tables of docs/testbed_results.md, from docs/results/evaluation.json alone."""
 
 from __future__ import annotations
 
