@@ -100,6 +100,10 @@ class ServingConfigError(VLMGuardError, ValueError):
         self.where, self.lines = where, lines
 
 
+class AuditError(VLMGuardError, RuntimeError):
+    """An audit log cannot be read or written, or is not what was written."""
+
+
 class UpstreamError(VLMGuardError, RuntimeError):
     """A server behind ours gave no answer that can be used; nothing of what it said is repeated."""
 

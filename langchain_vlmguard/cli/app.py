@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from langchain_vlmguard._version import __version__
+from langchain_vlmguard.cli.audit import app as audit_app
 from langchain_vlmguard.cli.fit import calibrate, fit
 from langchain_vlmguard.cli.group import TRACEBACK, OneLineErrors
 from langchain_vlmguard.cli.policy import app as policy_app
@@ -30,6 +31,7 @@ app = typer.Typer(
 
 app.add_typer(rewriter_app, name="rewriter")
 app.add_typer(policy_app, name="policy")
+app.add_typer(audit_app, name="audit")
 app.command()(serve)
 app.command()(fit)
 app.command()(calibrate)

@@ -228,7 +228,10 @@ class GuardSteps:
 
     def _publish(self, verdict: SafetyVerdict) -> None:
         about_answer = verdict.answer != "none" or (verdict.failure is not None and verdict.failure.stage == "answer")
-        publish(stream_writer(), [check_record("output" if about_answer else "input", self.name, verdict)])
+        records = [check_record("output" if about_answer else "input", self.name, verdict)]
+        publish(stream_writer(), records)
+        if self.guard.telemetry is not None:
+            self.guard.telemetry.record(records)
 
 
 @dataclass(frozen=True)

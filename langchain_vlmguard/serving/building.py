@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from pydantic import SecretStr
 
+from langchain_vlmguard.audit.log import AuditLog
 from langchain_vlmguard.errors import ServingConfigError, extra
 from langchain_vlmguard.guard.parts import GuardParts
 from langchain_vlmguard.serving.config import AdapterRewriter, ChatRewriter, GateRewriter, Local
@@ -31,11 +33,17 @@ def models_of(config: ServeConfig) -> dict[str, BaseChatModel]:
 
 
 def guard_of(config: ServeConfig, models: dict[str, BaseChatModel]) -> GuardParts:
-    """Return the guard.
+    """Return the guard; what it decides goes to the audit log, if the config names one.
 
     Raises:
         ServingConfigError: `guard` names something that is no guard.
+        AuditError: The file of the audit log cannot be used.
     """
+    parts = _parts(config, models)
+    return parts if config.audit is None else replace(parts, telemetry=AuditLog(config.audit))
+
+
+def _parts(config: ServeConfig, models: dict[str, BaseChatModel]) -> GuardParts:
     if config.guard is not None:
         if not isinstance(config.guard, GuardParts):
             said = f"guard: this is a {type(config.guard).__name__}, not a Guard: make one by Guard(rewriter, ...)"

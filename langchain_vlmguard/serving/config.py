@@ -259,6 +259,9 @@ class ServeConfig(BaseSettings):
     verdict: Literal["short", "full", "none"] = "short"
     """How much of a verdict answers carry: `short` has no words of any model, `full` is the whole record."""
 
+    audit: Path | None = None
+    """File of the audit log: a row for each check, without content (`vlmguard audit`). None is kept without it."""
+
     telemetry: bool = False
     """Report requests and checks to OpenTelemetry's global providers (extra `otel`), without any content."""
 

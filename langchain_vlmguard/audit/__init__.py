@@ -1,0 +1,1 @@
+"""A log of what a guard decided, that shows when a row was taken out, and what thresholds it suggests."""
