@@ -108,10 +108,12 @@ async def decide(request: Request) -> Response:
     if not caller.reviewer:
         raise HttpError(403, "not_allowed", "this key may not decide about reviews: use one with `reviewer: true`")
     try:
-        decision = read_decision(body, edits=None if found.answer is not None else "prompt")
+        decision = read_decision(body, edits=found.edits)
     except ValueError as error:
-        msg = 'this is no decision: send {"decision": "approve"}, {"decision": "reject"}, or, for a prompt, '
-        raise HttpError(400, "invalid_request", msg + '{"decision": "edit", "prompt": "..."}') from error
+        msg = 'this is no decision: send {"decision": "approve"}, {"decision": "reject"}, or '
+        raise HttpError(
+            400, "invalid_request", msg + '{"decision": "edit", "prompt": "..."}, "text" for an answer'
+        ) from error
     kept = {"type": decision.kind, **({} if decision.text is None else {"prompt": decision.text})}
     done = await asyncio.to_thread(service.reviews.decide, found.id, kept, caller.name)
     facts_of(request).update(review=found.id, decision=decision.kind)

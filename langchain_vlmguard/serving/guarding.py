@@ -145,20 +145,23 @@ class Guarding:
 
     async def _resumed(self, review: Review, call: ModelCall, config: RunnableConfig) -> list[Judged]:
         """Go on with a run that a person decided about; an answer that was approved is that very answer."""
-        if review.answer is not None:
+        if review.answer is not None and review.is_approved:  # an edited prompt is asked anew
             call.replay = loads(review.answer, allowed_objects=[AIMessage])
-        done = False
+        judged = None
         try:
             resume: Command[object] = Command(resume={"decisions": [review.decision]})
             state = await self._graph.ainvoke(resume, config, durability="exit")
-            done = call.error is None and not state.get("__interrupt__")
+            if call.error is None and not state.get("__interrupt__"):
+                judged = _judged(state)
+            if judged is not None and judged.verdict.failure is not None and review.verdict["failure"] is None:
+                judged = None  # the guard failed after the decision, which is kept for the next try
         finally:
-            if not done:
+            if judged is None:
                 await asyncio.shield(asyncio.to_thread(self._reviews.give_back, review))
-        if not done:
-            raise model_error(call.error or RuntimeError(), self._retry_after)
+        if judged is None:
+            raise self._guard_failed() if call.error is None else model_error(call.error, self._retry_after)
         await asyncio.to_thread(self._reviews.forget_run, review)
-        return [_judged(state)]
+        return [judged]
 
     async def _hold(self, state: Json, digest: str, caller: str, call: ModelCall, thread: str) -> Review:
         request = state["__interrupt__"][0].value
@@ -200,14 +203,17 @@ class Guarding:
             return
         if call.error is not None:
             raise model_error(call.error, self._retry_after)
-        if verdict.failure is not None:
-            msg = "the guard could not judge this, so nothing of it goes on: try again later"
-            raise HttpError(503, "guard_failed", msg, retry_after=self._retry_after)
+        if verdict.failure is not None and verdict.reviewed is None:  # a person decided about an earlier failure
+            raise self._guard_failed()
         unread = next((one for one in verdict.unjudged if one.is_unread and one.where.startswith("messages[")), None)
         if unread is not None and verdict.answer == "none":
             where = place_of(unread.where, conversation)
             msg = f"{where} cannot be read, so nothing of the request goes on: {unread.reason}"
             raise HttpError(400, "unreadable_content", msg, where)
+
+    def _guard_failed(self) -> HttpError:
+        msg = "the guard could not judge this, so nothing of it goes on: try again later"
+        return HttpError(503, "guard_failed", msg, retry_after=self._retry_after)
 
 
 def place_of(where: str, conversation: list[BaseMessage]) -> str:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
     from langgraph.checkpoint.base import BaseCheckpointSaver
 
+    from langchain_vlmguard.guard.reviews import Edits
     from langchain_vlmguard.verdict.records import Json
 
 State = Literal["pending", "decided", "used"]
@@ -60,6 +61,19 @@ class Review:
     """The answer that waits, as JSON."""
 
     created: float
+
+    @property
+    def is_approved(self) -> bool:
+        """Whether a person let it pass as it was."""
+        return self.decision is not None and self.decision["type"] == "approve"
+
+    @property
+    def edits(self) -> Edits | None:
+        """What an edit replaces, `None` if only yes or no makes sense."""
+        asked = self.shown["review_configs"][0]
+        if "edit" not in asked["allowed_decisions"]:
+            return None
+        return "prompt" if asked["action_name"] == "answer_request" else "text"
 
     def for_caller(self) -> Json:
         """Return what whoever asked may know: nothing of what waits."""

@@ -6,7 +6,7 @@ import signal
 import openai
 import pytest
 
-from tests.serving.rules import BLOCKME, HOLDME
+from tests.serving.rules import BLOCKME, HOLDME, MASKME
 from tests.serving.running import asks, running, send, started, write_config
 from tests.serving.upstream import completion, whole
 
@@ -65,6 +65,72 @@ def test_an_approved_answer_is_that_very_answer(up, tmp_path, stream):
         up.script = whole(completion({"content": f"second {BLOCKME}"}))
         send(server.port, {"decision": "approve"}, path)
         assert send(server.port, asks(stream=stream)).said == f"first {BLOCKME}"
+        assert len(up.requests) == 1
+
+
+def test_a_held_answer_may_be_edited_too(up, tmp_path, stream):
+    up.script = whole(completion({"content": f"first {BLOCKME}"}))
+    with running(up, tmp_path, policy={"on_unsafe_answer": "review"}) as server:
+        path = path_of(send(server.port, asks(stream=stream)))
+        assert send(server.port, {"decision": "edit", "text": "a kite"}, path).json["decision"] == "edit"
+        assert send(server.port, asks(stream=stream)).said == "a kite"
+        assert len(up.requests) == 1
+
+
+@pytest.fixture
+def failed(up, tmp_path, stream):
+    """A request whose answer no judge could look at, and where a person decides about it."""
+    up.script = whole(completion({"content": "first BREAKANSWER"}))
+    with running(up, tmp_path, policy={"on_error": "review"}) as server:
+        body = asks(stream=stream)
+        yield server, body, path_of(send(server.port, body))
+
+
+@pytest.mark.parametrize("second", ["second", f"second {BLOCKME}"])
+def test_after_a_judge_failed_an_edited_prompt_is_asked_anew_and_judged(up, failed, second):
+    server, body, path = failed
+    shown = send(server.port, b"", path, method="GET").json
+    assert shown["request"]["review_configs"][0]["allowed_decisions"] == ["approve", "edit", "reject"]
+    assert send(server.port, {"decision": "edit", "prompt": "edited"}, path).json["state"] == "decided"
+    up.script = whole(completion({"content": second}))
+    wire = send(server.port, body)
+    assert up.last.json["messages"] == [{"role": "user", "content": "edited"}]
+    assert len(up.requests) == 2
+    assert b"first" not in wire.raw
+    if BLOCKME in second:
+        assert wire.ends == ["content_filter"]
+        assert BLOCKME.encode() not in wire.raw
+    else:
+        assert wire.said == second
+
+
+def test_after_a_judge_failed_again_the_edit_waits_for_the_next_try(up, failed):
+    server, body, path = failed
+    send(server.port, {"decision": "edit", "prompt": "edited"}, path)
+    wire = send(server.port, body)
+    assert (wire.status, wire.json["error"]["code"]) == (503, "guard_failed")
+    up.script = whole(completion({"content": "second"}))
+    assert send(server.port, body).said == "second"
+    assert len(up.requests) == 3
+
+
+def test_an_approval_is_not_lost_when_a_judge_fails(up, tmp_path):
+    with running(up, tmp_path) as server:
+        path = path_of(send(server.port, asks(HOLDME)))
+        send(server.port, {"decision": "approve"}, path)
+        up.scripts = [whole(completion({"content": "first BREAKANSWER"}))]
+        assert send(server.port, asks(HOLDME)).json["error"]["code"] == "guard_failed"
+        assert send(server.port, asks(HOLDME)).said == "fine"
+
+
+def test_after_a_judge_failed_an_approval_is_for_the_answer_that_waits(up, tmp_path, stream):
+    up.script = whole(completion({"content": f"first {MASKME}"}))
+    with running(up, tmp_path, policy={"on_error": "review"}) as server:
+        judge, server.rules.judge_texts = server.rules.judge_texts, lambda _: 1 / 0
+        path = path_of(send(server.port, asks(stream=stream)))
+        server.rules.judge_texts = judge
+        send(server.port, {"decision": "approve"}, path)
+        assert send(server.port, asks(stream=stream)).said == f"first {MASKME}"
         assert len(up.requests) == 1
 
 
