@@ -11,6 +11,7 @@ from rich.markup import escape
 from langchain_vlmguard._version import __version__
 from langchain_vlmguard.cli.fit import calibrate, fit
 from langchain_vlmguard.cli.group import TRACEBACK, OneLineErrors
+from langchain_vlmguard.cli.hook import hook
 from langchain_vlmguard.cli.rewriter import app as rewriter_app
 from langchain_vlmguard.cli.serve import serve
 from langchain_vlmguard.plugins import plugins
@@ -29,6 +30,7 @@ app = typer.Typer(
 
 app.add_typer(rewriter_app, name="rewriter")
 app.command()(serve)
+app.command()(hook)
 app.command()(fit)
 app.command()(calibrate)
 for _name, _command in plugins("commands"):
