@@ -20,6 +20,7 @@ from langchain_vlmguard.serving.config import (
     OtherGuardrail,
 )
 from langchain_vlmguard.serving.judges import QUESTION, ChatJudge, DecisionJudge, GuardrailJudge, ModerationJudge
+from langchain_vlmguard.serving.review_databases import PostgresDatabase, SqliteDatabase
 from langchain_vlmguard.serving.upstream import UpstreamChat
 
 if TYPE_CHECKING:
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 
     from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
     from langchain_vlmguard.rewriting.report import Rewriter
-    from langchain_vlmguard.serving.config import ServeConfig, Upstream
+    from langchain_vlmguard.serving.config import Reviews, ServeConfig, Upstream
     from langchain_vlmguard.serving.judges import HttpJudge
+    from langchain_vlmguard.serving.review_databases import ReviewDatabase
     from langchain_vlmguard.verdict.records import Json
 
 _TESTBED = "testbed"
@@ -72,6 +74,11 @@ def judge_of(asked: Moderation | DecisionModel | ChatModel | OtherGuardrail) -> 
     kind = DecisionJudge if isinstance(asked, DecisionModel) else ChatJudge
     question = asked.question or QUESTION
     return kind(asked.url, asked.model, key, asked.seconds, pictures=asked.pictures, question=question)
+
+
+def database_of(reviews: Reviews) -> ReviewDatabase:
+    """Return the database in which reviews wait, open."""
+    return SqliteDatabase(reviews.path) if reviews.address is None else PostgresDatabase(reviews.address.text)
 
 
 def _local(backend: Local) -> ChatSteeredVLM:

@@ -234,8 +234,25 @@ class Reviews(_Part):
     """Where what waits for a person is kept."""
 
     path: Path = Path("vlmguard-reviews.sqlite")
+    """A SQLite file, of one server."""
+
+    address: Secret | None = None
+    """Of a Postgres database in place of the file (extra `postgres`); several servers may share it."""
+
     keep_hours: float = Field(default=72.0, gt=0)
     """What nobody decided about by then is deleted."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_address(cls, given: object) -> object:
+        return {"address": {"value": given}} if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _is_postgres(self) -> Self:
+        if self.address is not None and not self.address.text.startswith(("postgresql://", "postgres://")):
+            msg = "an address begins with postgresql://; for a SQLite file give {path: ...}"
+            raise ValueError(msg)
+        return self
 
 
 Backend = Annotated[Local | Upstream, Field(discriminator="kind")]
@@ -377,7 +394,7 @@ def _remedy(error: ErrorDetails) -> str:
 def _fields_at(loc: tuple[int | str, ...]) -> list[str]:
     parts: dict[str, type[BaseModel]] = {
         "listen": Listen, "keys": ApiKey, "limits": Limits, "keep_alive": KeepAlive, "drain": Drain,
-        "reviews": Reviews, "local": Local, "upstream": Upstream, "policy": GuardPolicy, "key": Secret,
+        "reviews": Reviews, "local": Local, "upstream": Upstream, "policy": GuardPolicy, "key": Secret, "address": Secret,
     }  # fmt: skip
     named = [one for one in loc if isinstance(one, str)]
     place: type[BaseModel] | None = parts.get(named[-1]) if named else ServeConfig

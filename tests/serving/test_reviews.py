@@ -6,6 +6,8 @@ import signal
 import openai
 import pytest
 
+from langchain_vlmguard.errors import ReviewDatabaseError
+from tests.postgres import postgres_server
 from tests.serving.rules import BLOCKME, HOLDME, MASKME
 from tests.serving.running import asks, running, send, started, write_config
 from tests.serving.upstream import completion, whole
@@ -157,6 +159,54 @@ def test_several_answers_never_wait(up, tmp_path):
         wire = send(server.port, asks(HOLDME, n=2))
         assert [one["finish_reason"] for one in wire.json["choices"]] == ["content_filter", "content_filter"]
         assert not up.requests
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory):
+    with postgres_server(tmp_path_factory.mktemp("logs") / "postgres.log") as address:
+        yield address
+
+
+def test_servers_that_share_a_postgres_share_their_reviews(up, tmp_path, postgres):
+    up.script = whole(completion({"content": f"first {BLOCKME}"}))
+    policy = {"on_unsafe_answer": "review"}
+    with running(up, tmp_path, reviews=postgres, policy=policy) as first:
+        prompt = path_of(send(first.port, asks(f"{HOLDME} \u0000 é")))
+        answer = path_of(send(first.port, asks("hi")))
+        with running(up, tmp_path, reviews=postgres, policy=policy) as second:
+            assert path_of(send(second.port, asks("hi"))) == answer
+            assert send(second.port, {"decision": "approve"}, answer).json["state"] == "decided"
+            again = send(first.port, {"decision": "reject"}, answer)
+            assert (again.status, again.json["error"]["code"]) == (409, "review_decided")
+        assert send(first.port, asks("hi")).said == f"first {BLOCKME}"
+        assert send(first.port, b"", answer, method="GET").json["state"] == "used"
+    with running(up, tmp_path, reviews=postgres, policy=policy) as third:  # what waits outlives its server
+        assert send(third.port, b"", prompt, method="GET").json["state"] == "pending"
+        send(third.port, {"decision": "edit", "prompt": "say b"}, prompt)
+        up.scripts = [whole({}, 500)]
+        assert send(third.port, asks(f"{HOLDME} \u0000 é")).status == 503
+        up.script = whole(completion())
+        assert send(third.port, asks(f"{HOLDME} \u0000 é")).said == "fine"
+        assert up.last.json["messages"] == [{"role": "user", "content": "say b"}]
+        assert path_of(send(third.port, asks(f"{HOLDME} \u0000 é"))) != prompt  # once
+    assert not [*tmp_path.glob("*.sqlite")]
+
+
+def test_a_postgres_that_is_away_stops_the_start_and_its_password_is_told_nobody(up, tmp_path, caplog):
+    address = "postgresql://me:very-secret@127.0.0.1:9/db"
+    with pytest.raises(ReviewDatabaseError, match="cannot be used") as raised, running(up, tmp_path, reviews=address):
+        pass
+    assert "very-secret" not in f"{raised.value}{raised.value.__cause__}{caplog.text}"
+
+
+def test_a_postgres_that_goes_away_is_a_shortage(up, tmp_path):
+    with postgres_server(tmp_path / "log") as address, running(up, tmp_path, reviews=address) as server:
+        assert send(server.port, asks()).said == "fine"
+        server.app.state.service.reviews._db._pool.close()
+        wire = send(server.port, asks())
+        assert (wire.status, wire.json["error"]["code"]) == (503, "internal_error")
+        assert 1 <= int(wire.headers["retry-after"]) <= 60
+        assert len(up.requests) == 1
 
 
 def test_a_decision_that_is_none_and_a_review_that_is_none(up, tmp_path):
