@@ -146,6 +146,22 @@ def test_case_16_unknown_forms_are_kept_and_judged(server):
         assert judged(server, **odd)["action"] == "NONE"
 
 
+def test_mcp_calls_and_results_in_the_form_that_litellm_sends_are_judged(server):
+    def asked(*arguments, about="Say a text again."):
+        function = {"name": "echo", "description": about, "parameters": {"type": "object"}, "strict": False}
+        tools = [{"type": "function", "function": function}]
+        return judged(server, input_type="request", request_data={}, tools=tools, texts=[about, *arguments])
+
+    assert asked("hi", "there") == {"action": "NONE"}
+    assert asked("hi", BLOCKME)["action"] == asked("hi", about=BLOCKME)["action"] == "BLOCKED"
+    assert asked("hi", f"say {MASKME}") == {
+        "action": "GUARDRAIL_INTERVENED",
+        "texts": ["Say a text again.", "hi", "say [X]"],
+    }
+    assert judged(server, input_type="response", texts=["a page", "a label"]) == {"action": "NONE"}
+    assert judged(server, input_type="response", texts=["a page", BLOCKME])["action"] == "BLOCKED"
+
+
 def test_the_guard_routes_judge_and_ask_no_model(up, server):
     found = send(server.port, asks(f"say {MASKME}"), "/v1/guard").json
     assert (found["verdict"]["action"], found["messages"]) == ("rewrite", [{"role": "user", "content": "say [X]"}])
