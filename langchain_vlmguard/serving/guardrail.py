@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 Answer = Literal["NONE", "BLOCKED", "GUARDRAIL_INTERVENED"]
 CANNOT = "The guard could not judge this, so nothing of it goes on."
 NOT_WRITTEN_BACK = "The guard would rewrite this, and a rewriting cannot be put back where this came from."
+NOBODY = "Nobody in this guard judges this, so nothing of it goes on: give it a rewriter, or a judge of answers."
 UNSEEN = "(What was asked before is not shown here.)"
 
 
@@ -105,7 +106,7 @@ def blocked(reason: str) -> Json:
 async def _request(guarding: Judging, turn: list[BaseMessage], given: Given) -> Json:
     verdict, _ = await guarding.judge(turn)
     if verdict.action == "allow":
-        return _said("NONE")
+        return blocked(NOBODY) if _is_unmade(verdict, "request") else _said("NONE")
     if verdict.action != "rewrite" or verdict.rewritten_prompt is None:
         return _refused(guarding, verdict)
     people = [message for message in turn[turn_start(turn) :] if isinstance(message, HumanMessage)]
@@ -143,6 +144,8 @@ async def _answer(guarding: Judging, given: Given) -> Json:
         judged = await guarding.judge_answer(asked, one, passed)
         if not judged.is_released:
             return _refused(guarding, judged.verdict)
+        if _is_unmade(judged.verdict, "answer", "tool_args"):
+            return blocked(NOBODY)
     return _said("NONE")
 
 
@@ -150,6 +153,11 @@ def _refused(guarding: Judging, verdict: SafetyVerdict) -> Json:
     if verdict.failure is not None:
         return blocked(CANNOT)
     return blocked(refusal_text(verdict, guarding.guard.policy))
+
+
+def _is_unmade(verdict: SafetyVerdict, *checks: str) -> bool:
+    """Whether a check was not made that the policy would act on."""
+    return verdict.enforced and any(part.where in checks and not part.is_unread for part in verdict.unjudged)
 
 
 def _said(action: Answer, **fields: object) -> Json:
