@@ -105,7 +105,13 @@ class PostgresDatabase:
             "connect_timeout": int(_SECONDS),
         }
         self._pool: ConnectionPool[Connection[DictRow]] = ConnectionPool(
-            address, kwargs=options, min_size=1, max_size=8, timeout=_SECONDS, open=False
+            address,
+            kwargs=options,
+            min_size=1,
+            max_size=8,
+            timeout=_SECONDS,
+            check=ConnectionPool.check_connection,  # a database that was started again has closed them all
+            open=False,
         )
         self.saver = PostgresSaver(self._pool)
         try:

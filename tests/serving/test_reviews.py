@@ -199,6 +199,16 @@ def test_a_postgres_that_is_away_stops_the_start_and_its_password_is_told_nobody
     assert "very-secret" not in f"{raised.value}{raised.value.__cause__}{caplog.text}"
 
 
+def test_connections_that_a_postgres_closed_are_made_again(up, tmp_path, postgres):
+    import psycopg
+
+    with running(up, tmp_path, reviews=postgres) as server:
+        path = path_of(send(server.port, asks(f"{HOLDME} again")))
+        with psycopg.connect(postgres, autocommit=True) as other:
+            other.execute("select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid()")
+        assert path_of(send(server.port, asks(f"{HOLDME} again"))) == path
+
+
 def test_a_postgres_that_goes_away_is_a_shortage(up, tmp_path):
     with postgres_server(tmp_path / "log") as address, running(up, tmp_path, reviews=address) as server:
         assert send(server.port, asks()).said == "fine"
