@@ -55,6 +55,10 @@ class AdapterError(VLMGuardError, ValueError):
     """A rewriter's adapter is missing, cannot be read, or belongs to another model."""
 
 
+class ReviewDatabaseError(VLMGuardError, RuntimeError):
+    """The database in which reviews wait cannot be used."""
+
+
 class RewriteError(VLMGuardError, RuntimeError):
     """The rewriter gave no usable answer; the original prompt was not passed on."""
 

@@ -12,6 +12,7 @@ from langchain_vlmguard._version import __version__
 from langchain_vlmguard.cli.audit import app as audit_app
 from langchain_vlmguard.cli.fit import calibrate, fit
 from langchain_vlmguard.cli.group import TRACEBACK, OneLineErrors
+from langchain_vlmguard.cli.hook import hook
 from langchain_vlmguard.cli.policy import app as policy_app
 from langchain_vlmguard.cli.rewriter import app as rewriter_app
 from langchain_vlmguard.cli.serve import serve
@@ -33,6 +34,7 @@ app.add_typer(rewriter_app, name="rewriter")
 app.add_typer(policy_app, name="policy")
 app.add_typer(audit_app, name="audit")
 app.command()(serve)
+app.command()(hook)
 app.command()(fit)
 app.command()(calibrate)
 for _name, _command in plugins("commands"):

@@ -11,8 +11,9 @@ from langchain_vlmguard.errors import extra
 from langchain_vlmguard.guard.reviews import read_decision
 from langchain_vlmguard.serving.answering import chat_completions, responses
 from langchain_vlmguard.serving.chat_request import ChatRequest
+from langchain_vlmguard.serving.decisions import DecisionRequest
 from langchain_vlmguard.serving.frame import Frame, add_error_handlers, facts_of, json_response
-from langchain_vlmguard.serving.guard_routes import LITELLM, Texts, guard, guard_text, litellm
+from langchain_vlmguard.serving.guard_routes import LITELLM, Texts, guard, guard_text, litellm, systemone
 from langchain_vlmguard.serving.http_errors import HttpError
 from langchain_vlmguard.serving.metrics import CONTENT_TYPE
 from langchain_vlmguard.serving.requests import begin, service_of
@@ -75,6 +76,8 @@ def create_app(config: ServeConfig, *, tracing: Tracing | None = None) -> FastAP
     app.add_api_route(RESPONSES, responses, methods=["POST"], openapi_extra=_body_of({"type": "object"}))
     app.add_api_route("/v1/guard", guard, methods=["POST"], openapi_extra=_body_of(ChatRequest.model_json_schema()))
     app.add_api_route("/v1/guard/text", guard_text, methods=["POST"], openapi_extra=_body_of(Texts.model_json_schema()))
+    decision = _body_of(DecisionRequest.model_json_schema())
+    app.add_api_route("/v1/systemone", systemone, methods=["POST"], openapi_extra=decision)
     app.add_api_route(LITELLM, litellm, methods=["POST"], openapi_extra=_body_of({"type": "object"}))
     app.add_api_route("/v1/models", models, methods=["GET"])
     app.add_api_route("/v1/reviews/{number}", review, methods=["GET"])
@@ -108,10 +111,12 @@ async def decide(request: Request) -> Response:
     if not caller.reviewer:
         raise HttpError(403, "not_allowed", "this key may not decide about reviews: use one with `reviewer: true`")
     try:
-        decision = read_decision(body, edits=None if found.answer is not None else "prompt")
+        decision = read_decision(body, edits=found.edits)
     except ValueError as error:
-        msg = 'this is no decision: send {"decision": "approve"}, {"decision": "reject"}, or, for a prompt, '
-        raise HttpError(400, "invalid_request", msg + '{"decision": "edit", "prompt": "..."}') from error
+        msg = 'this is no decision: send {"decision": "approve"}, {"decision": "reject"}, or '
+        raise HttpError(
+            400, "invalid_request", msg + '{"decision": "edit", "prompt": "..."}, "text" for an answer'
+        ) from error
     kept = {"type": decision.kind, **({} if decision.text is None else {"prompt": decision.text})}
     done = await asyncio.to_thread(service.reviews.decide, found.id, kept, caller.name)
     facts_of(request).update(review=found.id, decision=decision.kind)

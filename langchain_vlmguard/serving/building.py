@@ -10,8 +10,19 @@ from pydantic import SecretStr
 from langchain_vlmguard.audit.log import AuditLog
 from langchain_vlmguard.errors import ServingConfigError, extra
 from langchain_vlmguard.guard.parts import GuardParts
-from langchain_vlmguard.serving.config import AdapterRewriter, ChatRewriter, GateRewriter, Local
-from langchain_vlmguard.serving.judges import ModerationJudge
+from langchain_vlmguard.serving.config import (
+    AdapterRewriter,
+    ChatModel,
+    ChatRewriter,
+    DecisionModel,
+    GateRewriter,
+    JudgeRewriter,
+    Local,
+    Moderation,
+    OtherGuardrail,
+)
+from langchain_vlmguard.serving.judges import QUESTION, ChatJudge, DecisionJudge, GuardrailJudge, ModerationJudge
+from langchain_vlmguard.serving.review_databases import PostgresDatabase, SqliteDatabase
 from langchain_vlmguard.serving.upstream import UpstreamChat
 
 if TYPE_CHECKING:
@@ -19,7 +30,9 @@ if TYPE_CHECKING:
 
     from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
     from langchain_vlmguard.rewriting.report import Rewriter
-    from langchain_vlmguard.serving.config import ServeConfig, Upstream
+    from langchain_vlmguard.serving.config import Reviews, ServeConfig, Upstream
+    from langchain_vlmguard.serving.judges import HttpJudge
+    from langchain_vlmguard.serving.review_databases import ReviewDatabase
     from langchain_vlmguard.verdict.records import Json
 
 _TESTBED = "testbed"
@@ -50,12 +63,30 @@ def _parts(config: ServeConfig, models: dict[str, BaseChatModel]) -> GuardParts:
             where = "the config"
             raise ServingConfigError(where, [said])
         return config.guard
-    rewriter = _rewriter(config, models)
     if config.judge is None:
-        return GuardParts(rewriter, policy=config.policy)
-    asked = config.judge
-    judge = ModerationJudge(asked.url, asked.model, None if asked.key is None else asked.key.text, asked.seconds)
+        return GuardParts(_rewriter(config, models), policy=config.policy)
+    judge = judge_of(config.judge)
+    unset = config.rewriter is None and not isinstance(config.backend, Local)
+    by_judge = unset or isinstance(config.rewriter, JudgeRewriter)
+    rewriter = judge if by_judge else _rewriter(config, models)
     return GuardParts(rewriter, policy=config.policy, answer_judge=judge, judge=judge)
+
+
+def judge_of(asked: Moderation | DecisionModel | ChatModel | OtherGuardrail) -> HttpJudge:
+    """Return somebody else's judge as one of ours."""
+    key = None if asked.key is None else asked.key.text
+    if isinstance(asked, Moderation):
+        return ModerationJudge(asked.url, asked.model, key, asked.seconds, pictures=asked.pictures)
+    if isinstance(asked, OtherGuardrail):
+        return GuardrailJudge(asked.url, None, key, asked.seconds, pictures=asked.pictures)
+    kind = DecisionJudge if isinstance(asked, DecisionModel) else ChatJudge
+    question = asked.question or QUESTION
+    return kind(asked.url, asked.model, key, asked.seconds, pictures=asked.pictures, question=question)
+
+
+def database_of(reviews: Reviews) -> ReviewDatabase:
+    """Return the database in which reviews wait, open."""
+    return SqliteDatabase(reviews.path) if reviews.address is None else PostgresDatabase(reviews.address.text)
 
 
 def _local(backend: Local) -> ChatSteeredVLM:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from langchain_vlmguard.serving.http_errors import HttpError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from langchain_core.messages import BaseMessage
 
@@ -235,20 +235,28 @@ def refuse_known(body: Json, elsewhere: Mapping[str, str]) -> None:
             raise HttpError(400, "invalid_request", f"{name} is not known here: {instead}", name)
 
 
-def invalid(error: ValidationError) -> HttpError:
-    """Return what a caller hears of parameters that are wrong: places that we know, and none of what stands there."""
+def invalid(error: ValidationError, names: Collection[str] | None = None) -> HttpError:
+    """Return what a caller hears of parameters that are wrong: places that we know, and none of what stands there.
+
+    Args:
+        error: What is wrong.
+        names: Names of ours that may stand in a place; those of a chat request if it is `None`.
+    """
+    ours = _NAMES if names is None else names
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     unknown = first["type"] == "extra_forbidden"
     loc = first["loc"][:-1] if unknown else first["loc"]
-    place = "".join(f"[{one}]" if isinstance(one, int) else f".{one}" for one in loc if _is_ours(one)).removeprefix(".")
+    place = "".join(
+        f"[{one}]" if isinstance(one, int) else f".{one}" for one in loc if _is_ours(one, ours)
+    ).removeprefix(".")
     where = place or "the body"
     said = "holds a parameter that is not known here" if unknown else f"cannot be used: {_said(first['type'])}"
     return HttpError(400, "invalid_request", f"{where} {said}", place or None)
 
 
-def _is_ours(part: int | str) -> bool:
+def _is_ours(part: int | str, ours: Collection[str]) -> bool:
     """Whether a part of a place is a name of ours: names of a caller's own making are never repeated."""
-    return isinstance(part, int) or part in _NAMES
+    return isinstance(part, int) or part in ours
 
 
 _NAMES = frozenset(

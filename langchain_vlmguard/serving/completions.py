@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Literal
 
-    from langchain_vlmguard.serving.guarding import Judged, Outcome
+    from langchain_vlmguard.serving.guarding import Outcome
+    from langchain_vlmguard.serving.judging import Judged
     from langchain_vlmguard.verdict.records import Json, SafetyVerdict
 
 

@@ -194,28 +194,80 @@ class Nobody(_Part):
     kind: Literal["none"]
 
 
-class Moderation(_Part):
-    """A moderation endpoint in OpenAI's form judges answers, and the words in pictures."""
+class JudgeRewriter(_Part):
+    """The `judge` judges requests, too, with their pictures if it takes them; nothing is rewritten."""
 
-    kind: Literal["openai-moderation"]
+    kind: Literal["judge"]
+
+
+class _Judge(_Part):
     url: str = Field(pattern=_URL)
-    """Up to and with `/v1`."""
-
-    model: str | None = None
     key: Secret | None = None
     seconds: float = Field(default=10.0, gt=0)
+    pictures: bool = False
+    """Whether it looks at pictures. If not, a request with pictures that it should judge does not go on."""
+
+
+class Moderation(_Judge):
+    """A moderation endpoint in OpenAI's form. `url` goes up to and with `/v1`."""
+
+    kind: Literal["openai-moderation"]
+    model: str | None = None
+
+
+class DecisionModel(_Judge):
+    """A decision model behind `/v1/systemone`. `url` goes up to and with `/v1`."""
+
+    kind: Literal["systemone"]
+    model: str | None = None
+    question: str | None = Field(default=None, min_length=1)
+    """What it is asked, as a question whose yes means harmful."""
+
+
+class ChatModel(_Judge):
+    """A chat model that says safe or unsafe. `url` goes up to and with `/v1`."""
+
+    kind: Literal["openai-chat"]
+    model: str
+    question: str | None = Field(default=None, min_length=1)
+
+
+class OtherGuardrail(_Judge):
+    """Another guard that speaks LiteLLM's generic guardrail API. `url` is what LiteLLM calls `api_base`."""
+
+    kind: Literal["litellm"]
 
 
 class Reviews(_Part):
     """Where what waits for a person is kept."""
 
     path: Path = Path("vlmguard-reviews.sqlite")
+    """A SQLite file, of one server."""
+
+    address: Secret | None = None
+    """Of a Postgres database in place of the file (extra `postgres`); several servers may share it."""
+
     keep_hours: float = Field(default=72.0, gt=0)
     """What nobody decided about by then is deleted."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _by_address(cls, given: object) -> object:
+        return {"address": {"value": given}} if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _is_postgres(self) -> Self:
+        if self.address is not None and not self.address.text.startswith(("postgresql://", "postgres://")):
+            msg = "an address begins with postgresql://; for a SQLite file give {path: ...}"
+            raise ValueError(msg)
+        return self
+
 
 Backend = Annotated[Local | Upstream, Field(discriminator="kind")]
-RewriterConfig = Annotated[AdapterRewriter | ChatRewriter | GateRewriter | Nobody, Field(discriminator="kind")]
+RewriterConfig = Annotated[
+    AdapterRewriter | ChatRewriter | GateRewriter | JudgeRewriter | Nobody, Field(discriminator="kind")
+]
+JudgeConfig = Annotated[Moderation | DecisionModel | ChatModel | OtherGuardrail, Field(discriminator="kind")]
 
 
 class ServeConfig(BaseSettings):
@@ -248,8 +300,9 @@ class ServeConfig(BaseSettings):
     rewriter: RewriterConfig | None = None
     """Who judges and rewrites; the testbed's own adapter for the testbed."""
 
-    judge: Moderation | None = None
-    """Judges answers and the words in pictures, in place of what the guard's own models would judge."""
+    judge: JudgeConfig | None = None
+    """Judges answers and the words in pictures, in place of what the guard's own models would judge; requests, too, with
+    `rewriter: {kind: judge}`, and before an upstream without a `rewriter`."""
 
     guard: ImportString[object] | None = None
     """A whole `Guard` of yours, `module:object`, in place of `rewriter` and `policy`."""
@@ -291,8 +344,12 @@ class ServeConfig(BaseSettings):
             msg = "`guard` brings its own rewriter, judge and policy: leave `rewriter`, `judge` and `policy` out"
             raise ValueError(msg)
         needs_local = isinstance(self.rewriter, AdapterRewriter | GateRewriter | Nobody)
-        if isinstance(self.backend, Upstream) and (needs_local or (self.rewriter is None and self.guard is None)):
-            msg = "an upstream model has no gate of ours: give `rewriter: {kind: chat, model: ...}`, or a `guard`"
+        nobody = self.rewriter is None and self.judge is None and self.guard is None
+        if isinstance(self.backend, Upstream) and (needs_local or nobody):
+            msg = "an upstream model has no gate of ours: give `rewriter: {kind: chat, model: ...}`, a `judge`, or a `guard`"
+            raise ValueError(msg)
+        if isinstance(self.rewriter, JudgeRewriter) and self.judge is None:
+            msg = "`rewriter: {kind: judge}` needs a `judge`"
             raise ValueError(msg)
         ruled = any(policy.rules for policy in (self.policy, *(key.policy for key in self.keys)) if policy is not None)
         if ruled and self.guard is None and not isinstance(self.rewriter, ChatRewriter):
@@ -360,7 +417,7 @@ def _remedy(error: ErrorDetails) -> str:
 def _fields_at(loc: tuple[int | str, ...]) -> list[str]:
     parts: dict[str, type[BaseModel]] = {
         "listen": Listen, "keys": ApiKey, "limits": Limits, "keep_alive": KeepAlive, "drain": Drain,
-        "reviews": Reviews, "local": Local, "upstream": Upstream, "policy": GuardPolicy, "key": Secret,
+        "reviews": Reviews, "local": Local, "upstream": Upstream, "policy": GuardPolicy, "key": Secret, "address": Secret,
         "rules": Rule, "gate": GatePolicy, "rewriting": RewritePolicy, "reading": ReadLimits,
     }  # fmt: skip
     named = [one for one in loc if isinstance(one, str)]

@@ -8,6 +8,7 @@ from langchain_vlmguard.serving.config import (
     AdapterRewriter,
     ChatRewriter,
     GateRewriter,
+    JudgeRewriter,
     Local,
     Nobody,
 )
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from langchain_vlmguard.serving.config import ApiKey, ServeConfig
+
+_JUDGE_READS = "The judge reads turns, too. Nothing is rewritten."
 
 
 def explain_config(config: ServeConfig) -> dict[str, list[str]]:
@@ -39,9 +42,7 @@ def _models(config: ServeConfig) -> Iterator[str]:
         yield f"{', '.join(backend.models)} at {backend.url} answers."
     yield _who_reads(config)
     if config.judge is not None:
-        yield f"{config.judge.kind} at {config.judge.url} judges answers and the words in pictures."
-    elif not isinstance(backend, Local) and not isinstance(config.rewriter, ChatRewriter) and config.guard is None:
-        yield "Nobody judges answers."
+        yield f"The judge at {config.judge.url} ({config.judge.kind}) judges answers and the words in pictures."
 
 
 def _who_reads(config: ServeConfig) -> str:
@@ -53,6 +54,8 @@ def _who_reads(config: ServeConfig) -> str:
             return "The model's own gate judges turns. Nothing is rewritten, and what only a picture shows may pass."
         case Nobody():
             return "No rewriter reads turns: the model's own gate and probe judge alone."
+        case JudgeRewriter():
+            return _JUDGE_READS
         case AdapterRewriter():
             return f"The model itself, with the adapter {chosen.adapter}, reads turns and rewrites prompts."
     return (

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from langchain_core.messages import HumanMessage
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -11,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from langchain_vlmguard.errors import extra
 from langchain_vlmguard.serving.chat_request import OFFERED, chat_request, invalid
 from langchain_vlmguard.serving.completions import short
+from langchain_vlmguard.serving.decisions import answers_of, decision_request, risk_of
 from langchain_vlmguard.serving.frame import facts_of, json_response
 from langchain_vlmguard.serving.guardrail import CANNOT, Given, blocked, guardrail
 from langchain_vlmguard.serving.http_errors import HttpError
@@ -100,6 +103,27 @@ async def guard_text(request: Request) -> Response:
         verdict, _ = await _judged(request, service, caller, guarding, [HumanMessage(text)])
         results.append({"verdict": _told(service, verdict), "text": _text_of(verdict, text)})
     return json_response({"object": "vlmguard.guard.text", "results": results})
+
+
+async def systemone(request: Request) -> Response:
+    """Answer typed questions about a state, in vLLM's form: how harmful it is, and nothing else."""
+    service, caller, body = await begin(request)
+    wanted = await asyncio.to_thread(decision_request, body)
+    name, guarding = service.guarding(caller, wanted.model)
+    verdict, _ = await _judged(request, service, caller, guarding, wanted.conversation)
+    answers = answers_of(wanted.questions, risk_of(verdict))
+    counted = {kind: verdict.usage.get(kind, 0) for kind in ("input_tokens", "output_tokens")}
+    answer = {
+        "id": f"decision-{uuid4().hex}",
+        "object": "structured_decision",
+        "created": int(time.time()),
+        "model": name,
+        "answers": answers,
+        "usage": counted,
+        "diagnostics": {one: {"label_mass": 1.0, "argmax_is_label": True} for one in answers},
+    }
+    told = {} if service.config.verdict == "none" else {"vlmguard": _told(service, verdict)}
+    return json_response(answer | told)
 
 
 def _text_of(verdict: SafetyVerdict, text: str) -> str | None:

@@ -15,10 +15,10 @@ from langgraph.types import Command
 
 from langchain_vlmguard.errors import BusyError, GenerationTimeoutError, UpstreamError
 from langchain_vlmguard.faces.graph import guard_graph
-from langchain_vlmguard.faces.node import VLMGuardNode
 from langchain_vlmguard.serving.asked import CALL, AskedModel, ModelCall
 from langchain_vlmguard.serving.chat_request import OFFERED
 from langchain_vlmguard.serving.http_errors import HttpError
+from langchain_vlmguard.serving.judging import Judged, Judging
 from langchain_vlmguard.serving.reviews import digest_of
 from langchain_vlmguard.serving.wire import pictures_in_messages
 from langchain_vlmguard.verdict.records import SafetyVerdict
@@ -50,19 +50,6 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """An answer, or the refusal in its place, with its verdict."""
-
-    message: AIMessage
-    verdict: SafetyVerdict
-
-    @property
-    def is_released(self) -> bool:
-        """Whether the model's answer, or a person's version of it, was let out."""
-        return self.verdict.action in ("allow", "rewrite") and self.verdict.answer in ("released", "replaced")
-
-
-@dataclass(frozen=True)
 class Outcome:
     """What became of a request."""
 
@@ -77,7 +64,7 @@ class Outcome:
         return (stopped or self.choices)[0].verdict
 
 
-class Guarding:
+class Guarding(Judging):
     """A guard around a model, under one policy. It is used on the guard's loop."""
 
     def __init__(self, guard: GuardParts, model: BaseChatModel, reviews: ReviewStore, retry_after: int) -> None:
@@ -86,11 +73,11 @@ class Guarding:
         Raises:
             NoJudgeError: Nobody judges anything.
         """
-        self.guard, self._reviews, self._retry_after = guard, reviews, retry_after
+        self._reviews, self._retry_after = reviews, retry_after
         self._asked = AskedModel(model)
+        super().__init__(guard, self._asked)
         self._runs = InMemorySaver()
         self._graph = guard_graph(guard, self._asked).compile(checkpointer=self._runs)
-        self._node = VLMGuardNode(guard, model=self._asked)
 
     async def answer(self, asked: Asked) -> Outcome:
         """Guard a request and return what may be sent.
@@ -105,22 +92,6 @@ class Guarding:
         for one in judged:
             self._check(one, call, asked.conversation)
         return Outcome(judged, seen, call.forwarded)
-
-    async def judge(self, conversation: list[BaseMessage]) -> tuple[SafetyVerdict, list[BaseMessage]]:
-        """Judge a turn that somebody else's model will answer; return the verdict and what that model may be shown."""
-        state = {"messages": conversation}
-        update = await self._node.ainvoke(state)
-        verdict = SafetyVerdict.from_state(update["verdict"])
-        if verdict.action not in ("allow", "rewrite"):
-            return verdict, []
-        return verdict, await asyncio.to_thread(self._node.for_model, {**state, "verdict": update["verdict"]})
-
-    async def judge_answer(self, conversation: list[BaseMessage], answer: AIMessage, verdict: SafetyVerdict) -> Judged:
-        """Judge an answer that somebody else's model gave to a turn with a verdict."""
-        state = {"messages": [*conversation, answer], "verdict": verdict.to_state()}
-        update = await self._node.judge_answer.ainvoke(state)
-        message = cast("list[AIMessage]", update["messages"])[-1]
-        return Judged(message, SafetyVerdict.from_state(update["verdict"]))
 
     async def _one(self, asked: Asked, call: ModelCall) -> list[Judged]:
         """Run the guard's graph; a run that waits for a person is written down, and goes on when the same request comes back."""
@@ -145,20 +116,23 @@ class Guarding:
 
     async def _resumed(self, review: Review, call: ModelCall, config: RunnableConfig) -> list[Judged]:
         """Go on with a run that a person decided about; an answer that was approved is that very answer."""
-        if review.answer is not None:
+        if review.answer is not None and review.is_approved:  # an edited prompt is asked anew
             call.replay = loads(review.answer, allowed_objects=[AIMessage])
-        done = False
+        judged = None
         try:
             resume: Command[object] = Command(resume={"decisions": [review.decision]})
             state = await self._graph.ainvoke(resume, config, durability="exit")
-            done = call.error is None and not state.get("__interrupt__")
+            if call.error is None and not state.get("__interrupt__"):
+                judged = _judged(state)
+            if judged is not None and judged.verdict.failure is not None and review.verdict["failure"] is None:
+                judged = None  # the guard failed after the decision, which is kept for the next try
         finally:
-            if not done:
+            if judged is None:
                 await asyncio.shield(asyncio.to_thread(self._reviews.give_back, review))
-        if not done:
-            raise model_error(call.error or RuntimeError(), self._retry_after)
+        if judged is None:
+            raise self._guard_failed() if call.error is None else model_error(call.error, self._retry_after)
         await asyncio.to_thread(self._reviews.forget_run, review)
-        return [_judged(state)]
+        return [judged]
 
     async def _hold(self, state: Json, digest: str, caller: str, call: ModelCall, thread: str) -> Review:
         request = state["__interrupt__"][0].value
@@ -177,12 +151,12 @@ class Guarding:
     async def _several(self, asked: Asked) -> list[Judged]:
         """Judge the turn once and each of several answers by itself. Nothing waits here: review is refusal."""
         state: Json = {"messages": asked.conversation}
-        update = await self._node.ainvoke(state)
+        update = await self.node.ainvoke(state)
         verdict = SafetyVerdict.from_state(update["verdict"])
         if verdict.action not in ("allow", "rewrite"):
             refusal = cast("AIMessage", update["messages"][-1])
             return [Judged(refusal, verdict)] * asked.choices
-        shown = await asyncio.to_thread(self._node.for_model, {**state, "verdict": update["verdict"]})
+        shown = await asyncio.to_thread(self.node.for_model, {**state, "verdict": update["verdict"]})
         try:
             answers = await self._asked.answers(shown)
         except Exception as error:
@@ -200,14 +174,17 @@ class Guarding:
             return
         if call.error is not None:
             raise model_error(call.error, self._retry_after)
-        if verdict.failure is not None:
-            msg = "the guard could not judge this, so nothing of it goes on: try again later"
-            raise HttpError(503, "guard_failed", msg, retry_after=self._retry_after)
+        if verdict.failure is not None and verdict.reviewed is None:  # a person decided about an earlier failure
+            raise self._guard_failed()
         unread = next((one for one in verdict.unjudged if one.is_unread and one.where.startswith("messages[")), None)
         if unread is not None and verdict.answer == "none":
             where = place_of(unread.where, conversation)
             msg = f"{where} cannot be read, so nothing of the request goes on: {unread.reason}"
             raise HttpError(400, "unreadable_content", msg, where)
+
+    def _guard_failed(self) -> HttpError:
+        msg = "the guard could not judge this, so nothing of it goes on: try again later"
+        return HttpError(503, "guard_failed", msg, retry_after=self._retry_after)
 
 
 def place_of(where: str, conversation: list[BaseMessage]) -> str:

@@ -23,12 +23,13 @@ from langchain_vlmguard.verdict.refusals import refusal_text
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
-    from langchain_vlmguard.serving.guarding import Guarding
+    from langchain_vlmguard.serving.judging import Judging
     from langchain_vlmguard.verdict.records import Json
 
 Answer = Literal["NONE", "BLOCKED", "GUARDRAIL_INTERVENED"]
 CANNOT = "The guard could not judge this, so nothing of it goes on."
 NOT_WRITTEN_BACK = "The guard would rewrite this, and a rewriting cannot be put back where this came from."
+NOBODY = "Nobody in this guard judges this, so nothing of it goes on: give it a rewriter, or a judge of answers."
 UNSEEN = "(What was asked before is not shown here.)"
 
 
@@ -83,7 +84,7 @@ class Given:
         return [*said, *beside]
 
 
-async def guardrail(guarding: Guarding, given: Given) -> Json:
+async def guardrail(guarding: Judging, given: Given) -> Json:
     """Judge what LiteLLM sent and return its answer."""
     if given.about_answer:
         return await _answer(guarding, given)
@@ -102,10 +103,10 @@ def blocked(reason: str) -> Json:
     return {"action": "BLOCKED", "blocked_reason": f"{reason} (decision {uuid4().hex[:12]})"}
 
 
-async def _request(guarding: Guarding, turn: list[BaseMessage], given: Given) -> Json:
+async def _request(guarding: Judging, turn: list[BaseMessage], given: Given) -> Json:
     verdict, _ = await guarding.judge(turn)
     if verdict.action == "allow":
-        return _said("NONE")
+        return blocked(NOBODY) if _is_unmade(verdict, "request") else _said("NONE")
     if verdict.action != "rewrite" or verdict.rewritten_prompt is None:
         return _refused(guarding, verdict)
     people = [message for message in turn[turn_start(turn) :] if isinstance(message, HumanMessage)]
@@ -117,7 +118,7 @@ async def _request(guarding: Guarding, turn: list[BaseMessage], given: Given) ->
     return await _one_by_one(guarding, given)
 
 
-async def _one_by_one(guarding: Guarding, given: Given) -> Json:
+async def _one_by_one(guarding: Judging, given: Given) -> Json:
     """Rewrite each text by itself; the whole must then be harmless as it stands."""
     changed: dict[str, str] = {}
     for text in dict.fromkeys(given.texts):
@@ -135,7 +136,7 @@ async def _one_by_one(guarding: Guarding, given: Given) -> Json:
     return _said("GUARDRAIL_INTERVENED", texts=texts)
 
 
-async def _answer(guarding: Guarding, given: Given) -> Json:
+async def _answer(guarding: Judging, given: Given) -> Json:
     """Judge what is about to be said: it is let out or blocked, and never changed."""
     asked = [one for one in _structured(given.messages) if not isinstance(one, AIMessage)] or [HumanMessage(UNSEEN)]
     passed = SafetyVerdict(action="allow", provenance=Provenance(policy=guarding.guard.policy.hash))
@@ -143,13 +144,20 @@ async def _answer(guarding: Guarding, given: Given) -> Json:
         judged = await guarding.judge_answer(asked, one, passed)
         if not judged.is_released:
             return _refused(guarding, judged.verdict)
+        if _is_unmade(judged.verdict, "answer", "tool_args"):
+            return blocked(NOBODY)
     return _said("NONE")
 
 
-def _refused(guarding: Guarding, verdict: SafetyVerdict) -> Json:
+def _refused(guarding: Judging, verdict: SafetyVerdict) -> Json:
     if verdict.failure is not None:
         return blocked(CANNOT)
     return blocked(refusal_text(verdict, guarding.guard.policy))
+
+
+def _is_unmade(verdict: SafetyVerdict, *checks: str) -> bool:
+    """Whether a check was not made that the policy would act on."""
+    return verdict.enforced and any(part.where in checks and not part.is_unread for part in verdict.unjudged)
 
 
 def _said(action: Answer, **fields: object) -> Json:

@@ -1,4 +1,4 @@
-"""What waits for a person: in a SQLite file, so that it outlives the process and every connection.
+"""What waits for a person: in a database, so that it outlives the process and every connection.
 
 A review is bound to the digest of the very request; the answer that waits, if there is one, is kept with it. The first decision
 counts. An approval lets that request pass once.
@@ -8,40 +8,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
 import time
-from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 from uuid import uuid4
 
 from langchain_core.load import dumpd
 
-from langchain_vlmguard.errors import extra
 from langchain_vlmguard.serving.http_errors import HttpError
-
-with extra("serve"):
-    from langgraph.checkpoint.sqlite import SqliteSaver
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from langchain_core.messages import AIMessage
     from langchain_core.runnables import RunnableConfig
     from langgraph.checkpoint.base import BaseCheckpointSaver
 
+    from langchain_vlmguard.guard.reviews import Edits
+    from langchain_vlmguard.serving.review_databases import ReviewDatabase
     from langchain_vlmguard.verdict.records import Json
 
 State = Literal["pending", "decided", "used"]
-
-_TABLE = """
-create table if not exists reviews (
-  id text primary key, digest text not null, caller text not null, state text not null, decision text, verdict text not null,
-  shown text not null, answer text, created real not null, decided_by text
-);
-create unique index if not exists open_reviews on reviews (digest) where state <> 'used';
-"""
+_Row = tuple[str, str, State, str | None, str, str, str | None, float]
 
 
 @dataclass(frozen=True)
@@ -61,6 +49,19 @@ class Review:
 
     created: float
 
+    @property
+    def is_approved(self) -> bool:
+        """Whether a person let it pass as it was."""
+        return self.decision is not None and self.decision["type"] == "approve"
+
+    @property
+    def edits(self) -> Edits | None:
+        """What an edit replaces, `None` if only yes or no makes sense."""
+        asked = self.shown["review_configs"][0]
+        if "edit" not in asked["allowed_decisions"]:
+            return None
+        return "prompt" if asked["action_name"] == "answer_request" else "text"
+
     def for_caller(self) -> Json:
         """Return what whoever asked may know: nothing of what waits."""
         decided = None if self.decision is None else self.decision["type"]
@@ -79,24 +80,17 @@ def digest_of(*parts: object) -> str:
 
 
 class ReviewStore:
-    """Reviews and the runs that wait for them, in one SQLite file. Everything here may block: call it in a thread."""
+    """Reviews and the runs that wait for them, in one database. Everything here may block: call it in a thread."""
 
-    def __init__(self, path: Path, keep_hours: float) -> None:
-        """Open the file, or make it; what nobody decided about for too long is deleted."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(path, check_same_thread=False, timeout=30)
-        self._db.execute("pragma journal_mode=wal")
-        self._db.executescript(_TABLE)
-        self._saver = SqliteSaver(self._db)
-        self._saver.setup()
-        self._lock = self._saver.lock  # one connection, one lock
+    def __init__(self, database: ReviewDatabase, keep_hours: float) -> None:
+        """Take an open database; what nobody decided about for too long is deleted."""
+        self._db, self._saver = database, database.saver
         self._keep = keep_hours * 3600
         self._forget()
 
     def close(self) -> None:
-        """Close the file."""
-        with self._lock:
-            self._db.close()
+        """Close the database."""
+        self._db.close()
 
     def hold(
         self,
@@ -114,11 +108,9 @@ class ReviewStore:
         kept = None if answer is None else json.dumps(dumpd(answer))
         number = f"review_{uuid4().hex}"
         _copy(run, thread, self._saver, number)
-        with self._lock, self._db:
-            sql = "insert or ignore into reviews values (?, ?, ?, 'pending', null, ?, ?, ?, ?, null)"
-            row = (number, digest, caller, json.dumps(verdict), json.dumps(shown, default=str), kept, time.time())
-            is_new = self._db.execute(sql, row).rowcount == 1
-        if not is_new:
+        sql = "insert into reviews values (?, ?, ?, 'pending', null, ?, ?, ?, ?, null) on conflict do nothing"
+        row = (number, digest, caller, json.dumps(verdict), json.dumps(shown, default=str), kept, time.time())
+        if not self._db.change(sql, row):
             self._saver.delete_thread(number)
         found = self.open_for(digest)
         if found is None:  # decided and used in the meantime
@@ -139,11 +131,8 @@ class ReviewStore:
         Raises:
             HttpError: There is no such review, or it was decided before.
         """
-        with self._lock, self._db:
-            sql = (
-                "update reviews set state = 'decided', decision = ?, decided_by = ? where id = ? and state = 'pending'"
-            )
-            done = self._db.execute(sql, (json.dumps(decision), by, number)).rowcount == 1
+        sql = "update reviews set state = 'decided', decision = ?, decided_by = ? where id = ? and state = 'pending'"
+        done = self._db.change(sql, (json.dumps(decision), by, number))
         found = self.get(number)
         if found is None:
             raise not_there()
@@ -153,17 +142,15 @@ class ReviewStore:
 
     def use(self, review: Review, run: BaseCheckpointSaver[str], thread: str) -> bool:
         """Take a decided review for the one request that it is for, and give its run back; whether nobody did before."""
-        with self._lock, self._db:
-            sql = "update reviews set state = 'used' where id = ? and state = 'decided'"
-            done = self._db.execute(sql, (review.id,)).rowcount == 1
+        done = self._db.change("update reviews set state = 'used' where id = ? and state = 'decided'", (review.id,))
         if done:
             _copy(self._saver, review.id, run, thread)
-        return done
+        return done == 1
 
     def give_back(self, review: Review) -> None:
         """Undo `use`: the request was not answered."""
-        with self._lock, self._db:
-            self._db.execute("update or ignore reviews set state = 'decided' where id = ?", (review.id,))
+        open_one = "select 1 from reviews as one where one.digest = reviews.digest and one.state <> 'used'"
+        self._db.change(f"update reviews set state = 'decided' where id = ? and not exists ({open_one})", (review.id,))  # noqa: S608
 
     def forget_run(self, review: Review) -> None:
         """Delete the run of a review that is over; that it was decided stays known."""
@@ -171,19 +158,17 @@ class ReviewStore:
 
     def _one(self, where: str, given: Sequence[str]) -> Review | None:
         sql = f"select id, caller, state, decision, verdict, shown, answer, created from reviews where {where}"  # noqa: S608
-        with self._lock, closing(self._db.execute(sql, given)) as rows:
-            row = rows.fetchone()
-        if row is None:
+        rows = self._db.rows(sql, given)
+        if not rows:
             return None
-        number, caller, state, decision, verdict, shown, answer, created = row
+        number, caller, state, decision, verdict, shown, answer, created = cast("_Row", rows[0])
         decided = None if decision is None else json.loads(decision)
         return Review(number, caller, state, decided, json.loads(verdict), json.loads(shown), answer, created)
 
     def _forget(self) -> None:
-        with self._lock, self._db:
-            old = (time.time() - self._keep,)
-            gone = [row[0] for row in self._db.execute("select id from reviews where created < ?", old)]
-            self._db.execute("delete from reviews where created < ?", old)
+        old = (time.time() - self._keep,)
+        gone = [str(row[0]) for row in self._db.rows("select id from reviews where created < ?", old)]
+        self._db.change("delete from reviews where created < ?", old)
         for number in gone:
             self._saver.delete_thread(number)
 

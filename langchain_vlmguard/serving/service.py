@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from langchain_vlmguard.serving.building import guard_of, models_of
+from langchain_vlmguard.serving.building import database_of, guard_of, models_of
 from langchain_vlmguard.serving.guard_loop import GuardLoop
 from langchain_vlmguard.serving.guarding import Guarding
 from langchain_vlmguard.serving.http_errors import HttpError
@@ -36,7 +36,7 @@ class Service:
         self.jobs = Jobs(config.limits, self.guard_loop)
         self.keys = Keys(config.keys, config.limits.retry_after)
         self.metrics = Metrics(self.jobs)
-        self.reviews = ReviewStore(config.reviews.path, config.reviews.keep_hours)
+        self.reviews = ReviewStore(database_of(config.reviews), config.reviews.keep_hours)
         self.models: dict[str, BaseChatModel] = {}
         self._guardings: dict[tuple[str, str], Guarding] = {}
         self._own_policy = config.policy

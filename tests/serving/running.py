@@ -43,10 +43,10 @@ class Running:
 
 
 @contextmanager
-def running(up, tmp_path, *, guard=None, policy=None, tracing=None, **config):
-    """A server with the stub rules before a fake upstream."""
+def running(up, tmp_path, *, guard=None, by_config=False, policy=None, tracing=None, **config):
+    """A server with the stub rules before a fake upstream; with the guard that the config describes if `by_config`."""
     rules = None
-    if guard is None:
+    if guard is None and not by_config:
         guard, rules = guard_of_rules(**(policy or {}))
     backend = {"kind": "upstream", "url": up.url, "models": ["up"], "key": {"value": "up-secret"}}
     given = {"guard": guard, "backend": backend, "reviews": {"path": tmp_path / "reviews.sqlite"}, **config}

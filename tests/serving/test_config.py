@@ -27,6 +27,10 @@ UP = {"kind": "upstream", "url": "http://x/v1", "models": ["a"]}
         ("guard: no.such:thing", "guard: Invalid python path"),
         ("policy: {rewrite: sometimes}", "policy.rewriting.when: Input should be 'always'"),
         ("limits: {retry_after: 61}", "limits.retry_after: Input should be less than or equal to 60"),
+        ("reviews: 'mysql://a/b'", "reviews: an address begins with postgresql://"),
+        ("reviews: {address: {env: NOPE_NOPE}}", "reviews.address: the environment variable NOPE_NOPE is not set"),
+        ("judge: {kind: openai-chat, url: 'http://x/v1'}", "judge.openai-chat.model: Field required"),
+        ("judge: {kind: alien, url: 'http://x/v1'}", "judge: Input tag 'alien' found using 'kind' does not match any"),
         ("a: [", "this is not YAML"),
         ("- a", "the file must hold fields"),
     ],
@@ -43,8 +47,12 @@ def test_errors_name_file_field_and_remedy(tmp_path, given, said):
 def test_secrets_are_never_shown(tmp_path, monkeypatch):
     monkeypatch.setenv("A_KEY", "very-secret")
     path = tmp_path / "guard.yaml"
-    path.write_text("keys: [{name: a, key: {env: A_KEY}}, {name: b, key: {value: also-secret}}]")
+    path.write_text(
+        "keys: [{name: a, key: {env: A_KEY}}, {name: b, key: {value: also-secret}}]\n"
+        "reviews: 'postgresql://me:secret-too@host/db'\n"
+    )
     config = read_config(path)
+    assert config.reviews.address.text == "postgresql://me:secret-too@host/db"
     assert [one.key.text for one in config.keys] == ["very-secret", "also-secret"]
     assert "secret" not in repr(config).replace("SecretStr", "")
 

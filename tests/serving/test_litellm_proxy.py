@@ -1,22 +1,12 @@
 """The real LiteLLM proxy, started here, with our guard as its guardrail; it has an environment of its own, for its many pins."""
 
-import json
-import os
-import shutil
-import socket
-import subprocess
-import time
-import urllib.request
-
 import openai
 import pytest
 
+from tests.serving.litellm_program import KEY, PROXY, litellm_proxy
 from tests.serving.rules import BADIMG, BLOCKME, BREAKME, MASKME
 from tests.serving.running import running
-from tests.serving.upstream import completion, whole
-
-KEY = "sk-only-on-loopback-0123456789"
-PROXY = os.environ.get("VLMGUARD_LITELLM") or shutil.which("litellm")
+from tests.serving.upstream import Upstream, completion, whole
 
 pytestmark = [
     pytest.mark.slow,
@@ -27,62 +17,18 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def proxied(tmp_path_factory):
     """A client of the proxy, the fake upstream behind it, and the guard beside it."""
-    from tests.serving.upstream import Upstream
-
     folder = tmp_path_factory.mktemp("litellm")
-    with Upstream() as up, running(up, folder) as server, socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
+    with Upstream() as up, running(up, folder) as server:
         guardrail = {
             "guardrail": "generic_guardrail_api",
             "mode": ["pre_call", "post_call"],
             "api_base": f"http://127.0.0.1:{server.port}",
             "default_on": True,
         }
-        config = {
-            "model_list": [
-                {"model_name": "up", "litellm_params": {"model": "openai/up", "api_base": up.url, "api_key": "x"}}
-            ],
-            "guardrails": [{"guardrail_name": "vlmguard", "litellm_params": guardrail}],
-            "general_settings": {"master_key": KEY},
-            "litellm_settings": {"telemetry": False, "num_retries": 0},
-        }
-        path = folder / "litellm.yaml"
-        path.write_text(json.dumps(config))
-        quiet = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "NO_PROXY": "*"}
-        quiet.pop("PYTHONPATH", None)
-        with (folder / "log").open("w") as log:
-            command = [PROXY, "--config", str(path), "--port", str(port), "--host", "127.0.0.1"]
-            process = subprocess.Popen(command, env=quiet, stdout=log, stderr=log, cwd=folder)  # noqa: S603
-            try:
-                wait_for(port, process)
-                yield (
-                    openai.OpenAI(
-                        base_url=f"http://127.0.0.1:{port}/v1",
-                        api_key=KEY,
-                        max_retries=0,
-                        timeout=60,
-                    ),
-                    up,
-                    server,
-                )
-            finally:
-                process.terminate()
-                process.wait(20)
-
-
-def wait_for(port, process):
-    end = time.monotonic() + 120
-    while time.monotonic() < end:
-        assert process.poll() is None
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health/liveliness", timeout=2)
-        except OSError:
-            time.sleep(0.5)
-        else:
-            return
-    raise AssertionError("the proxy did not start")  # noqa: EM101, TRY003
+        models = [{"model_name": "up", "litellm_params": {"model": "openai/up", "api_base": up.url, "api_key": "x"}}]
+        guardrails = [{"guardrail_name": "vlmguard", "litellm_params": guardrail}]
+        with litellm_proxy(folder, {"model_list": models, "guardrails": guardrails}) as url:
+            yield openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0, timeout=60), up, server
 
 
 def ask(client, content, **fields):

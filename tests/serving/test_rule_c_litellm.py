@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from tests.serving.rules import BADIMG, BLOCKME, BREAKME, GOODIMG, HOLDME, MASKME, SLEEPME
+from langchain_vlmguard import Guard
+from tests.serving.rules import BADIMG, BLOCKME, BREAKME, GOODIMG, HOLDME, MASKME, SLEEPME, Rules
 from tests.serving.running import asks, running, send
 from tests.serving.upstream import completion, whole
 
@@ -144,6 +145,33 @@ def test_case_16_unknown_forms_are_kept_and_judged(server):
         {},
     ):
         assert judged(server, **odd)["action"] == "NONE"
+
+
+@pytest.mark.parametrize("kind", ["request", "response"])
+def test_a_check_that_nobody_makes_is_a_block(up, tmp_path, kind):
+    guard = Guard(Rules(), answer_judge=None) if kind == "response" else Guard(None, answer_judge=Rules())
+    with running(up, tmp_path, guard=guard) as server:
+        found = judged(server, input_type=kind, texts=["hi"])
+        assert found["action"] == "BLOCKED"
+        assert "Nobody in this guard judges this" in found["blocked_reason"]
+        called = judged(server, input_type="response", tool_calls=[call('{"a": 1}')])
+        assert called["action"] == ("BLOCKED" if kind == "response" else "NONE")
+
+
+def test_mcp_calls_and_results_in_the_form_that_litellm_sends_are_judged(server):
+    def asked(*arguments, about="Say a text again."):
+        function = {"name": "echo", "description": about, "parameters": {"type": "object"}, "strict": False}
+        tools = [{"type": "function", "function": function}]
+        return judged(server, input_type="request", request_data={}, tools=tools, texts=[about, *arguments])
+
+    assert asked("hi", "there") == {"action": "NONE"}
+    assert asked("hi", BLOCKME)["action"] == asked("hi", about=BLOCKME)["action"] == "BLOCKED"
+    assert asked("hi", f"say {MASKME}") == {
+        "action": "GUARDRAIL_INTERVENED",
+        "texts": ["Say a text again.", "hi", "say [X]"],
+    }
+    assert judged(server, input_type="response", texts=["a page", "a label"]) == {"action": "NONE"}
+    assert judged(server, input_type="response", texts=["a page", BLOCKME])["action"] == "BLOCKED"
 
 
 def test_the_guard_routes_judge_and_ask_no_model(up, server):
