@@ -126,14 +126,12 @@ class RapidOCRReader:
 _SETTINGS = {
     "Global.log_level": "critical",
     "Global.text_score": 0.0,
-    "Det.limit_side_len": 640,
     "Rec.rec_batch_num": 1,
     "EngineConfig.onnxruntime.intra_op_num_threads": 1,
     "EngineConfig.onnxruntime.inter_op_num_threads": 1,
 }
 """Lines are read one by one, since a batch is as wide as its widest line, and unsure ones are wanted too. Pictures are read
-side by side rather than each by all cores. The detector enlarges what is smaller than its least edge; a picture that is too
-small to be read has been enlarged before."""
+side by side rather than each by all cores."""
 
 _IDLE: SimpleQueue[RapidOCR] = SimpleQueue()
 """Engines that nobody uses now; one engine serves one thread at a time, since it keeps notes on the picture it reads."""
