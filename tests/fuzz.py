@@ -70,7 +70,7 @@ def table(found):
 
 def main(
     cases: Annotated[int, typer.Option(help="Cases in all, shared by the targets.")] = 1_000_000,
-    pdfs: Annotated[int, typer.Option(help="PDFs.")] = 100_000,
+    pdfs: Annotated[int, typer.Option(help="PDFs, some twenty minutes.")] = 20_000,
     secrets: Annotated[int, typer.Option(help="Cases of the hunt for secrets, an hour and a half.")] = 100_000,
     work: Annotated[Path, typer.Option(help="Inputs found so far; a stopped run goes on from here.")] = Path(
         "build/fuzz"
