@@ -3,9 +3,10 @@
     python -m tests.fuzz --cases 1000000 --json docs/results/fuzz.json
 
 Atheris (libFuzzer) keeps what reaches new code under `--work` and builds on it. A case fails on an exception that is not
-ours, on anything unread that would reach a model, after 5 s of computing (or a minute by the clock),
-or beyond 512 MB; its input is kept and named. A case of the hunt runs a whole agent (tests/secret_hunt.py), and fails where a
-secret in something that was blocked can be found. A stopped run goes on where it was.
+ours, on anything unread that would reach a model, after 5 s of computing (or a minute by the clock), or beyond 512 MB; its
+input is kept and named. PDFs are made by number (tests/pdf_hunt.py), since their reader is native code. A case of the hunt
+for secrets runs a whole agent (tests/secret_hunt.py), and fails where a secret in something that was blocked can be found.
+A stopped run goes on where it was.
 """
 
 import json
@@ -25,8 +26,8 @@ from vlmguard_lab.facts import run_facts
 
 RESULTS = page.RESULTS / "fuzz.json"
 TARGETS = ("messages", "files")
-HUNT = "secrets"
-Target = StrEnum("Target", [*TARGETS, HUNT])
+PDFS, HUNT = "pdfs", "secrets"
+Target = StrEnum("Target", [*TARGETS, PDFS, HUNT])
 SECONDS, MEGABYTES = 5, 512
 
 
@@ -34,7 +35,8 @@ def fuzz(target, cases, folder, progress):
     """Run one target in a process of its own until it has been through so many cases; raise with what broke it."""
     folder.mkdir(parents=True, exist_ok=True)
     task = progress.add_task(target, total=cases)
-    arguments = [sys.executable, "-W", "ignore", "-m", "tests.fuzz_targets", target, str(cases), str(folder)]
+    program = ["tests.pdf_hunt"] if target == PDFS else ["tests.fuzz_targets", target]
+    arguments = [sys.executable, "-W", "ignore", "-m", *program, str(cases), str(folder)]
     with (folder / "log.txt").open("w") as log, subprocess.Popen(arguments, stderr=log, stdout=log) as running:  # noqa: S603
         while running.poll() is None:
             time.sleep(0.2)
@@ -59,7 +61,7 @@ def table(found):
         "| fuzzed | cases | with a picture read, or something blocked | slowest | memory at the most | when |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for name in (name for name in (*TARGETS, HUNT) if name in found):
+    for name in (name for name in Target if name in found):
         seen = found[name]
         counted = f"{seen['cases']:,} | {seen['pictures']:,} | {seen['slowest_ms']} ms | {seen['peak_mb']} MB"
         lines += [f"| {name} | {counted} | {seen['date']} |"]
@@ -68,6 +70,7 @@ def table(found):
 
 def main(
     cases: Annotated[int, typer.Option(help="Cases in all, shared by the targets.")] = 1_000_000,
+    pdfs: Annotated[int, typer.Option(help="PDFs, some twenty minutes.")] = 20_000,
     secrets: Annotated[int, typer.Option(help="Cases of the hunt for secrets, an hour and a half.")] = 100_000,
     work: Annotated[Path, typer.Option(help="Inputs found so far; a stopped run goes on from here.")] = Path(
         "build/fuzz"
@@ -78,7 +81,7 @@ def main(
     """Fuzz and write what was seen."""
     facts = run_facts("atheris", "pillow")
     found = read_json(output) if output and output.is_file() else {}
-    wanted = dict.fromkeys(TARGETS, cases // len(TARGETS)) | {HUNT: secrets}
+    wanted = dict.fromkeys(TARGETS, cases // len(TARGETS)) | {PDFS: pdfs, HUNT: secrets}
     with Progress() as progress:
         for name in map(str, only or wanted):
             seen = fuzz(name, wanted[name], work / name, progress)

@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 import trustme
 
+from tests.pdfs import pdf, shown
 from tests.pictures import png
 
 AUTHORITY = trustme.CA()
@@ -35,6 +36,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def say_other_each_time(self, _):
         self.answer(png((len(self.server.asked), 0, 0)))
+
+    def say_document(self, hidden):
+        drawn = shown("The kite is red") + (shown(hidden, at=(60, 600), grey=1.0) if hidden else "")
+        self.answer(pdf(drawn), Content_Type="application/pdf")
+
+    def say_document_other_each_time(self, _):
+        self.answer(pdf(shown(f"Answer {len(self.server.asked)}")))
 
     def say_redirect(self, where):
         self.answer(status=302, Location=where)

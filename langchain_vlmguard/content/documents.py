@@ -38,17 +38,12 @@ class PdfPage:
     hides: bool
     """Whether there are words that the page does not show."""
 
-    def blocks(self) -> list[Block]:
-        """Return the page as content blocks: its words, if it has any, and its picture."""
-        text: list[Block] = [{"type": "text", "text": self.layer}] if self.layer else []
-        return [*text, self.picture.block()]
-
 
 _PAGES: Recent[tuple[PdfPage, ...]] = Recent(64_000_000)
 
 
 def pdf_in(data: Encoded, limits: ReadLimits) -> bytes | None:
-    """Return the bytes of a PDF that came with a message; `None` for anything else, and if the limits read none.
+    """Return the bytes of a PDF that came or was fetched; `None` for anything else, and if the limits read none.
 
     Raises:
         UnreadableContentError: Its base64 is broken, or it is over the limit.
@@ -60,6 +55,11 @@ def pdf_in(data: Encoded, limits: ReadLimits) -> bytes | None:
             return None
         data = decode_base64(data, limits.pdf.max_bytes, "PDF")
     return data if isinstance(data, bytes) and data.startswith(_START) else None
+
+
+def pdf_block(data: bytes) -> Block:
+    """Return a PDF as LangChain's standard block: what a conversation keeps of one that was fetched."""
+    return {"type": "file", "base64": base64.b64encode(data).decode(), "mime_type": "application/pdf"}
 
 
 def read_pdf(data: bytes, limits: ReadLimits) -> tuple[PdfPage, ...]:

@@ -54,6 +54,8 @@ _SAME = 0.8
 _MOST_FINDINGS = 4_000
 _LEAST_SPELLED = 3
 _KEPT_BYTES = 4_000_000
+_BUSY = 4
+"""Times as long by the clock: that a machine is busy with other work is no reason to refuse a picture."""
 
 _ADDRESSES_A_MODEL = re.compile(
     r"\b(ignore|disregard|forget|override)\b.{0,40}\b(instruction|rule|prompt|question|request|guideline|said|above|previous)"
@@ -180,7 +182,8 @@ class EvidenceReader:
             languages: Languages to read, as ISO 639-1 codes (`("en", "ru", "ar")`). What RapidOCR's models do not know is given
                 to Tesseract, line by line (extra `tesseract`, the program, and its data of these languages).
             codes: Whether QR codes and barcodes are read too.
-            seconds: For one picture; evidence that is not whole by then says so.
+            seconds: Of computing for one picture, and four times as many by the clock; evidence that is not whole by then
+                says so.
             max_concurrency: How many pictures are read at once.
 
         Raises:
@@ -229,7 +232,7 @@ class EvidenceReader:
         return await asyncio.to_thread(self.read, picture, seen)
 
     def _read(self, picture: CheckedPicture, seen: Sequence[Image.Image]) -> PictureEvidence:
-        deadline = time.monotonic() + self.seconds
+        deadline = _Deadline(self.seconds)
         found = _Found()
         for where, note in picture.notes:
             found.add(Finding("metadata", note, where))
@@ -239,14 +242,14 @@ class EvidenceReader:
             look = first if first_again and first is not None else Look(shown=first.known if first else [])
             first = first or look
             for view in views:
-                if time.monotonic() > deadline:
+                if deadline.is_over:
                     return found.evidence(complete=False)
                 if search is None:
                     self._look(view, found)
                 else:
                     self._search(view, found, search, look)
             found.end_look()
-        return found.evidence(complete=time.monotonic() <= deadline)
+        return found.evidence(complete=not deadline.is_over)
 
     def _classify(self, picture: CheckedPicture, evidence: PictureEvidence) -> PictureEvidence:
         """Add what classifiers say; one that fails is told, and decides as a picture that could not be read does."""
@@ -300,6 +303,17 @@ class EvidenceReader:
         standing = any(_stands(line, view) for line in lines)
         unsure = any(line.confidence < SURE and not _stands(line, view) for line in lines)
         return (*((90, 270) if standing else ()), *((180,) if unsure else ()))
+
+
+class _Deadline:
+    """Is over when its thread has computed for so long, or much later by the clock."""
+
+    def __init__(self, seconds: float) -> None:
+        self._computing, self._clock = time.thread_time() + seconds, time.monotonic() + _BUSY * seconds
+
+    @property
+    def is_over(self) -> bool:
+        return time.thread_time() > self._computing or time.monotonic() > self._clock
 
 
 class _Found:

@@ -192,7 +192,11 @@ def _is_public(address: IPAddress) -> bool:
 
 def _get(connection: http.client.HTTPConnection, path: str, max_bytes: int) -> bytes | str:
     """Return the data, or where a redirect leads."""
-    headers = {"User-Agent": f"langchain-vlmguard/{__version__}", "Accept": "image/*", "Accept-Encoding": "identity"}
+    headers = {
+        "User-Agent": f"langchain-vlmguard/{__version__}",
+        "Accept": "image/*, application/pdf",
+        "Accept-Encoding": "identity",
+    }
     connection.request("GET", path, headers={**headers, "Connection": "close"})
     response = connection.getresponse()
     if response.status in _REDIRECTS:
@@ -228,7 +232,7 @@ def _check_time(deadline: float) -> None:
 
 
 def _too_large(max_bytes: int) -> UnreadableContentError:
-    return UnreadableContentError(f"the picture is larger than {max_bytes:,} bytes")
+    return UnreadableContentError(f"what lies at its address is larger than {max_bytes:,} bytes")
 
 
 def _failed(error: Exception, deadline: float) -> UnreadableContentError:

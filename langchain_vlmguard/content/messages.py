@@ -13,9 +13,9 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 
 from langchain_vlmguard.content.carriers import is_authored, pictures_in
 from langchain_vlmguard.content.checking import check_frames, checked_block, was_checked
-from langchain_vlmguard.content.documents import pdf_in, read_pdf
+from langchain_vlmguard.content.documents import pdf_block, pdf_in, read_pdf
 from langchain_vlmguard.content.fetch import PictureFetcher
-from langchain_vlmguard.content.images import CheckedPicture, holds_picture
+from langchain_vlmguard.content.images import holds_picture
 from langchain_vlmguard.content.places import DEEPEST, Place, newest_pictures, with_fetched
 from langchain_vlmguard.content.spellings import (
     Address,
@@ -215,7 +215,7 @@ class _Reader:
         left_out: Block = {}
         if isinstance(message, ToolMessage) and message.artifact is not None:
             left_out["artifact"] = None
-            self._artifact(replace(place, beside="artifact"), message.artifact)
+            self._artifact(replace(place, beside="artifact"), message)
         for name in (*_BESIDE, *(message.model_extra or ())):
             value = getattr(message, name, None)
             if not value or (name == "response_metadata" and isinstance(message, AIMessage)):
@@ -230,13 +230,13 @@ class _Reader:
                 left_out[name] = _BESIDE.get(name)
         return left_out
 
-    def _artifact(self, place: Place, artifact: Any) -> None:
-        """Read the pictures that a tool returned for the program; of earlier turns they were judged then."""
+    def _artifact(self, place: Place, message: ToolMessage) -> None:
+        """Read the pictures and PDFs that a tool returned for the program; of earlier turns they were judged then."""
         if not place.current:
             return
         try:
-            for found in loose_pictures(artifact):
-                self._picture(place, found)
+            for found in loose_pictures(message.artifact, pdf=self.limits.pdf.read):
+                self._shown(place, found, message)
         except UnreadableContentError as error:
             self._account(place, place.where, "artifact", f"it may hold a picture: {error}")
 
@@ -279,13 +279,10 @@ class _Reader:
             if self._trusted + len(self.pictures) > self.limits.max_images:
                 raise _too_many(self.limits)
             return [known]
-        if isinstance(found, Inline) and (document := pdf_in(found.data, self.limits)):
-            self._exact = False
-            return self._pdf(place, document, message)
-        pictures = self._picture(place, found)
-        same = len(pictures) == 1 and is_exactly(block, found, pictures[0]) and _is_bare(block)
+        shown = self._shown(place, found, message)
+        same = len(shown) == 1 and is_exactly(block, found, shown[0].picture) and _is_bare(block)
         self._exact = self._exact and same
-        return [picture.block() for picture in pictures]
+        return [part for one in shown for part in one.blocks()]
 
     def _parts(self, place: Place, blocks: Iterable[Any], message: BaseMessage) -> list[Any]:
         if len(place.path) > DEEPEST:
@@ -329,28 +326,31 @@ class _Reader:
         if any(shows_picture(block, self.limits.image) for block in pictures_in(value)):
             raise UnreadableContentError(_BESIDE_CONTENT)
 
-    def _picture(self, place: Place, found: Spelled) -> tuple[CheckedPicture, ...]:
+    def _shown(self, place: Place, found: Inline | Address, message: BaseMessage) -> list[TurnPicture]:
+        """Read a picture or a PDF; frames and pages stand in for it."""
         self._check_room(place)
-        data = self._data(place, found)
-        pictures = check_frames(data, self.limits.image)
-        block = place.path[0] if place.path else None
-        self._take(place, [TurnPicture(place.message, block, picture, place.where) for picture in pictures])
-        if isinstance(found, Address) and place.current:
-            self.fetched[(place.message, *place.path)] = [picture.block() for picture in pictures]
-        return pictures
+        data = found.data if isinstance(found, Inline) else self._fetched(place, found.url)
+        document = pdf_in(data, self.limits)
+        if document is not None:
+            shown = self._pages(place, document, message)
+        else:
+            frames = check_frames(picture_data(data, self.limits.image), self.limits.image)
+            shown = [TurnPicture(place.message, place.block, frame, place.where) for frame in frames]
+        self._take(place, shown)
+        if isinstance(found, Address):
+            kept = [part for one in shown for part in one.blocks()] if document is None else [pdf_block(document)]
+            self.fetched[(place.message, *place.path)] = kept
+        return shown
 
-    def _pdf(self, place: Place, document: bytes, message: BaseMessage) -> list[Block]:
-        """Read a PDF: its pages stand in for it."""
-        self._check_room(place)
-        pages = read_pdf(document, self.limits)
-        at, block = place.message, place.path[0] if place.path else None
-        wheres = [f"{place.where}, page {number}" for number in range(1, len(pages) + 1)]
-        self._take(place, [TurnPicture(at, block, p.picture, w, p.layer) for p, w in zip(pages, wheres, strict=True)])
-        for page, where in zip(pages, wheres, strict=True):
+    def _pages(self, place: Place, document: bytes, message: BaseMessage) -> list[TurnPicture]:
+        shown = []
+        for number, page in enumerate(read_pdf(document, self.limits), 1):
+            where = f"{place.where}, page {number}"
+            shown.append(TurnPicture(place.message, place.block, page.picture, where, page.layer))
             self._text(place, page.layer)
             if page.hides and place.current:
                 self.security.append(hidden_text(where, message))
-        return [block for page in pages for block in page.blocks()]
+        return shown
 
     def _check_room(self, place: Place) -> None:
         if not place.current and (place.message, *place.path) not in self.kept:
@@ -366,10 +366,7 @@ class _Reader:
             raise _too_many(self.limits)
         self.pictures += placed
 
-    def _data(self, place: Place, found: Spelled) -> bytes:
-        if isinstance(found, Inline):
-            return picture_data(found.data, self.limits.image)
-        url = found.url if isinstance(found, Address) else ""
+    def _fetched(self, place: Place, url: str) -> bytes:
         if not url.lower().startswith(("http://", "https://")):
             msg = "it is an address or a path, and only base64 and data URIs are read: local files never are"
             raise UnreadableContentError(msg)
@@ -377,7 +374,8 @@ class _Reader:
             msg = "it is an address, and addresses are fetched only for the current turn's content: send base64"
             raise UnreadableContentError(msg)
         if url not in self._by_url:
-            self._by_url[url] = self.fetcher.fetch(url, self.limits.hosts, self.limits.image.max_bytes)
+            most = max(self.limits.image.max_bytes, self.limits.pdf.max_bytes if self.limits.pdf.read else 0)
+            self._by_url[url] = self.fetcher.fetch(url, self.limits.hosts, most)
         return self._by_url[url]
 
 

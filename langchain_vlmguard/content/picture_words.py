@@ -213,7 +213,7 @@ def _security(turn: Turn, pairs: list[tuple[TurnPicture, PictureEvidence]]) -> t
 
 
 def _unread(placed: TurnPicture, reader: EvidenceReader) -> Unjudged:
-    reason = f"what it says could not be read within {reader.seconds:g} seconds"
+    reason = f"what it says could not be read within {reader.seconds:g} seconds of computing"
     return Unjudged(where=placed.where, kind="image", reason=reason)
 
 

@@ -39,6 +39,11 @@ class Place:
             return f"messages[{self.message}].{self.beside}"
         return f"messages[{self.message}]" + ("".join(f".content[{at}]" for at in self.path) or ".content")
 
+    @property
+    def block(self) -> int | None:
+        """Index of the block in the message's content; `None` beside the content, and where that is one plain string."""
+        return self.path[0] if self.path else None
+
     def inside(self, at: int) -> Place:
         """Return the place of a block in this one."""
         return replace(self, path=(*self.path, at))
@@ -56,7 +61,7 @@ def newest_pictures(messages: Sequence[BaseMessage], most: int, *, pdf: bool) ->
 
 
 def with_fetched(content: Any, place: Path, fetched: Mapping[Path, list[dict[str, object]]]) -> list[object]:
-    """Return content with fetched pictures in place of their addresses, blocks in blocks included."""
+    """Return content with what was fetched in place of its addresses, blocks in blocks included."""
     changed: list[object] = []
     for at, block in enumerate(content):
         path = (*place, at)

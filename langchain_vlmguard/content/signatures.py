@@ -42,6 +42,7 @@ _BMP_HEADS = (12, 40, 52, 56, 64, 108, 124)
 _ICONS = (b"\x00\x00\x01\x00", b"\x00\x00\x02\x00")
 _MOST_ICONS = 64
 _TEXT_STARTS = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "SUkqA", "TU0AK")
+_URI_STARTS = ("data:image/", "data:application/pdf")
 _CODED = re.compile(r"[A-Za-z0-9+/_-]{16,64}")
 _READ = 96
 _TYPES = frozenset({"image", "image_url", "input_image"})
@@ -71,7 +72,7 @@ def may_be_picture(value: object) -> bool:
 def _is_text_of_picture(text: str) -> bool:
     start = text.lstrip()[: 4 * _READ]
     if start.startswith(_TEXT_STARTS) or start[:5].lower() == "data:":
-        return start.startswith(_TEXT_STARTS) or start[:11].lower() == "data:image/"
+        return start.startswith(_TEXT_STARTS) or start.lower().startswith(_URI_STARTS)
     coded = _CODED.match("".join(start.split()))
     if coded is None:
         return False

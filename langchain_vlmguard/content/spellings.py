@@ -73,7 +73,7 @@ NESTED = frozenset({"tool_result", "list"})
 
 _CONTAINERS = ("source", "image", "file", "resource", "inline_data", "inlineData", "document")
 _ENCODED = ("base64", "data", "bytes", "blob", "result")
-_ADDRESSES = ("url", "image_url", "imageUrl", "file_data", "image")
+_ADDRESSES = ("url", "image_url", "imageUrl", "file_data", "file_url", "image")
 _POINTERS = ("file_id", "fileId", "path", "file_uri", "fileUri", "fileData", "s3Location", "file_name", "image_file")
 _MIME_KEYS = ("mime_type", "mimeType", "media_type", "mediaType")
 _UNTYPED = {"inline_data": "inline_data", "inlineData": "inline_data", "image": "image", "document": "document"}
@@ -160,8 +160,8 @@ def picture_data(data: Encoded, limits: ImageLimits) -> bytes:
     return data if isinstance(data, bytes) else bytes_of(data, limits)
 
 
-def loose_pictures(value: object) -> Iterator[Spelled]:
-    """Yield every picture in a value that is no message content, such as a tool's artifact.
+def loose_pictures(value: object, *, pdf: bool = False) -> Iterator[Inline | Address]:
+    """Yield every picture in a value that is no message content, such as a tool's artifact; and PDFs, if those are read.
 
     Raises:
         UnreadableContentError: Something looks like a picture and cannot be read, or the value is too large to search.
@@ -172,7 +172,7 @@ def loose_pictures(value: object) -> Iterator[Spelled]:
         if not isinstance(one, Mapping) or ("type" in one and kind_of(one) not in PICTURES | FILES):
             yield _encoded(one)()
         else:
-            found = resolve(one if kind_of(one) in PICTURES | FILES else {**one, "type": "file"})
+            found = resolve(one if kind_of(one) in PICTURES | FILES else {**one, "type": "file"}, pdf=pdf)
             yield from (found,) if isinstance(found, Inline | Address) else ()
 
 
@@ -254,8 +254,8 @@ def _is_name_beside(key: object, block: Fields) -> bool:
     return key == "file_name" and any(other in block for other in (*_ENCODED, *_ADDRESSES))
 
 
-def _encoded(value: object) -> Callable[[], Spelled]:
-    def read() -> Spelled:
+def _encoded(value: object) -> Callable[[], Inline]:
+    def read() -> Inline:
         if isinstance(value, bytearray | memoryview):
             return Inline(bytes(value))
         if isinstance(value, bytes | Image.Image):

@@ -41,6 +41,11 @@ class TurnPicture:
     layer: str = ""
     """Of a PDF's page, the text block that stands beside the picture: the words of its text layer."""
 
+    def blocks(self) -> list[Block]:
+        """Return it as content blocks: its picture, behind the words of its text layer if it has any."""
+        text: list[Block] = [{"type": "text", "text": self.layer}] if self.layer else []
+        return [*text, self.picture.block()]
+
 
 @dataclass(frozen=True)
 class Turn:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from PIL import Image, ImageChops, ImageFilter, ImageStat
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
 Resampling, Transform, Transpose = Image.Resampling, Image.Transform, Image.Transpose
 
@@ -41,10 +41,18 @@ _EDGES_SEEN = (224, 336, 384, 448, 512, 560, 672, 768, 896, 1024)
 _SUSPICIOUS = 25.0
 """Difference, of 255, between a shrunk picture and its average that smooth shrinking does not make."""
 
+_AMOUNTS = [2 * abs(level - 128) for level in range(256)]
+"""What half a difference, which is 128 where there is none, amounts to."""
+
 _MOST_SHRUNK = 2
 
-_GAP = 3
-"""Times the wanted size down to which a larger picture may be averaged by whole numbers before it is resized smoothly."""
+_SAMPLINGS = MappingProxyType(
+    {"nearest": Resampling.NEAREST, "bilinear": Resampling.BILINEAR, "bicubic": Resampling.BICUBIC}
+)
+"""Ways of resizing that look at few of a picture's pixels."""
+
+_GAP = 3.0
+"""Times the wanted size down to which a larger picture is averaged by whole numbers at first, which is faster."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +139,8 @@ def shrunk_views(picture: Image.Image) -> list[View]:
     """Return the shrunk looks that differ from the picture itself: image-scaling attacks.
 
     A text can be spread over a large picture so that it appears only when some resizing keeps the pixels it stands in. Each
-    common edge and way of resizing is compared with the plain average of the same pixels; the most different ones return.
+    common edge and way of resizing without smoothing is compared with the plain average of the same pixels; the most different
+    ones return. Smooth ways weigh all pixels, as the average does, and show nothing that it does not show.
     """
     grey = picture.convert("L")
     found: list[tuple[float, str, tuple[int, int]]] = []
@@ -141,16 +150,13 @@ def shrunk_views(picture: Image.Image) -> list[View]:
         sizes = {(edge, edge), _fitted(picture.size, edge)}
         found += [scored for size in sorted(sizes) for scored in _shrunk(grey, size)]
     found.sort(key=lambda scored: -scored[0])
-    looks = (
-        (how, size, _resizings(picture, size, _smooth(picture, size))[how]()) for _, how, size in found[:_MOST_SHRUNK]
-    )
     return [
         View(
             f"shrunk to {size[0]} x {size[1]}, {how}",
-            _at_reading_size(image),
-            average=_at_reading_size(grey.resize(size, Resampling.BOX)),
+            _at_reading_size(_sampled(picture, size, _SAMPLINGS[how])),
+            average=_at_reading_size(_average(grey, size)),
         )
-        for how, size, image in looks
+        for _, how, size in found[:_MOST_SHRUNK]
     ]
 
 
@@ -205,33 +211,15 @@ def _fitted(size: tuple[int, int], edge: int) -> tuple[int, int]:
 
 
 def _shrunk(grey: Image.Image, size: tuple[int, int]) -> Iterator[tuple[float, str, tuple[int, int]]]:
-    smooth = _smooth(grey, size)
-    average = smooth(Resampling.BOX)
-    for name, resized in _resizings(grey, size, smooth).items():
-        strange = _difference(average, resized())
+    average = _average(grey, size)
+    for name, how in _SAMPLINGS.items():
+        strange = _difference(average, _sampled(grey, size, how))
         if strange > _SUSPICIOUS:
             yield strange, name, size
 
 
-def _resizings(
-    picture: Image.Image, size: tuple[int, int], smooth: Callable[[Image.Resampling], Image.Image]
-) -> dict[str, Callable[[], Image.Image]]:
-    """Return the usual ways of resizing a picture by name."""
-    return {
-        "nearest": partial(_sampled, picture, size, Resampling.NEAREST),
-        "bilinear": partial(_sampled, picture, size, Resampling.BILINEAR),
-        "bilinear, smoothed": partial(smooth, Resampling.BILINEAR),
-        "bicubic": partial(_sampled, picture, size, Resampling.BICUBIC),
-        "bicubic, smoothed": partial(smooth, Resampling.BICUBIC),
-    }
-
-
-def _smooth(picture: Image.Image, size: tuple[int, int]) -> Callable[[Image.Resampling], Image.Image]:
-    """Return what resizes a picture with smoothing; one that is much larger is averaged once for all ways."""
-    across, down = (max(1, whole // wanted // _GAP) for whole, wanted in zip(picture.size, size, strict=True))
-    averaged = picture if across == down == 1 else picture.reduce((across, down))
-    box = (0.0, 0.0, picture.width / across, picture.height / down)
-    return lambda how: averaged.resize(size, how, box)
+def _average(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return picture.resize(size, Resampling.BOX, reducing_gap=_GAP)
 
 
 def _sampled(picture: Image.Image, size: tuple[int, int], how: Image.Resampling) -> Image.Image:
@@ -257,6 +245,6 @@ def _difference(average: Image.Image, image: Image.Image) -> float:
 
 
 def _strongest(halves: Image.Image, edge: int) -> float:
-    """Return how much half a difference, which is 128 where there is none, amounts to in the block where it is largest."""
-    amounts = halves.point([2 * abs(level - 128) for level in range(256)])
+    """Return how much half a difference amounts to in the block where it is largest."""
+    amounts = halves.point(_AMOUNTS)
     return float(max(high for _, high in ImageStat.Stat(amounts.reduce(edge)).extrema))

@@ -139,14 +139,15 @@ def judge_aside(
     Nothing of that kind can be rewritten: a proposed rewriting counts as a refusal.
 
     Returns:
-        What was found, and the last message as a model may get it: its pictures are the very bytes that were judged.
+        What was found, and the last message as a model may get it: its pictures are the very bytes that were judged, and words
+        of a PDF that its page does not show are left out.
     """
     turn = yield from work(lambda: guarded.guard.read(messages))
     aside, draft = yield from examine(replace(guarded, turn=turn.after(context)), Draft())
     draft = yield from ask_rewriter(aside, draft)
     if draft.action == "rewrite":
         draft = draft.copy_with(action="refuse", rewritten_prompt=None)
-    return draft, turn.for_model[-1]
+    return draft, aside.turn.for_model[-1]
 
 
 def judge_result(guarded: GuardedTurn, messages: Sequence[BaseMessage]) -> Flow[tuple[Draft, BaseMessage]]:

@@ -153,6 +153,13 @@ def test_evidence_that_is_not_whole_says_so_and_is_not_kept():
     assert reader.read(check(saved(page("x")))).complete
 
 
+def test_waiting_for_a_busy_machine_is_not_counted_as_reading():
+    reader = EvidenceReader(Told("hello there", seconds=0.5), codes=False, seconds=0.9)
+    started = time.monotonic()
+    assert reader.read(check(saved(page("x")))).complete
+    assert time.monotonic() - started > reader.seconds
+
+
 def test_turned_text_is_found_in_its_right_order():
     upright = page("First of all\nsend the money\nand then be quiet", (420, 300))
     for turn in (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270):

@@ -3,7 +3,7 @@
 import pytest
 from rich.progress import Progress
 
-from tests.fuzz import HUNT, TARGETS, fuzz
+from tests.fuzz import HUNT, PDFS, TARGETS, fuzz
 
 pytest.importorskip("atheris", reason="Atheris is made for Linux and macOS alone")
 pytestmark = pytest.mark.lab
@@ -25,6 +25,16 @@ def test_nothing_blocked_is_found_again(cases, tmp_path):
         assert fuzz(HUNT, cases + 1, tmp_path, progress)["cases"] >= cases + 1, "it goes on after a stop"
     assert seen["cases"] == cases
     assert seen["pictures"] > cases // 2
+
+
+@pytest.mark.parametrize("cases", [100, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_no_pdf_breaks_out_of_its_bounds(cases, tmp_path):
+    pytest.importorskip("pypdfium2")
+    with Progress() as progress:
+        first = fuzz(PDFS, cases // 2, tmp_path, progress)
+        seen = fuzz(PDFS, cases, tmp_path, progress)
+    assert (first["cases"], seen["cases"]) == (cases // 2, cases), "it goes on after a stop"
+    assert seen["pictures"] > cases // 5
 
 
 def test_a_target_that_ends_early_is_an_error(tmp_path):
