@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 _URL = r"^https?://[^/?#\s]+(/[^?#\s]*)?$"
-_LISTED = 12
+_LISTED = 24
 """Most fields that an error lists beside the one that was probably meant."""
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
