@@ -9,13 +9,10 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from langchain_vlmguard.content.carriers import is_mark
 from langchain_vlmguard.content.signatures import may_be_picture
 from langchain_vlmguard.serving.hook_events import CALL, RESULT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from langchain_vlmguard.serving.hook_events import HookEvent
     from langchain_vlmguard.verdict.records import Json
 
@@ -26,6 +23,7 @@ _BLANK = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhg
 """A picture of one pixel, in place of one that is withheld."""
 
 _LONGEST = 600
+_KINDS, _KNOWN = ("type", "mimeType", "media_type"), ("text", "image", "base64")
 _TEXTS = ("text", "stdout", "content", "result", "output", "message")
 
 
@@ -74,26 +72,20 @@ def withheld(result: object, notice: str) -> object:
     if not isinstance(result, dict):
         return notice
     where = next((key for key in _TEXTS if isinstance(result.get(key), str | list)), None)
-    return {key: withheld(value, notice) if key == where else _emptied(value) for key, value in result.items()}
+    return {key: withheld(one, notice) if key == where else _emptied(key, one) for key, one in result.items()}
 
 
-def _emptied(value: object) -> object:
-    """Return a value of the same form without its words."""
+def _emptied(key: str, value: object) -> object:
+    """Return a value of the same form without its words: names of known kinds stay."""
     if isinstance(value, dict):
-        return _emptied_fields(value)
+        return {inner: _emptied(inner, one) for inner, one in value.items()}
     if isinstance(value, list):
         return []
     if not isinstance(value, str):
         return value
+    if key in _KINDS:
+        return value if value in _KNOWN else "image/png" if value.startswith("image/") else ""
     return _BLANK if may_be_picture(value) else ""
-
-
-def _emptied_fields(fields: Mapping[str, object]) -> Json:
-    return {key: "image/png" if _is_media(key, value) else _emptied(value) for key, value in fields.items()}
-
-
-def _is_media(key: str, value: object) -> bool:
-    return key in ("type", "mimeType", "media_type") and is_mark(value) and str(value).startswith("image/")
 
 
 def _plain(reason: str) -> str:

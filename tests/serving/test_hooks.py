@@ -151,6 +151,8 @@ def test_what_is_put_in_place_of_a_result_has_its_form_and_nothing_of_it(shape, 
     assert type(instead) is type(given)
     if isinstance(given, dict):
         assert instead.keys() == given.keys()
+        assert instead.get("type") == given.get("type")
+        assert [*instead.get("file", {})] == [*given.get("file", {})]
     assert PNG["bad"] not in json.dumps(instead)
     assert told["continue"] is False
     kept = json.loads(hooked("claude-code", result(given), ask, keep_going=True).stdout)
