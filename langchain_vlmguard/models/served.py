@@ -120,6 +120,9 @@ def served(llm: VLLM, name: str | None = None) -> ServedVLM:
     """
     from langchain_vlmguard.models.processors import load_processor
 
+    if not hasattr(llm, "llm_engine"):
+        msg = f"from_vllm takes a vllm.LLM of this process, not {llm!r}: addresses and other engines are not supported yet"
+        raise EngineRefusedError(msg)
     config = llm.llm_engine.vllm_config
     options = EngineOptions.read(config.additional_config)
     if options is None:
