@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _MARK = "_vlmguard"
 """Attribute under which our state hangs on vLLM's objects."""
 
+_REFUSED = "_vlmguard_refused"
+"""Attribute of a request that must not be answered, with the reason."""
+
 
 class _Sampling(Protocol):
     extra_args: dict[str, object] | None
@@ -118,7 +121,7 @@ def _admit(plain: Callable[..., object], core: object, request: _Request) -> obj
     try:
         settings = settings_of(extra, armed=options is not None, unmarked=options.unmarked if options else "")
     except RowSettingsError as error:
-        raise _invalid(str(error)) from error
+        return _refused(plain, core, request, str(error))
     request.cache_salt = settings.salt(request.cache_salt)
     made = plain(core, request)
     setattr(cast("tuple[object, int]", made)[0], _MARK, settings)
@@ -128,10 +131,22 @@ def _admit(plain: Callable[..., object], core: object, request: _Request) -> obj
     return made
 
 
-def _invalid(said: str) -> Exception:
-    from vllm.exceptions import VLLMValidationError
+def _refused(plain: Callable[..., object], core: object, request: _Request, said: str) -> object:
+    """Refuse a request: by an error where the engine core answers one, and at its first token where an error would tear it.
 
-    return cast("Exception", VLLMValidationError(said, parameter="vllm_xargs"))
+    In one process vLLM knows the request already when its core refuses it, and would wait for its answer for ever.
+    """
+    from vllm.exceptions import VLLMValidationError
+    from vllm.v1.engine.core import EngineCoreProc
+
+    if isinstance(core, EngineCoreProc):
+        raise VLLMValidationError(said, parameter="vllm_xargs")
+    if request.sampling_params is not None:
+        extra = request.sampling_params.extra_args or {}
+        request.sampling_params.extra_args = {name: value for name, value in extra.items() if name != KEY}
+    made = plain(core, request)
+    setattr(cast("tuple[object, int]", made)[0], _REFUSED, said)
+    return made
 
 
 def _cache(plain: Callable[..., object], coordinator: object, request: _Request, computed: int) -> object:
@@ -146,6 +161,7 @@ def _release(plain: Callable[..., object], scheduler: object, scheduled: object,
     """Send no token of a row that is not stamped, and send the stamp with every one."""
     requests: Mapping[str, _Request] = getattr(scheduler, "requests")  # noqa: B009 - vLLM's
     wanted = {name: one for name, request in requests.items() if (one := getattr(request, _MARK, None)) is not None}
+    refused = {name: said for name, request in requests.items() if (said := getattr(request, _REFUSED, None))}
     stamps: dict[str, Stamp] = scheduler.__dict__.setdefault(_MARK, {})
     stamps |= getattr(made, _MARK, {})
     found = cast("dict[int, _Outputs]", plain(scheduler, scheduled, made))
@@ -153,6 +169,10 @@ def _release(plain: Callable[..., object], scheduler: object, scheduled: object,
         for output in outputs.outputs:
             settings = wanted.get(output.request_id, RowSettings("nothing"))
             stamp = stamps.get(output.request_id)
+            if (said := refused.get(output.request_id)) is not None:
+                _stop(scheduler, output)
+                output.kv_transfer_params = {KEY: {"error": said}}
+                continue
             if output.new_token_ids and fault(stamp, settings) is not None:
                 _stop(scheduler, output)
             if settings.do != "nothing":  # on every piece: a stop string ends a row in the front end
