@@ -48,6 +48,8 @@ class _Scheduled(Protocol):
 class _Output(Protocol):
     request_id: str
     new_token_ids: list[int]
+    new_logprobs: object
+    new_prompt_logprobs_tensors: object
     finish_reason: object
     kv_transfer_params: dict[str, object] | None
 
@@ -187,6 +189,7 @@ def _stop(scheduler: object, output: _Output) -> None:
     from vllm.v1.request import RequestStatus
 
     output.new_token_ids = []
+    output.new_logprobs = output.new_prompt_logprobs_tensors = None  # beam search goes on from these alone
     if output.finish_reason is None:
         finish: Callable[..., object] = getattr(scheduler, "finish_requests")  # noqa: B009 - vLLM's
         finish(output.request_id, RequestStatus.FINISHED_ERROR)
