@@ -31,7 +31,7 @@ JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 test: $(READY)  ## The package's tests, and the lab's that are quick.
-	$(PYTEST) -m "not slow and not lab"
+	$(PYTEST) -m "not slow and not lab and not vllm"
 
 test-lab: $(READY)  ## The lab's tests that build, train, attack or measure the testbed.
 	$(BIN)/python -m pytest -q -m "lab and not slow"
@@ -44,7 +44,7 @@ $(OLDEST_READY): $(READY)
 	touch $@
 
 test-oldest: $(OLDEST_READY)  ## What speaks to LangChain and transformers, on the oldest of both.
-	PYTHONPATH=. $(OLDEST)/bin/python -m pytest -q -m "not slow and not lab" $(OLDEST_TESTS)
+	PYTHONPATH=. $(OLDEST)/bin/python -m pytest -q -m "not slow and not lab and not vllm" $(OLDEST_TESTS)
 
 test-all: test test-lab test-oldest  ## Everything, on both stacks.
 

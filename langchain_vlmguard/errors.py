@@ -43,6 +43,22 @@ class DirectionsMismatchError(VLMGuardError, ValueError):
     """Safety directions do not belong to the model they are used on."""
 
 
+class GuardFilesError(VLMGuardError, OSError):
+    """Our files beside a checkpoint are missing, changed or another model's; it is never loaded as if it had none."""
+
+
+class RowSettingsError(VLMGuardError, ValueError):
+    """What a request asks of vLLM's workers cannot be read or done; it is refused, never answered plain."""
+
+
+class EngineRefusedError(VLMGuardError, RuntimeError):
+    """A vLLM engine is set up in a way that steering was not tested with, so it must not start."""
+
+
+class MissingStampError(VLMGuardError, RuntimeError):
+    """An answer of vLLM does not prove that its row was read or steered as asked, so it is not used."""
+
+
 class NoThresholdError(VLMGuardError, ValueError):
     """A gate's risk does not tell harmless requests from harmful ones."""
 

@@ -17,7 +17,8 @@ from langchain_vlmguard.models.chat_format import to_chat_row
 from langchain_vlmguard.models.fit_card import fit_card, gate_facts
 from langchain_vlmguard.models.fitted import FIT_FILE, fitted_folder
 from langchain_vlmguard.models.fitting import PLOT_FILE
-from langchain_vlmguard.models.loading import DIRECTIONS_FILE, load_vlm
+from langchain_vlmguard.models.guard_files import DIRECTIONS_FILE
+from langchain_vlmguard.models.loading import load_vlm
 from langchain_vlmguard.steering.encoding import encode_texts
 from langchain_vlmguard.steering.gate_head import RequestStates
 from langchain_vlmguard.steering.head_fitting import threshold_for

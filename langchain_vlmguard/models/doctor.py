@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from langchain_vlmguard.models.checkpoints import checkpoint_path
-from langchain_vlmguard.models.loading import DIRECTIONS_FILE
+from langchain_vlmguard.models.guard_files import DIRECTIONS_FILE, named_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
@@ -174,5 +174,5 @@ def _try(
 
 
 def _beside(path: str) -> str | None:
-    file = Path(path) / DIRECTIONS_FILE
+    file = named_in(Path(path), DIRECTIONS_FILE)
     return str(file) if file.is_file() else None

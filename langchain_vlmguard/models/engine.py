@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from langchain_vlmguard.models.picture_features import PictureFeatures
     from langchain_vlmguard.models.requests import Generated, Settings
     from langchain_vlmguard.steering.attachment import Attachment
+    from langchain_vlmguard.steering.gates import GateReading
+    from langchain_vlmguard.steering.steering import Steering
 
 
 class Engine:
@@ -113,6 +115,27 @@ class Engine:
                 yield piece
         finally:
             request.cancel()
+
+    def read_gates(self, texts: list[str], steering: Steering) -> GateReading:
+        """Return what a steering's gate reads of rendered texts without pictures, from one clean prefill for all."""
+        import torch
+
+        from langchain_vlmguard.steering.activations import states_until
+        from langchain_vlmguard.steering.encoding import encode_texts
+        from langchain_vlmguard.steering.gate_head import RequestStates
+        from langchain_vlmguard.steering.turn_states import prefill
+
+        model = self.runtime.model
+        inputs = {name: one.to(model.device) for name, one in encode_texts(self.runtime.processor, texts).items()}
+        layer, head = steering.read_layer, steering.head
+        if head is not None:
+            states = RequestStates(head.place, inputs, stop=True)
+            with self.lock:
+                prefill(model, inputs, [states])
+            return head.read(states.features())
+        with self.lock:
+            state = states_until(model, inputs, (layer,))[layer]
+        return steering.read_gate(torch.zeros(len(texts), dtype=torch.bool), state)
 
 
 def _cancel(requests: Sequence[Request]) -> None:

@@ -11,7 +11,7 @@ import torch
 from langchain_vlmguard.files import folder_written_whole, write_json, write_text
 from langchain_vlmguard.models.fit_card import fit_card, gate_facts
 from langchain_vlmguard.models.fitted import FIT_FILE
-from langchain_vlmguard.models.loading import DIRECTIONS_FILE
+from langchain_vlmguard.models.guard_files import DIRECTIONS_FILE
 from langchain_vlmguard.steering.anchor_reading import AnchorReader
 from langchain_vlmguard.steering.directions import AnchorStates, SafetyDirections, card_of
 from langchain_vlmguard.steering.edit_trials import COUNT, EditTrials

@@ -53,31 +53,12 @@ def gate_readings(
     texts = [row.query(steering.query_form) for row in rows]
     order = sorted(dict.fromkeys(texts), key=len)
     found = [
-        _reading(loaded, order[start : start + batch_size], steering) for start in range(0, len(order), batch_size)
+        loaded.engine.read_gates(order[start : start + batch_size], steering)
+        for start in range(0, len(order), batch_size)
     ]
     at = {text: number for number, text in enumerate(order)}
     place = torch.tensor([at[text] for text in texts], dtype=torch.long)
     return each_field(lambda *parts: torch.cat(parts)[place], *found)
-
-
-def _reading(loaded: LoadedVLM, texts: list[str], steering: Steering) -> GateReading:
-    import torch
-
-    from langchain_vlmguard.steering.activations import states_until
-    from langchain_vlmguard.steering.encoding import encode_texts
-    from langchain_vlmguard.steering.gate_head import RequestStates
-    from langchain_vlmguard.steering.turn_states import prefill
-
-    inputs = {name: tensor.to(loaded.model.device) for name, tensor in encode_texts(loaded.processor, texts).items()}
-    layer, head = steering.read_layer, steering.head
-    if head is not None:
-        states = RequestStates(head.place, inputs, stop=True)
-        with loaded.engine.lock:
-            prefill(loaded.model, inputs, [states])
-        return head.read(states.features())
-    with loaded.engine.lock:
-        state = states_until(loaded.model, inputs, (layer,))[layer]
-    return steering.read_gate(torch.zeros(len(texts), dtype=torch.bool), state)
 
 
 @dataclass(frozen=True)

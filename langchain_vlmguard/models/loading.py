@@ -12,6 +12,7 @@ from langchain_vlmguard.models.adapters import load_adapter
 from langchain_vlmguard.models.checkpoints import checkpoint_path
 from langchain_vlmguard.models.engine import Engine
 from langchain_vlmguard.models.fitted import fitted_folder
+from langchain_vlmguard.models.guard_files import DIRECTIONS_FILE, PROBE_FILE, ModelHashes, find_guard_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,12 +22,6 @@ if TYPE_CHECKING:
     from langchain_vlmguard.steering.directions import SafetyDirections
     from langchain_vlmguard.steering.probe import TurnProbe
     from langchain_vlmguard.steering.steering import Steering
-
-DIRECTIONS_FILE = "safety_directions.safetensors"
-"""If a checkpoint folder has this file, its model is steered by it by default."""
-
-PROBE_FILE = "turn_probe.safetensors"
-"""If a checkpoint folder has this file, it clears turns in adaptive rewriting."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +58,14 @@ class LoadedVLM:
         """Most tokens that a prompt and its answer may have together."""
         return self.engine.runtime.context_length
 
+    def check(self, directions: SafetyDirections) -> None:
+        """Make sure that directions were fitted on this model.
+
+        Raises:
+            DirectionsMismatchError: They were not.
+        """
+        directions.check(self.model)
+
     @cached_property
     def recommended(self) -> Steering | None:
         """The steering that the checkpoint's own directions recommend, `None` if there are no directions.
@@ -81,6 +84,7 @@ def load_vlm(
     device: str | None = None,
     dtype: str = "auto",
     adapters: Mapping[str, str] | None = None,
+    guard_files: bool = True,
     **options: object,
 ) -> LoadedVLM:
     """Load any Hugging Face image-text-to-text checkpoint.
@@ -90,9 +94,11 @@ def load_vlm(
         device: Where to put it, e.g. `"cuda"`; the default is the GPU when there is one.
         dtype: `"auto"` keeps the checkpoint's on a GPU and computes in float32 on a CPU; otherwise a torch dtype's name.
         adapters: LoRA adapters to load beside it, name to folder or hub id; `Settings.adapter` switches one on.
+        guard_files: Whether to look for directions and a probe of the checkpoint; off, the model is loaded alone.
         options: Passed to `from_pretrained`, e.g. `revision`, `device_map`, `attn_implementation`, `quantization_config`.
 
     Raises:
+        GuardFilesError: The checkpoint's directions or probe are missing, changed or another model's.
         OSError: There is no such checkpoint, or no such folder (`FileNotFoundError`).
         ImportError: The extra `local`, the backend of a quantization, or `peft` for an adapter, is not installed.
     """
@@ -110,44 +116,37 @@ def load_vlm(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     chosen = (torch.float32 if device == "cpu" else "auto") if dtype == "auto" else getattr(torch, dtype)
     shared: dict[str, object] = {
-        key: options[key] for key in ("revision", "token", "trust_remote_code") if key in options
+        key: options[key] for key in ("revision", "token", "trust_remote_code", "cache_dir") if key in options
     }
     if options.get("quantization_config") is not None:  # quantized weights cannot be moved afterwards
         options.setdefault("device_map", {"": device})
     vlm = AutoModelForImageTextToText.from_pretrained(path, dtype=chosen, **options)
     if "device_map" not in options:
         vlm = vlm.to(device)
-    directions = _directions_beside(path if fitted is None else str(fitted[0]), vlm, shared)
-    probe = _probe_beside(path, vlm, shared)
+    directions, probe = (
+        _beside(path, None if fitted is None else fitted[0], vlm, options) if guard_files else (None, None)
+    )
     for name, folder in (adapters or {}).items():
         load_adapter(vlm, name, folder)
     return LoadedVLM(model, vlm.eval(), load_processor(path, **shared), directions, probe)
 
 
-def _directions_beside(path: str, model: PreTrainedModel, shared: Mapping[str, object]) -> SafetyDirections | None:
-    from langchain_vlmguard.steering.directions import SafetyDirections
-
-    file = _file_beside(path, DIRECTIONS_FILE, shared)
-    return None if file is None else SafetyDirections.load(file, model=model)
-
-
-def _probe_beside(path: str, model: PreTrainedModel, shared: Mapping[str, object]) -> TurnProbe | None:
+def _beside(
+    path: str, fitted: Path | None, model: PreTrainedModel, options: Mapping[str, object]
+) -> tuple[SafetyDirections | None, TurnProbe | None]:
+    """Return the directions and the probe that came with a checkpoint; a folder of `vlmguard fit` has its own directions."""
+    from langchain_vlmguard.steering.directions import SafetyDirections, config_hash, weights_hash
     from langchain_vlmguard.steering.probe import TurnProbe
 
-    file = _file_beside(path, PROBE_FILE, shared)
-    return None if file is None else TurnProbe.load(file, model=model)
-
-
-def _file_beside(path: str, name: str, shared: Mapping[str, object]) -> Path | None:
-    """Return a file that lies with a checkpoint, in a folder or on the hub; `None` if there is none."""
-    if Path(path).is_dir():
-        return file if (file := Path(path) / name).is_file() else None
-    from transformers.utils import cached_file
-
-    where = {key: shared[key] for key in ("revision", "token") if key in shared}
-    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-    found = cached_file(path, name, **where, **quiet)
-    return None if found is None else Path(found)
+    hashes = ModelHashes(config_hash=config_hash(model), weights_hash=weights_hash(model))
+    files = find_guard_files(path, options, hashes, getattr(model.config, "_commit_hash", None))
+    if fitted is not None:
+        files[DIRECTIONS_FILE] = fitted / DIRECTIONS_FILE
+    directions, probe = files.get(DIRECTIONS_FILE), files.get(PROBE_FILE)
+    return (
+        None if directions is None else SafetyDirections.load(directions, model=model),
+        None if probe is None else TurnProbe.load(probe, model=model),
+    )
 
 
 def load_testbed() -> LoadedVLM:

@@ -63,9 +63,19 @@ class LocalModel(BaseModel):
                 given = {name: value for name in named if (value := getattr(self, name)) is not None}
                 options = {**self.model_kwargs, **given}
                 self._loaded = load_vlm(
-                    self.model, device=self.device, dtype=self.dtype, adapters=self.adapters, **options
+                    self.model,
+                    device=self.device,
+                    dtype=self.dtype,
+                    adapters=self.adapters,
+                    guard_files=self._reads_guard_files,
+                    **options,
                 )
             return self._loaded
+
+    @property
+    def _reads_guard_files(self) -> bool:
+        """Whether the checkpoint's own directions or probe are wanted."""
+        return True
 
     @property
     def is_loaded(self) -> bool:

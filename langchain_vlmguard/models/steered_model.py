@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import PrivateAttr, field_validator
 
-from langchain_vlmguard.models.loading import DIRECTIONS_FILE
+from langchain_vlmguard.models.guard_files import DIRECTIONS_FILE, named_in
 from langchain_vlmguard.models.local_model import LocalModel
 from langchain_vlmguard.steering.attachment import Attachment
 
@@ -82,7 +82,7 @@ class SteeredModel(LocalModel):
 
         if self._recommended is None or self._recommended[0] is not directions:
             found = SafetyDirections.load(_file_of(directions)) if isinstance(directions, str | Path) else directions
-            found.check(loaded.model)
+            loaded.check(found)
             self._recommended = (directions, Steering.recommended(found))
         return self._recommended[1]
 
@@ -110,6 +110,10 @@ class SteeredModel(LocalModel):
         return Screening(steering, self.active_probe)
 
     @property
+    def _reads_guard_files(self) -> bool:
+        return self.steering is not None or self.probe is not None
+
+    @property
     def can_judge(self) -> bool:
         """Whether there is a steering whose gate can judge texts."""
         return self.gated_steering is not None
@@ -118,4 +122,4 @@ class SteeredModel(LocalModel):
 def _file_of(path: str | Path) -> Path:
     """Return a file of directions, also where the folder of one is named."""
     path = Path(path).expanduser()
-    return path / DIRECTIONS_FILE if path.is_dir() else path
+    return named_in(path, DIRECTIONS_FILE) if path.is_dir() else path

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from langchain_vlmguard.models.chat_format import ChatRow
     from langchain_vlmguard.models.loading import LoadedVLM
+    from langchain_vlmguard.models.served import VLLM
     from langchain_vlmguard.models.tool_choice import Offered
     from langchain_vlmguard.steering.attachment import Attachment
     from langchain_vlmguard.steering.directions import SafetyDirections
@@ -129,6 +130,33 @@ class ChatSteeredVLM(SteeredModel, DecodingOptions, BaseChatModel):
         chat = cls(model=loaded.name, **options)
         chat._loaded = loaded
         return chat
+
+    @classmethod
+    def from_vllm(cls, engine: VLLM, *, model: str | None = None, **options: Any) -> Self:
+        """Wrap a model that vLLM runs; steering, traces and results are those of `from_pretrained`.
+
+        Answers without a worker's stamp are refused. See the page about vLLM for what is not supported there.
+
+        ??? example "Steering in vLLM"
+
+            ```python
+            from vllm import LLM
+
+            config = engine_options({"safety": "checkpoint/vlmguard/safety_directions.safetensors"})
+            model = ChatSteeredVLM.from_vllm(LLM("checkpoint", additional_config=config))
+            ```
+
+        Args:
+            engine: A `vllm.LLM` that was started with `additional_config=engine_options(...)`.
+            model: Folder or hub id of its processor; the engine's own model when `None`.
+            options: Any other field of this class.
+
+        Raises:
+            EngineRefusedError: The engine, or one of its workers, is not armed.
+        """
+        from langchain_vlmguard.models.served import served
+
+        return cls.from_loaded(served(engine, model), **options)
 
     def judge_texts(self, texts: Sequence[str]) -> list[float]:
         """Return the risk of each text in [0, 1], as a person's message of its own without any picture.

@@ -301,7 +301,11 @@ def config_hash(model: PreTrainedModel) -> str:
 
 def weights_hash(model: PreTrainedModel) -> str:
     """Hash a sample of the token embeddings, rounded so that dtypes of half precision and above agree."""
-    table = model.get_input_embeddings().weight
+    return table_hash(model.get_input_embeddings().weight)
+
+
+def table_hash(table: Tensor) -> str:
+    """Hash token embeddings `(vocabulary, hidden)` as `weights_hash` does."""
     rows = table[:: max(1, len(table) // 64), :16].detach().float().cpu()
     return hashlib.sha256((rows * 64).round().to(torch.int16).numpy().tobytes()).hexdigest()[:16]
 

@@ -174,5 +174,28 @@ class PlacedGate(Gate):
         return stats.threshold
 
 
+def widest(
+    gate: Gate, pictured: Tensor, stats: tuple[ClassStats, ClassStats], coordinate: Tensor | None, query: Tensor | None
+) -> GateReading:
+    """Return, per row, the reading that opens a gate wider, with the higher of both risks.
+
+    Args:
+        gate: The gate.
+        pictured: Which rows show a picture, `(rows,)` bool.
+        stats: Class statistics of text alone, and beside neutral pictures.
+        coordinate: What the full input gave `(rows,)`, or `None` to read the query alone.
+        query: What the query gave, or `None` to read the full input alone.
+    """
+    text, shown = stats
+    readings = []
+    if coordinate is not None:
+        readings.append(choose(pictured, gate.read(coordinate, shown), gate.read(coordinate, text)))
+    if query is not None:
+        readings.append(gate.read(query, text))
+    first, last = readings[0], readings[-1]
+    wider = choose(last.strength > first.strength, last, first)
+    return replace(wider, risk=torch.maximum(first.risk, last.risk))
+
+
 GATES: dict[str, type[Gate]] = {kind.name: kind for kind in (AlwaysOpen, ZeroGate, MidpointGate, ReluGate, PlacedGate)}
 """Every gate by name."""

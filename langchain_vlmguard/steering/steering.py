@@ -6,7 +6,7 @@ import hashlib
 import json
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
@@ -16,7 +16,7 @@ from langchain_vlmguard.steering.activations import clean_prefill
 from langchain_vlmguard.steering.architectures import layer_output, locate_decoder, replace_layer_output
 from langchain_vlmguard.steering.attachment import AttachedCall, Attachment, Trace, attached
 from langchain_vlmguard.steering.gate_head import FITTED, RequestStates, read_requests
-from langchain_vlmguard.steering.gates import Gate, GateReading, PlacedGate, ReluGate, choose, each_field
+from langchain_vlmguard.steering.gates import Gate, GateReading, PlacedGate, ReluGate, each_field, widest
 from langchain_vlmguard.steering.interventions import INTERVENTIONS, Intervention, LayerEdit, Restore
 
 if TYPE_CHECKING:
@@ -150,16 +150,12 @@ class Steering(Attachment):
         Returns:
             Per row the reading that opens the gate wider, with the higher of both risks.
         """
+        return self.decide(pictured, *(None if one is None else self._coordinate(one) for one in (state, query)))
+
+    def decide(self, pictured: Tensor, coordinate: Tensor | None, query: Tensor | None) -> GateReading:
+        """Decide as `read_gate` does, from coordinates `(rows,)` on the gate's direction."""
         text, shown = self.directions.text[self.read_layer], self.directions.picture[self.read_layer]
-        readings = []
-        if state is not None:
-            coordinate = self._coordinate(state)
-            readings.append(choose(pictured, self.gate.read(coordinate, shown), self.gate.read(coordinate, text)))
-        if query is not None:
-            readings.append(self.gate.read(self._coordinate(query), text))
-        first, last = readings[0], readings[-1]
-        wider = choose(last.strength > first.strength, last, first)
-        return replace(wider, risk=torch.maximum(first.risk, last.risk))
+        return widest(self.gate, pictured, (text, shown), coordinate, query)
 
     def _coordinate(self, state: Tensor) -> Tensor:
         return state.float().cpu() @ self.directions.vectors[self.read_layer][0]
@@ -182,6 +178,22 @@ class Steering(Attachment):
             picture=self.directions.picture[layer].to(device),
             reference=None if reference is None else reference.to(device),
         )
+
+    def row_trace(self, reading: GateReading, row: int, *, pictured: bool) -> Trace:
+        """Return what was read and done for one row, as plain values."""
+        return {
+            "intervention": self.intervention.name,
+            "gate": self.gate.name,
+            "score": float(reading.score[row]),
+            "threshold": float(reading.threshold[row]),
+            "open": bool(reading.strength[row] > 0),
+            "strength": float(reading.strength[row]),
+            "risk": float(reading.risk[row]),
+            "layers": list(self.layers),
+            "picture": pictured,
+            "reads": self.reads,
+            "calibration": self.calibration,
+        }
 
     @cached_property
     def identity(self) -> str:
@@ -366,19 +378,7 @@ class SteeredCall(AttachedCall):
         """
         reading = _read(self)
         return [
-            {
-                "intervention": self.steering.intervention.name,
-                "gate": self.steering.gate.name,
-                "score": float(reading.score[row]),
-                "threshold": float(reading.threshold[row]),
-                "open": bool(reading.strength[row] > 0),
-                "strength": float(reading.strength[row]),
-                "risk": float(reading.risk[row]),
-                "layers": list(self.steering.layers),
-                "picture": bool(self.pictured[row]),
-                "reads": self.steering.reads,
-                "calibration": self.steering.calibration,
-            }
+            self.steering.row_trace(reading, row, pictured=bool(self.pictured[row]))
             for row in range(len(reading.score))
         ]
 

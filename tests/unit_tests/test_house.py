@@ -13,6 +13,7 @@ STAIRS = [
     {"errors", "files", "plugins", "_version"},
     {"verdict"},
     {"content", "steering"},
+    {"vllm"},
     {"models"},
     {"rewriting"},
     {"guard"},

@@ -373,6 +373,40 @@ def reference_gate(
 
 
 @in_checkout()
+def vllm_env(to: Annotated[Path, typer.Option(help="Folder of the environment.")] = Path("build/vllm-env")) -> None:
+    """Make an environment with vLLM for processors, for `pytest -m vllm`. Downloads gigabytes; goes on after a stop."""
+    from vlmguard_lab.bench import vllm_env as environment
+
+    environment.build(to, typer.echo)
+
+
+@in_checkout()
+def vllm(
+    n: Annotated[int, typer.Option("--n", min=1, help="Requests.")] = 500,
+    work: Work = page.WORK / "vllm",
+    output: Results = page.RESULTS / "vllm.json",
+) -> None:
+    """Compare vLLM's answers and gate scores with the local engine's, on the testbed. Run it in the environment of `vllm-env`.
+
+    Takes minutes, most of them vLLM's start. Writes docs/results/vllm.json.
+    """
+    from vlmguard_lab.bench import vllm_equality as measurement
+
+    measurement.run(n, work / "testbed", output, typer.echo)
+
+
+@app.command()
+def vllm_export(
+    to: Annotated[Path, typer.Option(help="Folder to write.")],
+    model: Annotated[str, typer.Argument(help="A checkpoint's folder, or testbed.")] = "testbed",
+) -> None:
+    """Write a checkpoint with the names of weights that vLLM loads. Takes a second."""
+    from vlmguard_lab.bench import vllm_env as environment
+
+    typer.echo(environment.export(model, to))
+
+
+@in_checkout()
 def publish_demo() -> None:
     """Draw the demo's measured cells, and write their table in docs/results.md and the README's lines of results.
 

@@ -10,7 +10,8 @@ from langchain_core.messages import HumanMessage
 
 from langchain_vlmguard.models.chat_format import to_chat_row
 from langchain_vlmguard.models.checkpoints import checkpoint_path
-from langchain_vlmguard.models.loading import PROBE_FILE, load_vlm
+from langchain_vlmguard.models.guard_files import write_guard_files
+from langchain_vlmguard.models.loading import load_vlm
 from langchain_vlmguard.steering.probe import LabelledTurn, TurnProbe
 from vlmguard_lab.testbed import world
 from vlmguard_lab.testbed.requests import ORDER_TOOL, cells
@@ -111,7 +112,7 @@ def main(
 ) -> None:
     """Fit the probe on a model of the testbed's world and write it beside the weights (minutes)."""
     found = fit_probe(load_vlm(checkpoint, device="cpu"))
-    found.save(Path(checkpoint_path(checkpoint)) / PROBE_FILE)
+    write_guard_files(Path(checkpoint_path(checkpoint)), probe=found)
 
 
 if __name__ == "__main__":

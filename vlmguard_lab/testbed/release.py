@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_vlmguard.files import write_json
 from langchain_vlmguard.models.chat_format import to_chat_row
-from langchain_vlmguard.models.loading import DIRECTIONS_FILE, PROBE_FILE, LoadedVLM, load_vlm
+from langchain_vlmguard.models.guard_files import DIRECTIONS_FILE, FOLDER, write_guard_files
+from langchain_vlmguard.models.loading import LoadedVLM, load_vlm
 from langchain_vlmguard.models.requests import Settings
 from langchain_vlmguard.steering.directions import SafetyDirections
 from langchain_vlmguard.steering.encoding import Prompt
@@ -74,9 +75,9 @@ def release(
     processor.save_pretrained(beside)
     loaded = load_vlm(str(beside), device="cpu")
     directions = fit_directions(loaded)
-    directions.save(beside / DIRECTIONS_FILE)
+    write_guard_files(beside, directions=directions)
     probe = fit_probe(loaded, n=3 * n)
-    probe.save(beside / PROBE_FILE)
+    write_guard_files(beside, probe=probe)
     facts = {
         "recipe": asdict(recipe),
         "training_seconds": round(seconds),
@@ -253,7 +254,7 @@ def model_card(facts: dict[str, Any]) -> str:
         torch=facts["versions"]["torch"],
         transformers=facts["versions"]["transformers"],
         rows="\n".join(map(_card_row, facts["gap"])),
-        directions=DIRECTIONS_FILE,
+        directions=f"{FOLDER}/{DIRECTIONS_FILE}",
         choice=_chosen(facts["steering"]),
         weights_sha256=facts["weights_sha256"],
         note=f"\n\n{facts['note']}" if "note" in facts else "",

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from langchain_vlmguard.models.loading import DIRECTIONS_FILE, load_vlm
+from langchain_vlmguard.models.guard_files import DIRECTIONS_FILE, FOLDER
+from langchain_vlmguard.models.loading import load_vlm
 from langchain_vlmguard.steering.encoding import Prompt, encode_prompts
 from vlmguard_lab.testbed.architectures import ARCHITECTURES, IMAGE_TOKENS
 from vlmguard_lab.testbed.build import IGNORED, Builder
@@ -104,7 +105,7 @@ def test_the_finished_checkpoint_loads_like_any_other(built, tmp_path, monkeypat
     facts = release(builder.model, builder.processor, SMOKE, tmp_path / "weights", n=2, seconds=1.0)
     loaded = load_vlm(str(tmp_path / "weights"))
     assert loaded.directions is not None
-    assert (tmp_path / "weights" / DIRECTIONS_FILE).is_file()
+    assert (tmp_path / "weights" / FOLDER / DIRECTIONS_FILE).is_file()
     assert json.loads((tmp_path / "weights" / "card.json").read_text()) == json.loads(json.dumps(facts))
     assert facts["weights_sha256"] in (tmp_path / "weights" / "README.md").read_text()
     assert not (tmp_path / "weights.tmp").exists()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from langchain_vlmguard.models.loading import DIRECTIONS_FILE, load_vlm
+from langchain_vlmguard.models.guard_files import write_guard_files
+from langchain_vlmguard.models.loading import load_vlm
 from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
 from langchain_vlmguard.steering.anchors import load_anchors
 from langchain_vlmguard.steering.directions import SafetyDirections
@@ -67,7 +68,7 @@ def fit(checkpoint: Path, tokens: int) -> dict[str, Any]:
         max_tokens=min(24, tokens),
         batch_size=_BATCH,
     )
-    directions.save(checkpoint / DIRECTIONS_FILE)
+    write_guard_files(checkpoint, directions=directions)
     load.cache_clear()
     target.cache_clear()
     return {

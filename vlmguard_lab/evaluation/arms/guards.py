@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 
 from langchain_vlmguard.errors import EvaluationError, NoThresholdError
 from langchain_vlmguard.faces.graph import create_vlm_guard
-from langchain_vlmguard.models.loading import PROBE_FILE
+from langchain_vlmguard.models.guard_files import FOLDER, PROBE_FILE
 from langchain_vlmguard.models.steered_vlm import ChatSteeredVLM
 from langchain_vlmguard.rewriting.gate_judge import withholding_risk
 from langchain_vlmguard.rewriting.rewriter import ReasoningRewriter
@@ -178,7 +178,7 @@ def _full_fast(target: Target, gate_unsafe_at: float | None = None) -> Defence:
 
 def _probed(target: Target) -> Target:
     if target.weights.probe is None:
-        msg = f"{target.name!r} has no probe: fit a TurnProbe on it, and save it beside the weights as {PROBE_FILE}"
+        msg = f"{target.name!r} has no probe: fit one; write_guard_files puts it into {FOLDER}/{PROBE_FILE}"
         raise EvaluationError(msg)
     return target
 
