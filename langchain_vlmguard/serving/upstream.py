@@ -46,6 +46,9 @@ class UpstreamChat(BaseChatModel):
     answer_bytes: int = 16_000_000
     """Of an answer, unpacked."""
 
+    hosted_tools: bool = True
+    """Whether tools that the server runs itself may be offered to it."""
+
     _client: httpx.AsyncClient | None = PrivateAttr(default=None)
 
     @property
