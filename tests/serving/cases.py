@@ -59,7 +59,7 @@ def number_of(name):
     return int(found[1]) if found else None
 
 
-def tests():
+def named_tests():
     """The files and names of the tests of each rule."""
     found = defaultdict(list)
     for path in sorted(FOLDER.rglob("test_*.py")):

@@ -1,13 +1,13 @@
 """Every rule has a test that is named after it."""
 
-from tests.serving.cases import CASES, Tally, tests
+from tests.serving.cases import CASES, Tally, named_tests
 
 ELSEWHERE = {31, 32, 33}
 """Rules of hooks and filters, which may be tested apart from the server."""
 
 
 def test_every_rule_has_a_test():
-    found = tests()
+    found = named_tests()
     assert found.keys() <= CASES.keys()
     assert CASES.keys() - found.keys() <= ELSEWHERE
 
