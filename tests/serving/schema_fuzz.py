@@ -1,13 +1,21 @@
 """Requests that fit the routes' OpenAPI schema, and such that do not, sent to a server: `schemathesis` makes them up."""
 
+import tempfile
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
 
 import requests
 import schemathesis
+import typer
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
 from schemathesis.generation import GenerationMode
+
+from langchain_vlmguard.files import write_json
+from tests.serving.running import running
+from tests.serving.upstream import Upstream
 
 SECONDS = 5.0
 """Most that any answer may take."""
@@ -79,3 +87,20 @@ def _wrong(answer, seconds):
         if status in (429, 503) and not 1 <= int(headers.get("retry-after", 0)) <= 60:
             return "a shortage that does not say when to come back"
     return None
+
+
+def main(
+    examples: Annotated[int, typer.Option(help="Requests of each kind a route.")] = 100,
+    output: Annotated[Path | None, typer.Option("--json", help="Write here what was counted.")] = None,
+) -> None:
+    """Send such requests to a server with stub rules, and count."""
+    with tempfile.TemporaryDirectory() as folder, Upstream() as up, running(up, Path(folder)) as server:
+        found = fuzz_schema(server.app, f"http://127.0.0.1:{server.port}", examples)
+    told = {"requests": found.requests, "failures": len(found.failures)}
+    typer.echo(f"{told}; {found.failures[:5]}")
+    if output:
+        write_json(output, told)
+
+
+if __name__ == "__main__":
+    typer.run(main)
