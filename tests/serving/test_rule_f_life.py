@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import random
 import resource
 import socket
 import struct
@@ -226,3 +227,24 @@ def test_case_29_bodies_that_are_on_their_way_are_counted(up, tmp_path):
         for client in slow:
             client.close()
         assert until(lambda: send(server.port, asks()).status == 200)
+
+
+def test_case_26_no_connection_to_the_upstream_stays_behind(up, tmp_path):
+    """Clients that leave at every moment, also between the connection and the request that it was made for."""
+    up.script = whole(completion())
+    up.script.steps.insert(0, 0.3)
+    with running(up, tmp_path, limits={"at_once": 50}) as server:
+
+        def leave(seed):
+            chance = random.Random(seed)
+            for _ in range(15):
+                send(server.port, asks(), leave_after=chance.uniform(0, 0.06))
+
+        leaving = [threading.Thread(target=leave, args=(seed,)) for seed in range(12)]
+        for one in leaving:
+            one.start()
+        for one in leaving:
+            one.join()
+        assert server.idle(5)
+        assert until(lambda: not up.open, 8)
+        assert send(server.port, asks()).said == "fine"

@@ -64,7 +64,7 @@ def _whole(value: object) -> bytes:
 def _streamed(body: dict[str, Any]) -> bytes:
     words = said_to(body).split(" ")
     deltas = [{"content": word + (" " if at < len(words) - 1 else "")} for at, word in enumerate(words)]
-    events = [{"choices": [{"index": 0, "delta": one, "finish_reason": None}]} for one in deltas]
+    events: list[dict[str, Any]] = [{"choices": [{"index": 0, "delta": one, "finish_reason": None}]} for one in deltas]
     events.append({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": _USAGE})
     lines = [f"data: {json.dumps(one)}\n\n".encode() for one in events] + [b"data: [DONE]\n\n"]
     chunks = b"".join(b"%x\r\n%b\r\n" % (len(line), line) for line in lines) + b"0\r\n\r\n"

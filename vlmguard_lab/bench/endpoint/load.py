@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from io import BytesIO
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -107,7 +108,7 @@ def load(folder: Path, callers: int, minutes: float) -> dict[str, Any]:
 
 FAULTS = ("the backend is killed and comes back", "the backend stalls", "the server is killed and comes back")
 _BEFORE, _AWAY, _AFTER = 5.0, 4.0, 10.0
-"""Seconds before a fault, while it lasts, and after it at the least."""
+"""Seconds before a fault, while it lasts, and after it."""
 
 
 def faults(folder: Path, callers: int) -> list[dict[str, Any]]:
@@ -121,7 +122,7 @@ def faults(folder: Path, callers: int) -> list[dict[str, Any]]:
     for at, what in enumerate(FAULTS):
         limits = {"at_once": callers, "seconds": 3.0}
         with serving(folder / str(at), RULES, SECONDS, limits=limits) as (server, backend):
-            traffic = Traffic(server.port, callers, time.monotonic() + _BEFORE + _AWAY + _AFTER)
+            traffic = Traffic(server.port, callers, inf)
             back = asyncio.run(_with_fault(traffic, _faults(server, backend)[what]))
             traffic.seen["unguarded"] += seen_by(backend)["marked"]
         again = [at - back for at in traffic.good_at if at > back]
@@ -146,7 +147,7 @@ async def _with_fault(traffic: Traffic, fault: tuple[Callable[[], None], Callabl
     await asyncio.sleep(_AWAY)
     await asyncio.to_thread(end)
     back = time.monotonic()
-    traffic.until = max(traffic.until, back + _AFTER)
+    traffic.until = back + _AFTER
     await running
     return back
 

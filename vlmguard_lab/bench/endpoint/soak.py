@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 FIRST = 60.0
 """Seconds after which the server is looked at for the first time: until then it warms up."""
 
-REST = 4.0
-"""Seconds without callers before each look."""
+REST = 6.0
+"""Seconds without callers before each look; connections to the backend are kept for five."""
 
 WAYS = {"ask": 60, "leave": 12, "stall": 8, "send slowly": 10, "send rubbish": 10}
 """What callers do, with weights."""
@@ -70,7 +70,7 @@ class Rude(Traffic):
 
     async def _rude(self, caller: Caller, way: str, rng: random.Random, mark: str) -> None:
         reader, writer = await caller.connection()
-        data = request(asks(f"hello {mark} " + "x" * 2000, stream=rng.random() < 0.5))  # noqa: PLR2004
+        data = request(asks(f"hello {mark} " + "and so on " * 200, stream=rng.random() < 0.5))  # noqa: PLR2004
         if way == "leave":
             writer.write(data[: rng.choice((len(data), len(data) // 2))])
             await writer.drain()
@@ -131,7 +131,16 @@ def _soaked(server: Process, callers: int, minutes: float) -> tuple[Rest, Rude]:
     traffic = Rude(server.port, callers, time.monotonic() + 60 * minutes)
     asyncio.run(_reported(traffic, server))
     time.sleep(REST)
+    asyncio.run(_one_more(server.port))
     return Rest.of(server), traffic
+
+
+async def _one_more(port: int) -> None:
+    """Ask once: connections to the backend that are too old are closed when the next one is wanted."""
+    caller = Caller(port)
+    await caller.ask(asks("hello"))
+    caller.close()
+    await asyncio.sleep(0.5)
 
 
 async def _reported(traffic: Rude, server: Process) -> None:
