@@ -245,6 +245,6 @@ def test_case_26_no_connection_to_the_upstream_stays_behind(up, tmp_path):
             one.start()
         for one in leaving:
             one.join()
-        assert server.idle(5)
-        assert until(lambda: not up.open, 8)
+        assert server.idle(60)  # of many at once, on a machine that may be busy
+        assert until(lambda: not up.open, 20)
         assert send(server.port, asks()).said == "fine"
