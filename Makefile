@@ -66,6 +66,7 @@ bench: $(READY)  ## Measure again what the README says, and write it there.
 	$(BIN)/vlmguard-bench publish-demo
 	$(BIN)/vlmguard-bench architectures
 	$(BIN)/vlmguard-bench screening
+	$(BIN)/vlmguard-bench performance
 	$(BIN)/vlmguard-bench serving
 	if command -v valgrind gcc > /dev/null; then $(BIN)/vlmguard-bench instructions; fi
 

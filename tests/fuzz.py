@@ -5,8 +5,9 @@
 Atheris (libFuzzer) keeps what reaches new code under `--work` and builds on it. A case fails on an exception that is not
 ours, on anything unread that would reach a model, after 5 s of computing (or a minute by the clock), or beyond 512 MB; its
 input is kept and named. PDFs are made by number (tests/pdf_hunt.py), since their reader is native code. A case of the hunt
-for secrets runs a whole agent (tests/secret_hunt.py), and fails where a secret in something that was blocked can be found.
-A stopped run goes on where it was.
+for secrets runs a whole agent (tests/secret_hunt.py), and fails where a secret in something that was blocked can be found. A
+case of the endpoint is a random answer or request that goes through the server (tests/fuzz_endpoint.py), and fails where
+something that was judged bad gets out. A stopped run goes on where it was.
 """
 
 import json
@@ -26,8 +27,8 @@ from vlmguard_lab.facts import run_facts
 
 RESULTS = page.RESULTS / "fuzz.json"
 TARGETS = ("messages", "files")
-PDFS, HUNT = "pdfs", "secrets"
-Target = StrEnum("Target", [*TARGETS, PDFS, HUNT])
+PDFS, HUNT, ENDPOINT = "pdfs", "secrets", "endpoint"
+Target = StrEnum("Target", [*TARGETS, PDFS, HUNT, ENDPOINT])
 SECONDS, MEGABYTES = 5, 512
 
 
@@ -35,7 +36,7 @@ def fuzz(target, cases, folder, progress):
     """Run one target in a process of its own until it has been through so many cases; raise with what broke it."""
     folder.mkdir(parents=True, exist_ok=True)
     task = progress.add_task(target, total=cases)
-    program = ["tests.pdf_hunt"] if target == PDFS else ["tests.fuzz_targets", target]
+    program = {PDFS: ["tests.pdf_hunt"], ENDPOINT: ["tests.fuzz_endpoint"]}.get(target, ["tests.fuzz_targets", target])
     arguments = [sys.executable, "-W", "ignore", "-m", *program, str(cases), str(folder)]
     with (folder / "log.txt").open("w") as log, subprocess.Popen(arguments, stderr=log, stdout=log) as running:  # noqa: S603
         while running.poll() is None:
@@ -55,6 +56,12 @@ def seen_in(folder):
     return json.loads(path.read_text()) if path.exists() else {"cases": 0, "pictures": 0, "slowest_ms": 0, "peak_mb": 0}
 
 
+def peak_mb():
+    """Return this program's own peak; what getrusage says, and libFuzzer asks, counts the process that started it too."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) // 1024
+
+
 def table(found):
     """Return what was seen as a Markdown table."""
     lines = [
@@ -72,6 +79,7 @@ def main(
     cases: Annotated[int, typer.Option(help="Cases in all, shared by the targets.")] = 1_000_000,
     pdfs: Annotated[int, typer.Option(help="PDFs, some twenty minutes.")] = 20_000,
     secrets: Annotated[int, typer.Option(help="Cases of the hunt for secrets, an hour and a half.")] = 100_000,
+    answers: Annotated[int, typer.Option(help="Cases of the endpoint, an hour.")] = 100_000,
     work: Annotated[Path, typer.Option(help="Inputs found so far; a stopped run goes on from here.")] = Path(
         "build/fuzz"
     ),
@@ -81,7 +89,7 @@ def main(
     """Fuzz and write what was seen."""
     facts = run_facts("atheris", "pillow")
     found = read_json(output) if output and output.is_file() else {}
-    wanted = dict.fromkeys(TARGETS, cases // len(TARGETS)) | {PDFS: pdfs, HUNT: secrets}
+    wanted = dict.fromkeys(TARGETS, cases // len(TARGETS)) | {PDFS: pdfs, HUNT: secrets, ENDPOINT: answers}
     with Progress() as progress:
         for name in map(str, only or wanted):
             seen = fuzz(name, wanted[name], work / name, progress)

@@ -11,7 +11,7 @@ import atheris
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
 from langchain_vlmguard.files import write_json
-from tests.fuzz import MEGABYTES, SECONDS, seen_in
+from tests.fuzz import MEGABYTES, SECONDS, peak_mb, seen_in
 
 with atheris.instrument_imports(include=["langchain_vlmguard.content", "PIL"]):
     from tests.picture_mutators import mutated
@@ -119,12 +119,6 @@ LONGEST = {"files": 65_536}
 """Bytes of an input, where it is not the usual."""
 
 """What reads a fuzzer's bytes and says whether a picture came out, or something was blocked; and what the first inputs are."""
-
-
-def peak_mb():
-    """Return this program's own peak; what getrusage says, and libFuzzer asks, counts the process that started it too."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) // 1024
 
 
 def main(name, cases, folder):

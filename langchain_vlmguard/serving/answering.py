@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from langchain_vlmguard.errors import extra
+from langchain_vlmguard.serving.bodies import read_apart
 from langchain_vlmguard.serving.chat_request import chat_request
 from langchain_vlmguard.serving.completions import chunks, completion, empty_chunk
 from langchain_vlmguard.serving.frame import facts_of, json_response
@@ -58,7 +59,7 @@ class Spelling:
 async def chat_completions(request: Request) -> Response:
     """Answer a conversation, guarded."""
     service, caller, body = await begin(request)
-    wanted = await asyncio.to_thread(chat_request, body)
+    wanted = await read_apart(request, lambda: chat_request(body))
     about = {"id": f"chatcmpl-{uuid4().hex}", "created": int(time.time()), "model": ""}
     spelling = Spelling(
         body=lambda whole: whole,
@@ -72,7 +73,7 @@ async def chat_completions(request: Request) -> Response:
 async def responses(request: Request) -> Response:
     """Answer a conversation in the Responses API's spelling, guarded."""
     service, caller, body = await begin(request)
-    wanted = await asyncio.to_thread(responses_request, body)
+    wanted = await read_apart(request, lambda: responses_request(body))
     about = {"id": f"chatcmpl-{uuid4().hex}", "created": int(time.time()), "model": ""}
     spelling = Spelling(
         body=partial(response_of, wanted=wanted),
@@ -115,7 +116,7 @@ async def _answer(
 async def _completion(request: Request, service: Service, caller: Caller, wanted: ChatRequest, about: Json) -> Json:
     """Run a request through queue and guard and return the completion."""
     _, guarding = service.guarding(caller, wanted.model)
-    asked = await asyncio.to_thread(_asked, wanted, caller)
+    asked = await read_apart(request, lambda: _asked(wanted, caller))
     try:
         with service.keys.counted(caller):
             seconds = service.config.limits.seconds

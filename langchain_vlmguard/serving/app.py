@@ -18,6 +18,7 @@ from langchain_vlmguard.serving.http_errors import HttpError
 from langchain_vlmguard.serving.metrics import CONTENT_TYPE
 from langchain_vlmguard.serving.requests import begin, service_of
 from langchain_vlmguard.serving.reviews import not_there
+from langchain_vlmguard.serving.schema import DECISION, GUARDRAIL, RESPONSE, answers, numbered, takes
 from langchain_vlmguard.serving.service import Service
 
 with extra("serve"):
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from langchain_vlmguard.serving.keys import Caller
     from langchain_vlmguard.serving.reviews import Review
     from langchain_vlmguard.serving.tracing import Tracing
-    from langchain_vlmguard.verdict.records import Json
 
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 _STARTED = int(time.time())
@@ -72,19 +72,22 @@ def create_app(config: ServeConfig, *, tracing: Tracing | None = None) -> FastAP
     app.state.service = service
     add_error_handlers(app)
     app.add_middleware(Frame, metrics=service.metrics, tracing=service.tracing, retry_after=config.limits.retry_after)
-    app.add_api_route(CHAT, chat_completions, methods=["POST"], openapi_extra=_body_of(ChatRequest.model_json_schema()))
-    app.add_api_route(RESPONSES, responses, methods=["POST"], openapi_extra=_body_of({"type": "object"}))
-    app.add_api_route("/v1/guard", guard, methods=["POST"], openapi_extra=_body_of(ChatRequest.model_json_schema()))
-    app.add_api_route("/v1/guard/text", guard_text, methods=["POST"], openapi_extra=_body_of(Texts.model_json_schema()))
-    decision = _body_of(DecisionRequest.model_json_schema())
-    app.add_api_route("/v1/systemone", systemone, methods=["POST"], openapi_extra=decision)
-    app.add_api_route(LITELLM, litellm, methods=["POST"], openapi_extra=_body_of({"type": "object"}))
-    app.add_api_route("/v1/models", models, methods=["GET"])
-    app.add_api_route("/v1/reviews/{number}", review, methods=["GET"])
-    app.add_api_route("/v1/reviews/{number}", decide, methods=["POST"])
-    app.add_api_route("/healthz", healthy, methods=["GET"])
-    app.add_api_route("/readyz", ready, methods=["GET"])
-    app.add_api_route("/metrics", metrics, methods=["GET"])
+    streams = answers("application/json", "text/event-stream")
+    for path, route, method, about, given in (
+        (CHAT, chat_completions, "POST", takes(ChatRequest), streams),
+        (RESPONSES, responses, "POST", takes(RESPONSE), streams),
+        ("/v1/guard", guard, "POST", takes(ChatRequest), answers()),
+        ("/v1/guard/text", guard_text, "POST", takes(Texts), answers()),
+        ("/v1/systemone", systemone, "POST", takes(DecisionRequest), answers()),
+        (LITELLM, litellm, "POST", takes(GUARDRAIL), answers()),
+        ("/v1/models", models, "GET", {}, answers()),
+        ("/v1/reviews/{number}", review, "GET", numbered("number"), answers()),
+        ("/v1/reviews/{number}", decide, "POST", {**takes(DECISION), **numbered("number")}, answers()),
+        ("/healthz", healthy, "GET", {}, answers()),
+        ("/readyz", ready, "GET", {}, answers()),
+        ("/metrics", metrics, "GET", {}, answers("text/plain")),
+    ):
+        app.add_api_route(path, route, methods=[method], openapi_extra=about, responses=given)
     return app
 
 
@@ -144,7 +147,3 @@ async def ready(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Return the numbers for Prometheus."""
     return Response(service_of(request).metrics.text(), media_type=CONTENT_TYPE)
-
-
-def _body_of(schema: Json) -> Json:
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

@@ -107,6 +107,10 @@ def settings_for(model: BaseChatModel, call: ModelCall) -> Json:
     Raises:
         HttpError: The model in this process has no such setting.
     """
+    hosted = [at for at, one in enumerate(call.settings.get("tools") or ()) if one["type"] != "function"]
+    if hosted and not getattr(model, "hosted_tools", False):
+        where = f"tools[{hosted[0]}]"
+        raise HttpError(400, "invalid_request", f"{where}: only tools of type function are known here", where)
     if isinstance(model, UpstreamChat):
         return {**call.settings, "streamed": call.streamed}
     return _local(model, call.settings)

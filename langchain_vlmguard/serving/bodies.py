@@ -1,4 +1,4 @@
-"""Bodies of requests: unpacked bytes are counted while they come, and JSON is read off the event loop."""
+"""Bodies of requests: unpacked bytes are counted while they come, and large ones are read off the event loop."""
 
 from __future__ import annotations
 
@@ -6,20 +6,26 @@ import asyncio
 import json
 import zlib
 from contextlib import suppress
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from starlette.requests import ClientDisconnect
 
 from langchain_vlmguard.serving.http_errors import HttpError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from starlette.requests import Request
 
     from langchain_vlmguard.verdict.records import Json
 
+T = TypeVar("T")
+
 _DEEPEST = 64
+_SMALL = 32_768
+"""Bytes of a body that is read in less time than it takes to hand it to a thread and back."""
+
+_SIZE = "vlmguard.body"
 _LET_PASS = 1.0
 """Most seconds in which the rest of a body that is too large is read over."""
 
@@ -45,7 +51,15 @@ async def read_json(request: Request, *, most: int, seconds: float) -> Json:
             body = await _read(request, most)
     except TimeoutError as error:
         raise HttpError(400, "body_timeout", f"the body did not come within {seconds:g} seconds") from error
-    return await asyncio.to_thread(_parse, body)
+    request.scope[_SIZE] = len(body)
+    return await read_apart(request, lambda: _parse(body))
+
+
+async def read_apart(request: Request, read: Callable[[], T]) -> T:
+    """Read something out of a request's body: off the event loop, unless the body is small."""
+    if request.scope[_SIZE] <= _SMALL:
+        return read()
+    return await asyncio.to_thread(read)
 
 
 async def _read(request: Request, most: int) -> bytearray:

@@ -104,6 +104,7 @@ def _upstream(backend: Upstream, name: str) -> UpstreamChat:
         key=None if backend.key is None else SecretStr(backend.key.text),
         connect_seconds=backend.connect_seconds,
         answer_bytes=backend.answer_bytes,
+        hosted_tools=backend.hosted_tools,
     )
 
 

@@ -9,8 +9,9 @@ import json
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
+from langchain_vlmguard.content.walk import texts_in
 from langchain_vlmguard.serving.http_errors import HttpError
 
 if TYPE_CHECKING:
@@ -60,6 +61,22 @@ class Tool(_Part):
 
     type: Literal["function"]
     function: _Function
+
+
+class HostedTool(BaseModel):
+    """A tool that the model's own server runs: kept as it came, and its words are judged like any others."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    type: str = Field(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")
+
+
+def _kind_of(tool: object) -> str:
+    kind = tool.get("type") if isinstance(tool, dict) else getattr(tool, "type", None)
+    return "hosted" if isinstance(kind, str) and kind != "function" else "own"
+
+
+_AnyTool = Annotated[Annotated[Tool, Tag("own")] | Annotated[HostedTool, Tag("hosted")], Discriminator(_kind_of)]
 
 
 class _Named(_Part):
@@ -157,14 +174,16 @@ class ChatRequest(BaseModel):
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
     parallel_tool_calls: bool | None = None
-    tools: list[Tool] | None = Field(default=None, max_length=256)
+    tools: list[_AnyTool] | None = Field(default=None, max_length=256)
     tool_choice: Literal["none", "auto", "required"] | _Choice | None = None
     response_format: _Format | None = None
 
     @model_validator(mode="after")
     def _chooses_what_is_offered(self) -> Self:
         wanted = self.tool_choice.function.name if isinstance(self.tool_choice, _Choice) else None
-        if wanted is not None and wanted not in [one.function.name for one in self.tools or ()]:
+        if wanted is not None and wanted not in [
+            one.function.name for one in self.tools or () if isinstance(one, Tool)
+        ]:
             msg = "tool_choice must name an offered tool"
             raise ValueError(msg)
         return self
@@ -199,7 +218,8 @@ class ChatRequest(BaseModel):
     @property
     def _offered(self) -> str:
         """What tools and schemas say to the model."""
-        tools = [one.function.model_dump(exclude_none=True) for one in self.tools or ()]
+        given = [one.function if isinstance(one, Tool) else one for one in self.tools or ()]
+        tools = [one.model_dump(exclude_none=True) for one in given]
         wanted = self.response_format.json_schema if isinstance(self.response_format, _SchemaFormat) else None
         schema = [] if wanted is None else [wanted.model_dump(by_alias=True, exclude_none=True)]
         parts = [_in_words(one) for one in (*tools, *schema)]
@@ -215,9 +235,14 @@ def chat_request(body: Json) -> ChatRequest:
     refuse_known(body, _REFUSED)
     given = {key: value for key, value in body.items() if key not in _DROPPED and key not in _REFUSED}
     try:
-        return ChatRequest.model_validate(given)
+        wanted = ChatRequest.model_validate(given)
     except ValidationError as error:
         raise invalid(error) from error
+    for at, tool in enumerate(wanted.tools or ()):
+        if isinstance(tool, HostedTool) and any("://" in text for text in texts_in(tool.model_dump())):
+            msg = f"tools[{at}] names an address: what a model reads there, nobody here can judge"
+            raise HttpError(400, "invalid_request", msg, f"tools[{at}]")
+    return wanted
 
 
 def refuse_known(body: Json, elsewhere: Mapping[str, str]) -> None:

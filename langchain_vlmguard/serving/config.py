@@ -161,6 +161,9 @@ class Upstream(_Part):
     answer_bytes: int = Field(default=16_000_000, ge=1)
     """Of an upstream answer, unpacked."""
 
+    hosted_tools: bool = True
+    """Whether callers may offer tools that the upstream runs itself. What such a tool reads is not seen here; the answer is."""
+
 
 class AdapterRewriter(_Part):
     """The model in this process rewrites, by a trained adapter on it."""

@@ -11,6 +11,7 @@ from langchain_core.messages import HumanMessage
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from langchain_vlmguard.errors import extra
+from langchain_vlmguard.serving.bodies import read_apart
 from langchain_vlmguard.serving.chat_request import OFFERED, chat_request, invalid
 from langchain_vlmguard.serving.completions import short
 from langchain_vlmguard.serving.decisions import answers_of, decision_request, risk_of
@@ -73,7 +74,7 @@ async def litellm(request: Request) -> Response:
 async def _litellm(request: Request, service: Service) -> Json:
     _, caller, body = await begin(request)
     _, guarding = service.guarding(caller, None)
-    given = await asyncio.to_thread(Given.of, body)
+    given = await read_apart(request, lambda: Given.of(body))
     seconds = service.config.limits.guardrail_seconds
     with service.keys.counted(caller):
         return await service.jobs.run(lambda: guardrail(guarding, given), request.receive, seconds)
@@ -82,7 +83,7 @@ async def _litellm(request: Request, service: Service) -> Json:
 async def guard(request: Request) -> Response:
     """Judge a conversation: the verdict, and the messages that a model may get."""
     service, caller, body = await begin(request)
-    wanted = await asyncio.to_thread(chat_request, body)
+    wanted = await read_apart(request, lambda: chat_request(body))
     _, guarding = service.guarding(caller, None)
     verdict, messages = await _judged(request, service, caller, guarding, wanted.conversation)
     shown = [one for one in messages if one.id != OFFERED]

@@ -1,4 +1,4 @@
-"""The guard behind the routes: the guard's own graph and node, driven for one request. Nothing is decided here."""
+"""The guard behind the routes: the guard's own flow, graph and node, driven for one request. Nothing is decided here."""
 
 from __future__ import annotations
 
@@ -15,13 +15,18 @@ from langgraph.types import Command
 
 from langchain_vlmguard.errors import BusyError, GenerationTimeoutError, UpstreamError
 from langchain_vlmguard.faces.graph import guard_graph
+from langchain_vlmguard.guard.effects import arun
+from langchain_vlmguard.guard.flow import guarded_answer
+from langchain_vlmguard.guard.state import check_record
 from langchain_vlmguard.serving.asked import CALL, AskedModel, ModelCall
 from langchain_vlmguard.serving.chat_request import OFFERED
 from langchain_vlmguard.serving.http_errors import HttpError
 from langchain_vlmguard.serving.judging import Judged, Judging
 from langchain_vlmguard.serving.reviews import digest_of
+from langchain_vlmguard.serving.tracing import NAME
 from langchain_vlmguard.serving.wire import pictures_in_messages
 from langchain_vlmguard.verdict.records import SafetyVerdict
+from langchain_vlmguard.verdict.refusals import refusal_message, refusal_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,8 +36,11 @@ if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
     from langchain_vlmguard.guard.parts import GuardParts
-    from langchain_vlmguard.guard.state import GuardInput
+    from langchain_vlmguard.guard.state import Stage
+    from langchain_vlmguard.guard.turns import Answered
     from langchain_vlmguard.serving.reviews import Review, ReviewStore
+    from langchain_vlmguard.verdict.draft import Draft
+    from langchain_vlmguard.verdict.policy import GuardPolicy
     from langchain_vlmguard.verdict.records import Json
 
 
@@ -94,7 +102,7 @@ class Guarding(Judging):
         return Outcome(judged, seen, call.forwarded)
 
     async def _one(self, asked: Asked, call: ModelCall) -> list[Judged]:
-        """Run the guard's graph; a run that waits for a person is written down, and goes on when the same request comes back."""
+        """Run the guard's flow; what waits for a person is written down as a run of its graph, and goes on from there."""
         digest = digest_of(asked.caller, self.guard.policy.hash, asked.identity)
         thread = uuid4().hex
         config: RunnableConfig = {"configurable": {"thread_id": thread}}
@@ -104,15 +112,34 @@ class Guarding(Judging):
         try:
             if review is not None and await asyncio.to_thread(self._reviews.use, review, self._runs, thread):
                 return await self._resumed(review, call, config)
-            given = cast("GuardInput", {"messages": asked.conversation})
-            state = await self._graph.ainvoke(given, config, durability="exit")
-            if state.get("__interrupt__"):
-                if call.error is not None:  # there is no answer to look at: the policy's on_error is for judges
-                    raise model_error(call.error, self._retry_after)
-                raise _waits(await self._hold(state, digest, asked.caller, call, thread))
-            return [_judged(state)]
+            try:
+                answered = await arun(guarded_answer(self.guard, asked.conversation, self._asked))
+            except Exception as error:
+                if call.error is None:
+                    raise
+                raise model_error(call.error, self._retry_after) from error
+            draft = answered.joined()
+            if draft.action != "review":
+                return [self._told(_settled(answered, draft, self.guard.policy))]
+            state = await self._stopped(asked, answered, draft, config)
+            raise _waits(await self._hold(state, digest, asked.caller, call, thread))
         finally:
             self._runs.delete_thread(thread)
+
+    def _told(self, judged: Judged) -> Judged:
+        """Report a verdict that was made without the graph, which reports its own."""
+        if self.guard.telemetry is not None:
+            stage: Stage = "output" if judged.verdict.answer != "none" else "input"
+            self.guard.telemetry.record([check_record(stage, NAME, judged.verdict)])
+        return judged
+
+    async def _stopped(self, asked: Asked, answered: Answered, draft: Draft, config: RunnableConfig) -> Json:
+        """Put the graph where the flow stopped, and let it stop there, too: a person's decision goes on from it."""
+        held = None if answered.answer is None else answered.answer.message
+        given = {"messages": asked.conversation, "draft": draft.to_state(), "verdict": {}, "held": held}
+        await self._graph.aupdate_state(config, given, as_node="rewrite" if held is None else "answer")
+        state: Json = await self._graph.ainvoke(None, config, durability="exit")
+        return state
 
     async def _resumed(self, review: Review, call: ModelCall, config: RunnableConfig) -> list[Judged]:
         """Go on with a run that a person decided about; an answer that was approved is that very answer."""
@@ -220,6 +247,15 @@ def _around(call: ModelCall) -> Iterator[None]:
         yield
     finally:
         CALL.reset(token)
+
+
+def _settled(answered: Answered, draft: Draft, policy: GuardPolicy) -> Judged:
+    """Return the answer of a flow, or the refusal in its place."""
+    if answered.answer is not None and draft.lets_answer:
+        verdict = draft.copy_with(answer="released").to_verdict(policy)
+        return Judged(answered.answer.message, verdict)
+    verdict = draft.to_verdict(policy)
+    return Judged(refusal_message(refusal_text(verdict, policy), verdict), verdict)
 
 
 def _judged(state: Json) -> Judged:

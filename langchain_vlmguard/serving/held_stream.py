@@ -59,6 +59,7 @@ class HeldStream(Response):
             self._events.cancel()
 
     async def _keep(self, send: Send) -> None:
+        await asyncio.sleep(0)  # an answer that is there already needs no keep-alive
         while not self._events.done():
             if self._keep_alive:
                 await _send(send, {"type": "http.response.body", "body": self._keep_alive, "more_body": True})

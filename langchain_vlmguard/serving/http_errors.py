@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,6 +20,8 @@ Code = Literal[
     "internal_error", "body_timeout", "model_not_found",
 ]  # fmt: skip
 """What a client's program can go by."""
+
+CODES: tuple[str, ...] = get_args(Code)
 
 FAILURES: Mapping[Code, str] = {"guard_failed": "guard", "upstream_failed": "model", "upstream_refused": "model"}
 """Errors that are failures of something behind the server, and of what."""

@@ -175,14 +175,18 @@ def _tools(body: Json) -> Json:
     tools = body.get("tools")
     if not tools:
         return {}
-    if not isinstance(tools, list) or any(not isinstance(one, dict) or one.get("type") != "function" for one in tools):
-        raise HttpError(400, "invalid_request", "only tools of type function are known here", "tools")
-    names = ("name", "description", "parameters", "strict")
-    kept = [{"type": "function", "function": {key: one[key] for key in names if key in one}} for one in tools]
+    if not isinstance(tools, list) or any(not isinstance(one, dict) for one in tools):
+        raise HttpError(400, "invalid_request", "tools must be a list of objects", "tools")
+    kept = [_tool(one) if one.get("type") == "function" else one for one in tools]
     choice = body.get("tool_choice")
     if isinstance(choice, dict):
         choice = {"type": "function", "function": {"name": choice.get("name")}}
     return {"tools": kept, **({} if choice is None else {"tool_choice": choice})}
+
+
+def _tool(given: Json) -> Json:
+    names = ("name", "description", "parameters", "strict")
+    return {"type": "function", "function": {key: given[key] for key in names if key in given}}
 
 
 def _format(text: object) -> Json:

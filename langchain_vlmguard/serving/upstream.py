@@ -7,6 +7,7 @@ know is left out.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NoReturn
@@ -17,6 +18,7 @@ from pydantic import PrivateAttr, SecretStr
 
 from langchain_vlmguard.errors import UpstreamError, extra
 from langchain_vlmguard.serving.assemble import Assembly
+from langchain_vlmguard.serving.connections import LostConnections
 from langchain_vlmguard.serving.http_errors import as_json
 from langchain_vlmguard.serving.readable import message_of, usage_of
 from langchain_vlmguard.serving.sse import EventParser, StreamFormatError
@@ -46,7 +48,11 @@ class UpstreamChat(BaseChatModel):
     answer_bytes: int = 16_000_000
     """Of an answer, unpacked."""
 
+    hosted_tools: bool = True
+    """Whether tools that the server runs itself may be offered to it."""
+
     _client: httpx.AsyncClient | None = PrivateAttr(default=None)
+    _lost: LostConnections | None = PrivateAttr(default=None)
 
     @property
     def _llm_type(self) -> str:
@@ -58,7 +64,9 @@ class UpstreamChat(BaseChatModel):
         if self._client is None:
             timeout = httpx.Timeout(None, connect=self.connect_seconds)
             limits = httpx.Limits(max_connections=None)
-            self._client = httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=False)
+            transport = httpx.AsyncHTTPTransport(limits=limits, trust_env=False)
+            self._client = httpx.AsyncClient(timeout=timeout, transport=transport, trust_env=False)
+            self._lost = LostConnections(transport)
         return self._client
 
     async def open(self) -> None:
@@ -148,13 +156,18 @@ class UpstreamChat(BaseChatModel):
         if self.key is not None:
             headers["authorization"] = f"Bearer {self.key.get_secret_value()}"
         url = f"{self.url.rstrip('/')}/chat/completions"
-        async with self.client.stream("POST", url, content=as_json(body), headers=headers) as response:
-            self.client.cookies.clear()
-            if response.status_code != httpx.codes.OK:
-                msg = f"the upstream answered with status {response.status_code}"
-                wait = response.headers.get("retry-after", "")
-                raise UpstreamError(msg, response.status_code, int(wait) if wait.isdecimal() else None)
-            yield response
+        try:
+            async with self.client.stream("POST", url, content=as_json(body), headers=headers) as response:
+                self.client.cookies.clear()
+                if response.status_code != httpx.codes.OK:
+                    msg = f"the upstream answered with status {response.status_code}"
+                    wait = response.headers.get("retry-after", "")
+                    raise UpstreamError(msg, response.status_code, int(wait) if wait.isdecimal() else None)
+                yield response
+        except asyncio.CancelledError:
+            if self._lost is not None:
+                self._lost.look()
+            raise
 
     def _check_size(self, came: int) -> None:
         if came > self.answer_bytes:

@@ -14,7 +14,10 @@ from langchain_vlmguard.content.turn import blocks_of
 from langchain_vlmguard.rewriting.rewriter import Rewrite
 from tests.pictures import png
 
-BLOCKME, MASKME, BREAKME, HOLDME, SLEEPME = "BLOCKME", "MASKME", "BREAKME", "HOLDME", "SLEEPME"
+BLOCKME, MASKME, BREAKME, HOLDME = "BLOCKME", "MASKME", "BREAKME", "HOLDME"
+SLEEPME, DOZEME = "SLEEPME", "DOZEME"
+"""Take three seconds, and some tenths of one."""
+
 BAD, GOOD = png("red"), png("blue")
 BADIMG = "data:image/png;base64," + base64.b64encode(BAD).decode()
 GOODIMG = "data:image/png;base64," + base64.b64encode(GOOD).decode()
@@ -36,8 +39,7 @@ class Rules(Runnable):
         if BREAKME in words:
             msg = f"broken by {words}"
             raise ValueError(msg)
-        if SLEEPME in words:
-            time.sleep(3)
+        time.sleep(3.0 * (SLEEPME in words) + 0.6 * (DOZEME in words))
         if BLOCKME in words or base64.b64encode(BAD).decode() in pictures:
             return Rewrite(action="refuse", risk=0.9, threats=[], intent="x")
         if HOLDME in words:
@@ -52,7 +54,10 @@ class Rules(Runnable):
         if any("BREAKANSWER" in text for text in texts):
             msg = f"broken by {texts}"
             raise ValueError(msg)
-        return [0.9 if BLOCKME in text or BLOCKME in _unescaped(text) else 0.0 for text in texts]
+        return [
+            0.9 if any(mark in text or mark in _unescaped(text) for mark in (BLOCKME, MASKME)) else 0.0
+            for text in texts
+        ]
 
 
 def _unescaped(text):

@@ -112,20 +112,101 @@ class Wire:
         return [json.loads(one) for one in self.data if one != "[DONE]"]
 
     @property
+    def streams(self):
+        """Whether the answer is an event stream."""
+        return "event-stream" in self.headers["content-type"]
+
+    @property
+    def response(self):
+        """The whole response of the Responses API, None on other routes."""
+        found = self.chunks[-1].get("response") if self.streams else self.json
+        return found if found and found.get("object") == "response" else None
+
+    @property
+    def told(self):
+        """What the answer says of its verdict."""
+        if not self.streams:
+            return self.json["vlmguard"]
+        held = [one.get("response", one) for one in self.chunks]
+        return next(one["vlmguard"] for one in reversed(held) if "vlmguard" in one)
+
+    @property
     def said(self):
         """The words of the first choice, whole or streamed."""
-        if "event-stream" not in self.headers["content-type"]:
+        if self.response:
+            if self.streams:
+                return "".join(one["delta"] for one in self.chunks if one["type"] in _WORDS)
+            parts = [part for item in self.json["output"] if item["type"] == "message" for part in item["content"]]
+            return "".join(part.get("text") or part.get("refusal", "") for part in parts)
+        if not self.streams:
             return self.json["choices"][0]["message"]["content"]
         deltas = [c["delta"] for one in self.chunks for c in one["choices"] if c["index"] == 0]
         return "".join(delta.get("content") or "" for delta in deltas)
 
     @property
+    def thoughts(self):
+        """What the answer says it was thinking."""
+        if self.response:
+            parts = [
+                part for item in self.response["output"] if item["type"] == "reasoning" for part in item["content"]
+            ]
+            return "".join(part["text"] for part in parts)
+        message = self.chunks[0]["choices"][0]["delta"] if self.streams else self.json["choices"][0]["message"]
+        return "".join(message.get(key, "") for key in ("reasoning_content", "reasoning", "thinking"))
+
+    @property
+    def calls(self):
+        """Name and arguments of each tool call."""
+        if self.response:
+            found = [item for item in self.response["output"] if item["type"] == "function_call"]
+            return [(one["name"], json.loads(one["arguments"])) for one in found]
+        if self.streams:
+            found = [call for one in self.chunks for c in one["choices"] for call in c["delta"].get("tool_calls", ())]
+        else:
+            found = self.json["choices"][0]["message"].get("tool_calls", ())
+        return [(one["function"]["name"], json.loads(one["function"]["arguments"])) for one in found]
+
+    @property
+    def refusal(self):
+        """The words of a refusal."""
+        if self.response:
+            parts = [part for item in self.response["output"] if item["type"] == "message" for part in item["content"]]
+            return "".join(part.get("refusal", "") for part in parts)
+        message = self.chunks[0]["choices"][0]["delta"] if self.streams else self.json["choices"][0]["message"]
+        return message["refusal"]
+
+    @property
+    def usages(self):
+        """Every count of tokens that the answer tells."""
+        if self.response:
+            held = [one.get("response") or {} for one in self.chunks] if self.streams else [self.json]
+        else:
+            held = self.chunks if self.streams else [self.json]
+        return [one["usage"] for one in held if one.get("usage")]
+
+    @property
     def ends(self):
-        """The finish reasons of the first choice."""
-        if "event-stream" not in self.headers["content-type"]:
+        """The finish reasons of the first choice, in a chat's words."""
+        if self.response:
+            cut = self.response["incomplete_details"]
+            calls = any(item["type"] == "function_call" for item in self.response["output"])
+            return [cut["reason"] if cut else "tool_calls" if calls else "stop"]
+        if not self.streams:
             return [self.json["choices"][0]["finish_reason"]]
         found = [c["finish_reason"] for one in self.chunks for c in one["choices"] if c["index"] == 0]
         return [one for one in found if one]
+
+    @property
+    def ends_once(self):
+        """Whether a stream has one end, and it is the last thing."""
+        if not self.response:
+            return self.data.count("[DONE]") == 1 and self.data[-1] == "[DONE]" and len(self.ends) == 1
+        over = [at for at, one in enumerate(self.chunks) if one["type"] in _OVER]
+        return "[DONE]" not in self.data and over == [len(self.chunks) - 1]
+
+
+_WORDS = ("response.output_text.delta", "response.refusal.delta")
+_OVER = ("response.completed", "response.incomplete", "response.failed", "error")
 
 
 def _unchunked(body):

@@ -7,14 +7,8 @@ import pytest
 from langchain_openai import ChatOpenAI
 
 from tests.serving.rules import BLOCKME, MASKME
-from tests.serving.running import asks, running, send
+from tests.serving.running import asks, send
 from tests.serving.upstream import DONE, USAGE, completion, event, streamed, whole
-
-
-@pytest.fixture
-def server(up, tmp_path):
-    with running(up, tmp_path, keep_alive={"seconds": 10}) as found:
-        yield found
 
 
 def script(*, stream, text="fine", **message):

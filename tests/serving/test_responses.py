@@ -129,7 +129,8 @@ def test_nothing_is_stored_and_unknown_parameters_are_refused(up, server):
         assert (wire.status, wire.json["error"]["param"]) == (400, next(iter(given)))
     for given in (
         {"colour": 1},
-        {"tools": [{"type": "web_search"}]},
+        {"tools": [{"type": "mcp", "server_label": "x", "server_url": "https://127.0.0.1/mcp"}]},
+        {"tools": [{"name": "no type"}]},
         {"input": [{"type": "item_reference", "id": "x"}]},
         {"input": 3},
     ):

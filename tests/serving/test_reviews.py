@@ -18,7 +18,7 @@ def path_of(held):
     return f"/v1/reviews/{held.json['vlmguard']['review']}"
 
 
-def test_a_request_that_waits_passes_once_when_it_was_approved(up, tmp_path, stream):
+def test_case_30_a_request_that_waits_passes_once_when_it_was_approved(up, tmp_path, stream):
     body = asks(f"{HOLDME} please", stream=stream)
     with running(up, tmp_path) as server:
         path = path_of(send(server.port, body))
@@ -57,7 +57,7 @@ def test_a_rejected_request_is_refused_and_an_edited_one_is_asked_as_edited(up, 
         assert up.last.json["messages"] == [{"role": "user", "content": "say b"}]
 
 
-def test_an_approved_answer_is_that_very_answer(up, tmp_path, stream):
+def test_case_30_an_approved_answer_is_that_very_answer(up, tmp_path, stream):
     up.script = whole(completion({"content": f"first {BLOCKME}"}))
     with running(up, tmp_path, policy={"on_unsafe_answer": "review"}) as server:
         held = send(server.port, asks(stream=stream))
@@ -239,7 +239,8 @@ def test_case_30_a_review_outlives_kill_9(up, tmp_path):
         send(port, {"decision": "approve"}, path)
         assert send(port, asks(HOLDME)).said == "fine"
         assert send(port, {"decision": "approve"}, path).status == 409
-        path_of(send(port, asks(f"{HOLDME}!")))
+        assert path_of(send(port, asks(f"{HOLDME}!"))) != path
+        assert path_of(send(port, asks(HOLDME))) != path  # an approval is for one time
     finally:
         second.send_signal(signal.SIGTERM)
         assert second.wait(15) == 0

@@ -1,95 +1,111 @@
 """Rule A: one list of readable places, and the bytes that were judged are the bytes that are sent. Cases 1 to 11."""
 
 import json
+import logging
+from itertools import product
+from urllib.parse import quote
 
 import pytest
 
-from tests.serving.rules import BADIMG, BLOCKME, GOODIMG, MASKME
+from langchain_vlmguard import Guard
+from langchain_vlmguard.content.fetch import PictureFetcher
+from tests.picture_server import picture_server, trusting
+from tests.pictures import b64, png
+from tests.serving.rules import BADIMG, BLOCKME, GOODIMG, MASKME, Rules
 from tests.serving.running import asks, running, send
-from tests.serving.upstream import DONE, USAGE, completion, event, streamed, whole
+from tests.serving.upstream import DONE, USAGE, completion, event, plays, streamed, whole
+from tests.serving.ways import WAYS
 
 MARK = BLOCKME.encode()
-
-
-@pytest.fixture
-def server(up, tmp_path):
-    with running(up, tmp_path, keep_alive={"seconds": 10}) as found:
-        yield found
 
 
 def blocked(wire):
     """Whether an answer was withheld in the form that clients read, and nothing of it is on the wire."""
     assert wire.status == 200
     assert wire.ends == ["content_filter"]
+    assert wire.refusal
+    assert not wire.calls
     assert MARK not in wire.raw
-    if "event-stream" in wire.headers["content-type"]:
-        assert wire.data[-1] == "[DONE]"
+    assert not wire.streams or wire.ends_once
     return True
 
 
-def test_case_1_no_content_before_the_verdict(up, server):
-    up.script = streamed(
-        event({"content": "ok "}),
-        0.2,
-        event({"content": "BLOCK"}),
-        0.2,
-        event({"content": "ME"}),
-        0.2,
-        event(finish="stop"),
-        DONE,
-    )
-    wire = send(server.port, asks(stream=True))
+def test_case_1_no_content_before_the_verdict(up, server, way):
+    up.script = plays(way.stream, {"content": f"ok {BLOCKME}"})
+    if way.stream:
+        pieces = [
+            event({"content": "ok "}),
+            event({"content": "BLOCK"}),
+            event({"content": "ME"}),
+            event(finish="stop"),
+        ]
+        up.script = streamed(*(step for piece in pieces for step in (piece, 0.2)), DONE)
+    wire = way.ask(server)
     last = up.last.sent[-1][0]
-    assert all(at >= last for at, piece in wire.pieces if b"delta" in piece)
-    assert b"BLOCK" not in wire.raw.replace(b"content", b"")
+    assert all(
+        at >= last for at, piece in wire.pieces if b"delta" in piece or b"choices" in piece or b"output" in piece
+    )
     assert blocked(wire)
+    assert not any(part in wire.raw.replace(b"content", b"") for part in (b"BLOCK", b"CKME"))
 
 
-def test_case_2_a_marker_cut_at_every_letter(up, server):
+def test_case_1_one_verdict_and_the_same_words_in_every_mode(up, server):
+    found = []
+    for text in ("fine", BLOCKME):
+        wires = []
+        for way in WAYS:
+            up.script = plays(way.stream, {"content": text})
+            wires.append(way.ask(server))
+        assert len({(wire.said, *wire.ends) for wire in wires}) == 1
+        found.append([{key: value for key, value in wire.told.items() if key != "id"} for wire in wires])
+    assert all(told == tolds[0] for tolds in found for told in tolds)
+    assert found[0][0] != found[1][0]
+
+
+def test_case_2_a_marker_cut_at_every_letter(up, server, way):
     letters = [event({"content": one}) for one in BLOCKME]
     for script in (
         streamed(*letters, event(finish="stop"), DONE),
         streamed(*letters[:-1], event({"content": "E"}, finish="stop"), DONE),
     ):
-        up.script = script
-        wire = send(server.port, asks(stream=True))
+        up.script = script if way.stream else plays(way.stream, {"content": BLOCKME})
+        wire = way.ask(server)
         assert blocked(wire)
         assert b"BLOC" not in wire.raw
 
 
-def test_case_3_tool_arguments_all_or_nothing(up, server, stream):
+def test_case_3_tool_arguments_all_or_nothing(up, server, way):
     call = {"id": "a", "type": "function", "function": {"name": "run", "arguments": '{"cmd":"BLOCKME"}'}}
-    up.script = whole(completion({"content": None, "tool_calls": [call]}, "tool_calls"))
-    if stream:
-        pieces = [
-            {"index": 0, "id": "a", "type": "function", "function": {"name": "run", "arguments": '{"cmd":"BLO'}},
-            {"index": 0, "function": {"arguments": 'CKME"}'}},
-        ]
-        up.script = streamed(*(event({"tool_calls": [one]}) for one in pieces), event(finish="tool_calls"), DONE)
-    wire = send(server.port, asks(stream=stream))
-    assert blocked(wire)
-    assert b"tool_calls" not in wire.raw
+    for name, arguments, is_bad in (
+        ("run", '{"cmd":"BLOCKME"}', True),
+        ("run", '{"cmd":"BLO\\u0043KME"}', True),
+        (f"run{BLOCKME}", "{}", True),
+        ("run", '{"cmd":"ls"}', False),
+    ):
+        call["function"] = {"name": name, "arguments": arguments}
+        up.script = plays(way.stream, {"content": None, "tool_calls": [call]}, "tool_calls")
+        wire = way.ask(server)
+        if is_bad:
+            assert blocked(wire)
+            assert b'"tool_calls"' not in wire.raw
+            assert b"function_call" not in wire.raw
+        else:
+            assert (wire.calls, wire.ends) == ([("run", {"cmd": "ls"})], ["tool_calls"])
 
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking", "refusal"])
-def test_case_4_thoughts_are_output(up, server, stream, field):
-    said = {"content": "fine", field: f"I think {BLOCKME}"}
-    up.script = whole(completion(said))
-    if stream:
-        up.script = streamed(
-            event({field: "I think BLO"}),
-            event({field: "CKME"}),
-            event({"content": "fine"}),
-            event(finish="stop"),
-            DONE,
-        )
-    assert blocked(send(server.port, asks(stream=stream)))
-    up.script = whole(completion({"content": "fine", field: "hm"}))
-    if stream:
-        up.script = streamed(event({field: "h"}), event({field: "m", "content": "fine"}), event(finish="stop"), DONE)
-    wire = send(server.port, asks(stream=stream))
-    message = wire.chunks[0]["choices"][0]["delta"] if stream else wire.json["choices"][0]["message"]
-    assert (message["content"], message[field]) == ("fine", "hm")
+def test_case_4_thoughts_are_output(up, server, way, field):
+    """An answer is let out or withheld, and never changed: what a rule would mask is withheld, too."""
+    for mark in (BLOCKME, MASKME):
+        up.script = plays(way.stream, {"content": "fine", field: f"I think {mark}"})
+        wire = way.ask(server)
+        assert blocked(wire)
+        assert mark.encode() not in wire.raw
+    up.script = plays(way.stream, {"content": "fine", field: "hm"})
+    wire = way.ask(server)
+    assert (wire.said, wire.ends) == ("fine", ["stop"])
+    if field != "refusal":
+        assert wire.thoughts == "hm"
 
 
 def token(text, *others):
@@ -104,7 +120,7 @@ def spelled(choice):
     return "".join(one["token"] for one in every) + bytes(b for one in every for b in one["bytes"] or ()).decode()
 
 
-def test_case_5_log_probabilities_go_with_their_choice(up, server):
+def test_case_5_log_probabilities_go_with_their_choice(up, server, stream):
     one = {
         "index": 0,
         "message": {"role": "assistant", "content": "fine"},
@@ -113,18 +129,41 @@ def test_case_5_log_probabilities_go_with_their_choice(up, server):
     }
     two = {
         "index": 1,
-        "message": {"role": "assistant", "content": f"a {BLOCKME}"},
+        "message": {"role": "assistant", "content": f"a {MASKME}"},
         "finish_reason": "stop",
-        "logprobs": {"content": [token("a "), token(BLOCKME)]},
+        "logprobs": {"content": [token("a "), token(MASKME)]},
     }
     up.script = whole({**completion(), "choices": [one, two]})
-    wire = send(server.port, asks(n=2, logprobs=True, top_logprobs=2))
-    first, second = wire.json["choices"]
+    if stream:
+        chunks = [
+            {"choices": [{**{k: v for k, v in c.items() if k != "message"}, "delta": c["message"]}]} for c in (one, two)
+        ]
+        up.script = streamed(*(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks), DONE)
+    wire = send(server.port, asks(n=2, logprobs=True, top_logprobs=2, stream=stream))
+    if stream:
+        first, second = (
+            merged([c for chunk in wire.chunks for c in chunk["choices"] if c["index"] == at]) for at in (0, 1)
+        )
+    else:
+        first, second = wire.json["choices"]
     assert (first["message"]["content"], first["logprobs"]) == ("fine", one["logprobs"])
     assert (second["finish_reason"], second["logprobs"]) == ("content_filter", None)
-    assert BLOCKME not in spelled(first) + spelled(second)
-    assert MARK not in wire.raw
+    assert MASKME not in spelled(first) + spelled(second)
+    assert MASKME.encode() not in wire.raw
     assert up.last.json["n"] == 2
+
+
+def merged(chunks):
+    """A choice out of its chunks."""
+    logprobs = next((one["logprobs"] for one in chunks if one["logprobs"]), None)
+    return {"message": chunks[0]["delta"], "logprobs": logprobs, "finish_reason": chunks[-1]["finish_reason"]}
+
+
+def test_case_5_numbers_that_are_none_are_written_as_json(up, server):
+    odd = {"content": [{**token("fine"), "logprob": float("-inf")}]}
+    up.script = whole(completion(logprobs=odd))
+    [one] = send(server.port, asks(logprobs=True)).json["choices"][0]["logprobs"]["content"]
+    assert one["logprob"] < -1000
 
 
 @pytest.mark.parametrize(
@@ -168,14 +207,14 @@ def with_picture(place, uri):
 
 
 @pytest.mark.parametrize("place", ["first of five turns", "tool", "assistant"])
-def test_case_6_every_picture_is_seen(up, server, stream, place):
-    wire = send(server.port, asks(stream=stream) | {"messages": with_picture(place, BADIMG)})
-    told = wire.chunks[-1]["vlmguard"] if stream else wire.json["vlmguard"]
-    assert told["pictures"] == {"seen": 1, "forwarded": 0}
+def test_case_6_every_picture_is_seen(up, server, way, place):
+    wire = way.ask(server, messages=with_picture(place, BADIMG))
+    assert wire.told["pictures"] == {"seen": 1, "forwarded": 0}
     assert wire.ends == ["content_filter"]
     assert not up.requests
-    wire = send(server.port, asks() | {"messages": with_picture(place, GOODIMG)})
-    assert wire.json["vlmguard"]["pictures"] == {"seen": 1, "forwarded": 1}
+    up.script = plays(way.stream)
+    wire = way.ask(server, messages=with_picture(place, GOODIMG))
+    assert wire.told["pictures"] == {"seen": 1, "forwarded": 1}
     assert up.last.body.count(GOODIMG.encode()) == 1
 
 
@@ -199,9 +238,8 @@ def tool_result(content):
         [{"role": "user", "content": "a"}, {"role": "assistant", "content": BLOCKME}, {"role": "user", "content": "b"}],
     ],
 )
-def test_case_7_every_role_is_checked(up, server, stream, messages):
-    wire = send(server.port, asks(stream=stream) | {"messages": messages})
-    assert blocked(wire)
+def test_case_7_every_role_is_checked(up, server, way, messages):
+    assert blocked(way.ask(server, messages=messages))
     assert not up.requests
 
 
@@ -223,29 +261,47 @@ def test_case_7_words_of_tools_and_schemas_are_checked(up, server, where):
 
 
 @pytest.mark.parametrize("role", ["function", "robot"])
-def test_case_7_roles_that_are_not_known_are_refused(up, server, role):
-    wire = send(server.port, asks() | {"messages": [{"role": role, "name": "f", "content": BLOCKME}]})
+def test_case_7_roles_that_are_not_known_are_refused(up, server, way, role):
+    wire = way.ask(server, messages=[{"role": role, "content": BLOCKME}])
     assert (wire.status, wire.json["error"]["code"]) == (400, "invalid_request")
     assert not up.requests
     assert MARK not in wire.raw
 
 
-def test_case_8_long_words_are_never_cut(up, server, stream):
-    wire = send(server.port, asks("a" * 200_000 + BLOCKME, stream=stream))
+MOST = 100_000
+"""Characters that the policy lets a judge read."""
+
+
+@pytest.mark.parametrize("before", [2 * MOST, MOST - 3, MOST - len(BLOCKME), 512, 4096 - 3])
+def test_case_8_long_words_are_never_cut(up, server, way, before):
+    wire = way.ask(server, "a" * before + BLOCKME)
+    assert not up.requests
+    assert MARK not in wire.raw
+    if before + len(BLOCKME) <= MOST:
+        assert blocked(wire)
+        return
     assert wire.status == 400
     assert wire.json["error"]["code"] == "unreadable_content"
     assert wire.json["error"]["param"].startswith("messages[0]")
     assert "longer than 100,000 characters" in wire.json["error"]["message"]
-    assert not up.requests
+
+
+@pytest.mark.parametrize("before", [2 * MOST, MOST - 3, 512])
+def test_case_8_long_answers_are_never_cut(up, server, way, before):
+    up.script = plays(way.stream, {"content": "a" * before + BLOCKME})
+    assert blocked(way.ask(server))
 
 
 def test_case_9_nothing_is_stored_and_only_listed_routes_exist(up, server):
-    for name in ("background", "store", "previous_response_id"):
-        wire = send(server.port, asks(**{name: "x" if name.endswith("id") else True}))
+    for name, way in product(("background", "store", "previous_response_id"), WAYS):
+        wire = way.ask(server, **{name: "x" if name.endswith("id") else True})
         assert (wire.status, wire.json["error"]["param"]) == (400, name)
     for method, path in (
         ("GET", "/v1/responses/resp_1"),
+        ("DELETE", "/v1/responses/resp_1"),
         ("POST", "/v1/responses/resp_1/cancel"),
+        ("GET", "/v1/responses/resp_1/input_items"),
+        ("GET", "/v1/chat/completions/chatcmpl-1"),
         ("GET", "/v1/files"),
         ("POST", "/v1/embeddings"),
         ("POST", "/v1/completions"),
@@ -256,17 +312,27 @@ def test_case_9_nothing_is_stored_and_only_listed_routes_exist(up, server):
     assert not up.requests
 
 
-def test_case_10_no_caller_weakens_the_policy(up, server):
+def audited(caplog):
+    """What the log says of requests, without what is each one's own."""
+    lines = [one.facts for one in caplog.records if getattr(one, "facts", {}).get("said") == "request"]
+    return [{key: value for key, value in line.items() if key not in ("id", "seconds")} for line in lines]
+
+
+def test_case_10_no_caller_weakens_the_policy(up, server, way, caplog):
+    caplog.set_level(logging.INFO, "langchain_vlmguard.serving")
     weaker = {"guardrails": [], "metadata": {"guardrails": {}}, "vlmguard": {"mode": "off", "policy": {"unsafe_at": 1}}}
-    plain = send(server.port, asks(BLOCKME))
-    tried = send(
-        server.port, asks(BLOCKME, **weaker), headers={"x-vlmguard-skip": "1", "x-litellm-disable-guardrails": "1"}
-    )
+    headers = {"x-vlmguard-skip": "1", "x-litellm-disable-guardrails": "1", "x-vlmguard-policy": "off"}
+    plain = way.ask(server, BLOCKME)
+    tried = way.ask(server, BLOCKME, **weaker, headers=headers)
     assert blocked(tried)
-    kept = [{k: v for k, v in one.json["vlmguard"].items() if k != "id"} for one in (plain, tried)]
+    kept = [{k: v for k, v in one.told.items() if k != "id"} for one in (plain, tried)]
     assert kept[0] == kept[1]
-    send(server.port, asks(**weaker))
-    assert set(up.last.json) == {"model", "messages"}
+    first, second = audited(caplog)
+    assert first == second
+    assert first["action"] == "refuse"
+    up.script = plays(way.stream)
+    way.ask(server, **weaker)
+    assert set(up.last.json) == {"model", "messages", *(("stream", "stream_options") if way.stream else ())}
 
 
 @pytest.mark.parametrize(
@@ -280,11 +346,56 @@ def test_case_10_no_caller_weakens_the_policy(up, server):
         "ftp://127.0.0.1/a",
     ],
 )
-def test_case_11_no_address_is_fetched(up, server, stream, url):
+def test_case_11_no_address_is_fetched(up, server, way, url):
     content = [{"type": "image_url", "image_url": {"url": url.format(port=up.port)}}, {"type": "text", "text": "what?"}]
-    wire = send(server.port, asks(stream=stream) | {"messages": [{"role": "user", "content": content}]})
+    wire = way.ask(server, messages=[{"role": "user", "content": content}])
     assert (wire.status, wire.json["error"]["code"]) == (400, "unreadable_content")
     assert wire.json["error"]["param"] == "messages[0].content[0]"
+    assert not up.requests
+
+
+HOST = "pictures.test"
+
+
+@pytest.fixture
+def listed(up, tmp_path):
+    """A server whose policy lists a host on loopback, and that host."""
+    rules = Rules()
+    with picture_server(HOST) as host:
+        names = {HOST: "127.0.0.1", "internal.test": "10.0.0.1", "metadata.test": "169.254.169.254"}
+        fetcher = PictureFetcher(
+            resolve=lambda name, _: [names[name]], allow_networks=("127.0.0.1/32",), ssl_context=trusting()
+        )
+        policy = {"image_hosts": {f"{HOST}:{host.server_port}", "internal.test", "metadata.test"}}
+        guard = Guard(rules, answer_judge=rules, policy=policy, fetcher=fetcher)
+        with running(up, tmp_path, guard=guard) as server:
+            yield server, host
+
+
+def shows(url):
+    return [
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "?"}]}
+    ]
+
+
+def test_case_11_what_was_judged_is_what_is_sent(up, listed, way):
+    server, host = listed
+    up.script = plays(way.stream)
+    wire = way.ask(server, messages=shows(f"https://{HOST}:{host.server_port}/other_each_time"))
+    assert wire.said == "fine"
+    assert wire.told["pictures"] == {"seen": 1, "forwarded": 1}
+    assert host.asked == ["/other_each_time"]
+    sent = up.last.json["messages"][0]["content"][0]["image_url"]["url"]
+    assert sent == "data:image/png;base64," + b64(png((1, 0, 0)))
+    assert HOST.encode() not in up.last.body
+
+
+@pytest.mark.parametrize("where", ["https://internal.test/a.png", "https://metadata.test/", "http://127.0.0.1/a.png"])
+def test_case_11_each_hop_is_checked_again(up, listed, where):
+    server, host = listed
+    for url in (where, f"https://{HOST}:{host.server_port}/redirect?{quote(where, safe='')}"):
+        wire = send(server.port, {"messages": shows(url)})
+        assert (wire.status, wire.json["error"]["code"]) == (400, "unreadable_content")
     assert not up.requests
 
 

@@ -1,6 +1,8 @@
 """Rule B: what was judged bad is in no error, header, log, number, span or review listing. Cases 12 and 13."""
 
+import gzip
 import io
+import json
 import logging
 
 import pytest
@@ -8,15 +10,9 @@ import pytest
 from langchain_vlmguard.serving.logs import ContentFreeFormatter, set_up_logs
 from tests.serving.rules import BLOCKME, BREAKME, HOLDME
 from tests.serving.running import asks, running, send
-from tests.serving.upstream import completion, streamed, whole
+from tests.serving.upstream import completion, plays, streamed, whole
 
 MARK = BLOCKME.encode()
-
-
-@pytest.fixture
-def server(up, tmp_path):
-    with running(up, tmp_path, keep_alive={"seconds": 10}) as found:
-        yield found
 
 
 @pytest.fixture
@@ -33,6 +29,8 @@ def logged(capfd):
     ("said", "script"),
     [
         ("hi", whole(completion({"content": BLOCKME}))),
+        ("hi", plays("stream", {"content": BLOCKME})),
+        ("hi", streamed(b'data: {"error": {"message": "BLOCKME", "code": "BLOCKME"}}\n\n')),
         (BLOCKME, whole(completion())),
         (f"{BREAKME} {BLOCKME}", whole(completion())),
         ("hi", whole(completion({"content": f"BREAKANSWER {BLOCKME}"}))),
@@ -44,9 +42,9 @@ def logged(capfd):
         ("hi", whole(completion({"tool_calls": [{"id": BLOCKME, "function": {"name": 1, "arguments": BLOCKME}}]}))),
     ],
 )
-def test_case_12_the_marker_is_nowhere(up, server, logged, said, script):
+def test_case_12_the_marker_is_nowhere(up, server, logged, way, said, script):
     up.script = script
-    wire = send(server.port, asks(said))
+    wire = way.ask(server, said)
     assert MARK not in wire.raw
     assert MARK not in send(server.port, b"", "/metrics", method="GET").raw
     log = logged()
@@ -90,7 +88,7 @@ def test_case_12_a_held_request_is_shown_to_reviewers_alone(up, tmp_path):
         assert (no.status, no.json["error"]["code"]) == (403, "not_allowed")
 
 
-def test_case_13_headers_go_through_lists_both_ways(up, server, stream):
+def test_case_13_headers_go_through_lists_both_ways(up, server, way):
     names = (
         "authorization",
         "x-api-key",
@@ -100,16 +98,12 @@ def test_case_13_headers_go_through_lists_both_ways(up, server, stream):
         "x-custom-secret",
         "x-forwarded-for",
     )
-    up.script = whole(completion(), set_cookie="a=CANARY2", x_internal="CANARY2")
-    if stream:
-        up.script = streamed(
-            b'data: {"choices": [{"index": 0, "delta": {"content": "fine"}, "finish_reason": "stop"}]}\n\n'
-        )
-        up.script.steps[0] = up.script.steps[0].replace(
-            b"connection", b"set-cookie: a=CANARY2\r\nx-internal: CANARY2\r\nconnection"
-        )
+    up.script = plays(way.stream)
+    up.script.steps[0] = up.script.steps[0].replace(
+        b"connection", b"set-cookie: a=CANARY2\r\nx-internal: CANARY2\r\nconnection", 1
+    )
     for _ in range(2):  # a cookie would come back with the second request
-        wire = send(server.port, asks(stream=stream), headers=dict.fromkeys(names, "CANARY"))
+        wire = way.ask(server, headers=dict.fromkeys(names, "CANARY"))
         assert wire.said == "fine"
         assert "CANARY" not in str(up.last.headers)
         assert up.last.headers["authorization"] == "Bearer up-secret"
@@ -126,7 +120,16 @@ def test_case_13_headers_go_through_lists_both_ways(up, server, stream):
     }
 
 
-def test_errors_are_logged_by_class_and_place_alone():
+def test_case_13_a_coding_of_the_upstream_is_not_passed_on(up, server):
+    data = gzip.compress(json.dumps(completion()).encode())
+    up.script = whole(data, content_encoding="gzip")
+    wire = send(server.port, asks(), headers={"accept-encoding": "gzip"})
+    assert wire.said == "fine"
+    assert "content-encoding" not in wire.headers
+    assert int(wire.headers["content-length"]) == len(wire.body)
+
+
+def test_case_12_errors_are_logged_by_class_and_place_alone():
     record = logging.LogRecord("some.library", logging.ERROR, "f.py", 1, f"failed on {BLOCKME}", (), None)
     assert BLOCKME not in ContentFreeFormatter().format(record)
     with pytest.raises(ValueError, match=BLOCKME) as raised:

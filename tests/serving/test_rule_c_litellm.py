@@ -8,7 +8,7 @@ import pytest
 from langchain_vlmguard import Guard
 from tests.serving.rules import BADIMG, BLOCKME, BREAKME, GOODIMG, HOLDME, MASKME, SLEEPME, Rules
 from tests.serving.running import asks, running, send
-from tests.serving.upstream import completion, whole
+from tests.serving.upstream import completion, plays, whole
 
 PATH = "/beta/litellm_basic_guardrail_api"
 
@@ -91,6 +91,19 @@ def test_case_14_a_full_queue_is_a_block(up, tmp_path):
         assert judged(server, texts=["hi"]) == {"action": "NONE"}
 
 
+def test_case_14_a_queue_that_stands_still_is_a_block_in_time(up, tmp_path):
+    up.script.steps.insert(0, 30.0)
+    with running(up, tmp_path, limits={"at_once": 1, "queue": 5, "guardrail_seconds": 0.5}) as server:
+        stuck = threading.Thread(target=send, args=(server.port, asks()), kwargs={"leave_after": 2.5})
+        stuck.start()
+        while not up.open:
+            time.sleep(0.01)
+        started = time.monotonic()
+        assert judged(server, texts=["hi"])["action"] == "BLOCKED"
+        assert time.monotonic() - started < 1.5
+        stuck.join()
+
+
 def test_case_14_a_deadline_is_shorter_than_litellm_waits(up, tmp_path):
     with running(up, tmp_path, limits={"guardrail_seconds": 0.5}) as server:
         started = time.monotonic()
@@ -121,6 +134,14 @@ def test_case_15_in_a_conversation_the_last_turn_is_rewritten(server):
     texts = [one["content"] for one in messages]
     found = judged(server, input_type="request", texts=texts, structured_messages=messages)
     assert found == {"action": "GUARDRAIL_INTERVENED", "texts": [*texts[:3], "say [X]"]}
+
+
+def test_case_15_an_answer_is_never_changed(server):
+    """LiteLLM drops rewritten texts of a streamed answer: what would be masked there is blocked."""
+    for texts in (["a", MASKME], [MASKME], ["a", "b"]):
+        found = judged(server, input_type="response", texts=texts)
+        assert found["action"] == ("BLOCKED" if MASKME in texts else "NONE")
+        assert "texts" not in found
 
 
 def test_case_16_unknown_forms_are_kept_and_judged(server):
@@ -172,6 +193,31 @@ def test_mcp_calls_and_results_in_the_form_that_litellm_sends_are_judged(server)
     }
     assert judged(server, input_type="response", texts=["a page", "a label"]) == {"action": "NONE"}
     assert judged(server, input_type="response", texts=["a page", BLOCKME])["action"] == "BLOCKED"
+
+
+HOSTED = [{"type": "code_interpreter"}, {"type": "file_search", "vector_store_ids": ["v"]}]
+
+
+def test_case_16_tools_of_the_upstream_reach_it_unchanged(up, server, way):
+    up.script = plays(way.stream)
+    assert way.ask(server, tools=HOSTED).said == "fine"
+    assert up.last.json["tools"] == HOSTED
+    assert "vector_store_ids" in "".join(server.rules.asked)
+    before = len(up.requests)
+    for hint in (BLOCKME, {"deep": [BLOCKME]}):
+        wire = way.ask(server, tools=[{"type": "code_interpreter", "hint": hint}])
+        assert wire.ends == ["content_filter"]
+    wire = way.ask(server, tools=[{"type": "mcp", "server_url": "https://127.0.0.1/mcp"}])
+    assert (wire.status, wire.json["error"]["param"]) == (400, "tools[0]")
+    assert len(up.requests) == before
+
+
+def test_case_16_an_operator_can_refuse_tools_of_the_upstream(up, tmp_path, way):
+    backend = {"kind": "upstream", "url": up.url, "models": ["up"], "hosted_tools": False}
+    with running(up, tmp_path, backend=backend) as server:
+        wire = way.ask(server, tools=HOSTED)
+        assert (wire.status, wire.json["error"]["param"]) == (400, "tools[0]")
+        assert not up.requests
 
 
 def test_the_guard_routes_judge_and_ask_no_model(up, server):

@@ -6,16 +6,17 @@ import time
 import openai
 import pytest
 
-from tests.serving.rules import BLOCKME
+from tests.serving.rules import BLOCKME, DOZEME
 from tests.serving.running import asks, running, send
-from tests.serving.upstream import DONE, USAGE, Script, completion, event, head, streamed, whole
+from tests.serving.upstream import DONE, USAGE, Script, completion, event, head, plays, streamed, whole
+from tests.serving.ways import WAYS
 
 FINE = [event({"content": "fine"}), event(finish="stop"), DONE]
 
 
-@pytest.fixture
-def server(up, tmp_path):
-    with running(up, tmp_path, keep_alive={"seconds": 0.3}) as found:
+@pytest.fixture(scope="module")
+def standing_server(standing_up, tmp_path_factory):
+    with running(standing_up, tmp_path_factory.mktemp("streams"), keep_alive={"seconds": 0.3}) as found:
         yield found
 
 
@@ -45,10 +46,14 @@ def test_case_17_the_chunk_form_is_for_clients_that_cannot_read_comments(up, ser
     assert off.body.startswith(b"data: ")
 
 
-def test_case_18_the_timer_is_our_own(up, server):
+STREAMED = pytest.mark.parametrize("way", [one for one in WAYS if one.stream], ids=str)
+
+
+@STREAMED
+def test_case_18_the_timer_is_our_own(up, server, way):
     up.script = Script([1.0, head(content_type="text/event-stream"), *FINE])
     started = time.monotonic()
-    wire = send(server.port, asks(stream=True), headers={"accept-encoding": "gzip"})
+    wire = way.ask(server, headers={"accept-encoding": "gzip"})
     assert wire.pieces[0][0] - started < 0.35
     assert wire.headers["x-accel-buffering"] == "no"
     assert "no-cache" in wire.headers["cache-control"]
@@ -56,14 +61,15 @@ def test_case_18_the_timer_is_our_own(up, server):
     assert wire.said == "fine"
 
 
+@STREAMED
 @pytest.mark.parametrize("size", [1, 7, 10_000])
-def test_case_19_chunk_borders_mean_nothing(up, server, size):
+def test_case_19_chunk_borders_mean_nothing(up, server, way, size):
     data = event({"content": "é😀 and "}) + event({"content": "fine"}, finish="stop") + USAGE + DONE
     data = data.replace(b"\\u00e9\\ud83d\\ude00", "é😀".encode())
     up.script = streamed(*(data[at : at + size] for at in range(0, len(data), size)))
-    wire = send(server.port, asks(stream=True, stream_options={"include_usage": True}))
+    wire = way.ask(server, stream_options={"include_usage": True})
     assert wire.said == "é😀 and fine"
-    assert wire.chunks[-1]["usage"]["total_tokens"] == 5
+    assert [one["total_tokens"] for one in wire.usages] == [5]
 
 
 @pytest.mark.parametrize("text", ["hi", BLOCKME, "answer"])
@@ -77,34 +83,35 @@ def test_case_20_usage_once_if_asked_for(up, server, text, asked):
     )
     options = {} if asked is None else {"stream_options": {"include_usage": asked}}
     wire = send(server.port, asks(text, stream=True, **options))
-    found = [one for one in wire.chunks if one.get("usage")]
-    assert len(found) == int(asked is True)
-    if found:
+    assert len(wire.usages) == int(asked is True)
+    if asked:
         assert wire.data[-1] == "[DONE]"
-        assert wire.chunks[-1] == found[0]
-        assert found[0]["choices"] == []
+        assert wire.chunks[-1]["usage"] == wire.usages[0]
+        assert wire.chunks[-1]["choices"] == []
+    response = send(server.port, {"model": "up", "input": text, "stream": True}, "/v1/responses")
+    assert len(response.usages) == 1  # this API always tells it, with the end
 
 
-def calls_of(wire):
-    return [call for one in wire.chunks for c in one["choices"] for call in c["delta"].get("tool_calls", ())]
-
-
+@STREAMED
 @pytest.mark.parametrize("second", ["BLOCKME", "fine"])
-def test_case_21_a_new_id_is_a_new_call(up, server, second):
+def test_case_21_a_new_id_is_a_new_call(up, server, way, second):
     def piece(number, arguments):
         return event({"tool_calls": [{"index": 0, "id": number, "function": {"name": "run", "arguments": arguments}}]})
 
     up.script = streamed(
         piece("call_a", '{"p":"ok"}'), piece("call_b", f'{{"p":"{second}"}}'), event(finish="tool_calls"), DONE
     )
-    wire = send(server.port, asks(stream=True))
+    wire = way.ask(server)
     if second == BLOCKME:
         assert wire.ends == ["content_filter"]
-        assert not calls_of(wire)
+        assert not wire.calls
         return
-    found = calls_of(wire)
+    assert wire.calls == [("run", {"p": "ok"}), ("run", {"p": "fine"})]
+    if wire.response:
+        assert len({one["call_id"] for one in wire.response["output"]}) == 2
+        return
+    found = [call for one in wire.chunks for c in one["choices"] for call in c["delta"].get("tool_calls", ())]
     assert [one["index"] for one in found] == [0, 1]
-    assert [json.loads(one["function"]["arguments"])["p"] for one in found] == ["ok", "fine"]
     assert len({one["id"] for one in found}) == 2
 
 
@@ -117,20 +124,23 @@ CUTS = {
 }
 
 
+@STREAMED
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("late", [False, True])
-def test_case_22_a_cut_answer_is_never_a_whole_one(up, tmp_path, cut, late):
+def test_case_22_a_cut_answer_is_never_a_whole_one(up, tmp_path, way, cut, late):
     up.script = streamed(*([0.5] if late else []), *CUTS[cut])
     with running(up, tmp_path, keep_alive={"seconds": 0.3 if late else 20}) as server:
-        wire = send(server.port, asks(stream=True))
+        wire = way.ask(server)
+        ended = time.monotonic()
+    assert ended - up.last.sent[-1][0] < 1  # the connection is closed: nobody waits for an end that does not come
     assert b"half" not in wire.raw
     if not late:
         assert (wire.status, wire.json["error"]["code"]) == (503, "upstream_failed")
         assert 1 <= int(wire.headers["retry-after"]) <= 60
         return
     assert wire.status == 200
-    [said] = wire.data
-    assert json.loads(said)["error"]["code"] == "upstream_failed"
+    [said] = map(json.loads, wire.data)
+    assert (said if way.path == "/v1/responses" else said["error"])["code"] == "upstream_failed"
     assert not wire.body.endswith(DONE)
 
 
@@ -150,14 +160,18 @@ def test_case_22_a_whole_answer_that_broke_off(up, server):
         assert (wire.status, wire.json["error"]["code"]) == (503, "upstream_failed")
 
 
+@STREAMED
 @pytest.mark.parametrize("late", [False, True])
-def test_case_23_a_block_has_the_envelope_of_the_request(up, server, late):
+@pytest.mark.parametrize("bad", ["prompt", "answer"])
+def test_case_23_a_block_has_the_envelope_of_the_request(up, server, way, bad, late):
     up.script = streamed(*([0.8] if late else []), event({"content": BLOCKME}), event(finish="stop"), DONE)
-    wire = send(server.port, asks(stream=True))
+    wire = way.ask(server, ({True: f"{DOZEME} ", False: ""}[late] + BLOCKME) if bad == "prompt" else "hi")
     assert wire.status == 200
     assert wire.headers["content-type"].startswith("text/event-stream")
-    assert wire.data[-1] == "[DONE]"
+    assert wire.body.startswith(b": keep-alive") == late
+    assert wire.ends_once
     assert wire.ends == ["content_filter"]
+    assert wire.said == wire.refusal
     assert wire.said
 
 
@@ -166,14 +180,19 @@ TOOL = {"type": "function", "function": {"name": "run", "parameters": {}}}
 
 
 @pytest.mark.parametrize("fields", [{}, {"tools": [TOOL]}, {"response_format": FORM}])
-def test_case_24_a_block_can_be_read(up, server, stream, fields):
-    wire = send(server.port, asks(BLOCKME, stream=stream, **fields))
-    message = wire.chunks[0]["choices"][0]["delta"] if stream else wire.json["choices"][0]["message"]
-    assert message["refusal"]
-    assert "tool_calls" not in message
+@pytest.mark.parametrize("bad", ["prompt", "answer"])
+def test_case_24_a_block_can_be_read(up, server, way, bad, fields):
+    up.script = plays(way.stream, {"content": BLOCKME})
+    wire = way.ask(server, BLOCKME if bad == "prompt" else "hi", **fields)
+    assert wire.refusal
+    assert not wire.calls
     assert wire.ends == ["content_filter"]
+    if wire.response:
+        return
+    message = wire.chunks[0]["choices"][0]["delta"] if way.stream else wire.json["choices"][0]["message"]
+    assert "tool_calls" not in message
     assert (message.get("content") == message["refusal"]) == (not fields)
-    if not stream:
+    if not way.stream:
         assert "content" in message
 
 

@@ -10,12 +10,6 @@ from tests.serving.running import asks, running, send
 from tests.serving.upstream import completion, whole
 
 
-@pytest.fixture
-def server(up, tmp_path):
-    with running(up, tmp_path, keep_alive={"seconds": 10}) as found:
-        yield found
-
-
 def one_shape(wire):
     """Whether an error has the one shape, and a shortage its time."""
     assert wire.headers["content-type"] == "application/json"
@@ -69,6 +63,11 @@ def test_case_25_a_block_is_final(up, server):
     found = client.chat.completions.create(model="up", messages=[{"role": "user", "content": "hi"}])
     assert found.choices[0].finish_reason == "content_filter"
     assert len(up.requests) == 1
+    assert [one.strip() for one in server.rules.asked] == ["hi", BLOCKME]  # the turn once, and its answer once
+    server.rules.asked.clear()
+    found = client.responses.create(model="up", input=BLOCKME)
+    assert found.incomplete_details.reason == "content_filter"
+    assert ([one.strip() for one in server.rules.asked], len(up.requests)) == ([BLOCKME], 1)
     with pytest.raises(openai.BadRequestError) as raised:
         client.chat.completions.create(model="up", messages=[{"role": "user", "content": "a" * 200_000}])
     assert raised.value.code == "unreadable_content"

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import random
 import resource
 import socket
 import struct
@@ -12,9 +13,9 @@ import zlib
 
 import pytest
 
-from tests.serving.rules import BLOCKME, BREAKME, HOLDME, SLEEPME
+from tests.serving.rules import BLOCKME, BREAKME, DOZEME, HOLDME, SLEEPME
 from tests.serving.running import asks, running, send
-from tests.serving.upstream import completion, streamed, whole
+from tests.serving.upstream import Script, completion, plays, whole
 
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
 
@@ -34,15 +35,30 @@ def number(server, name):
     return sum(float(line.rpartition(" ")[2]) for line in text.split("\n") if line.startswith(name))
 
 
-def test_case_26_a_client_that_leaves_is_noticed(up, tmp_path, stream):
-    up.script = streamed(30.0) if stream else whole(completion())
-    up.script.steps.insert(0, 30.0)
+def at_rest(server):
+    """Whether the numbers say that nothing runs or waits."""
+    return number(server, "vlmguard_running") == number(server, "vlmguard_waiting") == 0
+
+
+def test_case_26_a_client_that_leaves_is_noticed(up, tmp_path, way):
+    up.script = plays(way.stream)
+    up.script.steps.insert(1 if way.stream else 0, 30.0)
     with running(up, tmp_path, keep_alive={"seconds": 30}) as server:
-        send(server.port, asks(stream=stream), leave_after=0.7)
+        way.ask(server, leave_after=0.7)
+        left = time.monotonic()
         assert until(lambda: up.requests and not up.open)
         assert server.idle()
         assert until(lambda: number(server, "vlmguard_clients_left_total") == 1)
-        assert number(server, "vlmguard_running") == 0
+        assert until(lambda: at_rest(server), 0.2)
+        assert time.monotonic() - left < 1
+
+
+def test_case_26_also_while_it_is_judged(up, tmp_path, stream):
+    with running(up, tmp_path) as server:
+        send(server.port, asks(DOZEME, stream=stream), leave_after=0.2)
+        assert until(lambda: number(server, "vlmguard_clients_left_total") == 1)
+        assert server.idle(2)
+        assert not up.requests
 
 
 def test_case_26_also_while_it_waits_in_the_queue(up, tmp_path):
@@ -62,9 +78,33 @@ def test_case_26_also_while_it_waits_in_the_queue(up, tmp_path):
         assert len(up.requests) == 1
 
 
+def test_case_26_what_is_held_for_a_person_holds_nothing(up, tmp_path, way):
+    with running(up, tmp_path, limits={"at_once": 1, "queue": 0}) as server:
+        assert way.ask(server, HOLDME).status == 409
+        assert server.idle()
+        assert at_rest(server)
+        up.script = plays(way.stream)
+        assert way.ask(server).said == "fine"
+
+
 def test_case_27_no_failure_keeps_a_slot(up, tmp_path, stream):
     limits = {"at_once": 1, "queue": 1, "seconds": 0.8}
     bad = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]}
+    gone = {"kind": "upstream", "url": "http://127.0.0.1:9/v1", "models": ["gone"], "connect_seconds": 0.2}
+
+    def queued():
+        """One that runs too long, one that leaves while it waits, and one for which there is no room."""
+        up.scripts = [Script([30.0])]
+        first = threading.Thread(target=send, args=(server.port, asks(stream=stream)))
+        first.start()
+        assert until(lambda: server.jobs.running)
+        second = threading.Thread(target=send, args=(server.port, asks(stream=stream)), kwargs={"leave_after": 0.2})
+        second.start()
+        assert until(lambda: server.jobs.waiting)
+        assert send(server.port, asks(stream=stream)).status == 429
+        first.join()
+        second.join()
+
     with running(up, tmp_path, limits=limits, keep_alive={"seconds": 10}) as server:
         up.script = whole({"error": 1}, 500)
         ways = [
@@ -73,16 +113,17 @@ def test_case_27_no_failure_keeps_a_slot(up, tmp_path, stream):
             lambda: send(server.port, asks(BLOCKME, stream=stream)),
             lambda: send(server.port, asks(HOLDME, stream=stream)),
             lambda: send(server.port, asks(stream=stream)),
-            lambda: send(server.port, asks(SLEEPME, stream=stream), leave_after=0.05),
-            lambda: send(server.port, asks(stream=stream)),
+            lambda: send(server.port, asks(DOZEME, stream=stream), leave_after=0.05),
+            lambda: send(server.port, asks(stream=stream, n=3)),
             lambda: send(server.port, b"{"),
+            lambda: send(server.port, {"texts": [BREAKME]}, "/beta/litellm_basic_guardrail_api"),
+            queued,
         ]
         for _ in range(2):
-            for way in ways:
-                way()
+            for one in ways:
+                one()
                 assert server.idle(4)
-        up.script = whole(completion())
-        up.script.steps.insert(0, 30.0)
+        up.scripts = [Script([30.0])]
         late = send(server.port, asks(stream=stream))
         assert (late.status, late.json["error"]["code"]) == (503, "deadline")
         assert until(lambda: not up.open)
@@ -90,6 +131,12 @@ def test_case_27_no_failure_keeps_a_slot(up, tmp_path, stream):
         started = time.monotonic()
         assert send(server.port, asks()).said == "fine"
         assert time.monotonic() - started < 1
+        assert server.idle()
+        assert at_rest(server)
+    with running(up, tmp_path, backend=gone, limits=limits) as server:
+        for _ in range(3):
+            wire = send(server.port, {**asks(stream=stream), "model": "gone"})
+            assert (wire.status, wire.json["error"]["code"]) == (503, "upstream_failed")
         assert server.idle()
 
 
@@ -153,7 +200,7 @@ def chunked(port, size):
         return client.recv(1000)
 
 
-def test_a_body_that_does_not_come_has_an_end(up, tmp_path):
+def test_case_29_a_body_that_does_not_come_has_an_end(up, tmp_path):
     with (
         running(up, tmp_path, limits={"body_seconds": 0.3}) as server,
         socket.create_connection(("127.0.0.1", server.port), timeout=5) as client,
@@ -171,7 +218,7 @@ def test_odd_letters_give_no_server_error(up, tmp_path, value, stream):
         assert send(server.port, asks(value, stream=stream)).status == 200
 
 
-def test_bodies_that_are_on_their_way_are_counted(up, tmp_path):
+def test_case_29_bodies_that_are_on_their_way_are_counted(up, tmp_path):
     with running(up, tmp_path, limits={"at_once": 1, "queue": 1, "body_seconds": 5}) as server:
         slow = [socket.create_connection(("127.0.0.1", server.port), timeout=5) for _ in range(2)]
         for client in slow:
@@ -180,3 +227,24 @@ def test_bodies_that_are_on_their_way_are_counted(up, tmp_path):
         for client in slow:
             client.close()
         assert until(lambda: send(server.port, asks()).status == 200)
+
+
+def test_case_26_no_connection_to_the_upstream_stays_behind(up, tmp_path):
+    """Clients that leave at every moment, also between the connection and the request that it was made for."""
+    up.script = whole(completion())
+    up.script.steps.insert(0, 0.3)
+    with running(up, tmp_path, limits={"at_once": 50}) as server:
+
+        def leave(seed):
+            chance = random.Random(seed)
+            for _ in range(15):
+                send(server.port, asks(), leave_after=chance.uniform(0, 0.06))
+
+        leaving = [threading.Thread(target=leave, args=(seed,)) for seed in range(12)]
+        for one in leaving:
+            one.start()
+        for one in leaving:
+            one.join()
+        assert server.idle(60)  # of many at once, on a machine that may be busy
+        assert until(lambda: not up.open, 20)
+        assert send(server.port, asks()).said == "fine"

@@ -28,7 +28,7 @@ def ended(exporter, name):
     raise AssertionError(name)
 
 
-def test_spans_say_what_was_done_and_nothing_that_was_said(up, tmp_path):
+def test_case_12_spans_say_what_was_done_and_nothing_that_was_said(up, tmp_path):
     exporter, tracing = traced()
     picture = [{"type": "image_url", "image_url": {"url": BADIMG}}, {"type": "text", "text": "secret words"}]
     with running(up, tmp_path, tracing=tracing) as server:

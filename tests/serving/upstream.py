@@ -70,6 +70,31 @@ def event(delta=None, finish=None, index=0, **fields):
     )
 
 
+def plays(stream, message=None, finish="stop"):
+    """An answer as the client asked for it: whole, or as a stream with each of its texts cut in two."""
+    if not stream:
+        return whole(completion(message, finish))
+    said = {"content": "fine", **(message or {})}
+    deltas = [one for key, value in said.items() if value is not None for one in _halves(key, value)]
+    return streamed(event({"role": "assistant"}), *map(event, deltas), event(finish=finish), USAGE, DONE)
+
+
+def _halves(key, value):
+    if isinstance(value, str):
+        at = len(value) // 2
+        return [{key: value[:at]}, {key: value[at:]}]
+    if key != "tool_calls":
+        return [{key: value}]
+    return [{key: [piece]} for at, one in enumerate(value) for piece in _call_halves(at, one)]
+
+
+def _call_halves(index, call):
+    function = call["function"]
+    at = len(function["arguments"]) // 2
+    yield {**call, "index": index, "function": {**function, "arguments": function["arguments"][:at]}}
+    yield {"index": index, "function": {"arguments": function["arguments"][at:]}}
+
+
 USAGE = b'data: {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}}\n\n'
 DONE = b"data: [DONE]\n\n"
 
@@ -78,12 +103,16 @@ class Upstream:
     """Plays `script`, or what `scripts` holds in turn. As a context manager it listens."""
 
     def __init__(self):
-        self.script = whole(completion())
-        self.scripts = []
-        self.requests = []
+        self.forget()
         self.open = 0
         self.port = None
         self._loop = asyncio.new_event_loop()
+
+    def forget(self):
+        """Be as at the beginning."""
+        self.script = whole(completion())
+        self.scripts = []
+        self.requests = []
 
     def __enter__(self):
         ready = threading.Event()
@@ -104,8 +133,17 @@ class Upstream:
         self._loop.run_forever()
 
     def __exit__(self, *_):
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(5)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
+        self._loop.close()
+
+    async def _end(self):
+        self._server.close()
+        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
     @property
     def url(self):
@@ -129,9 +167,12 @@ class Upstream:
             script = self.scripts.pop(0) if self.scripts else self.script
             playing = asyncio.ensure_future(self._play(script, request, writer))
             left = asyncio.ensure_future(reader.read())
-            await asyncio.wait({playing, left}, return_when=asyncio.FIRST_COMPLETED)
-            playing.cancel()
-            left.cancel()
+            try:
+                await asyncio.wait({playing, left}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                playing.cancel()
+                left.cancel()
+                await asyncio.gather(playing, left, return_exceptions=True)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
@@ -147,6 +188,7 @@ class Upstream:
                 await writer.drain()
                 request.sent.append((time.monotonic(), len(step)))
             elif isinstance(step, threading.Event):
-                await asyncio.to_thread(step.wait)
+                while not step.is_set():  # noqa: ASYNC110 - a thread that waits would outlive this upstream
+                    await asyncio.sleep(0.01)
             else:
                 await asyncio.sleep(step)

@@ -12,7 +12,7 @@ from langchain_vlmguard.cli.group import OneLineErrors
 from langchain_vlmguard.errors import extra
 from vlmguard_lab.bench import page
 from vlmguard_lab.bench.checkout import CheckoutCommand
-from vlmguard_lab.bench.choices import ServingPart
+from vlmguard_lab.bench.choices import PerformancePart, ServingPart
 from vlmguard_lab.bench.outside import app as outside_tools
 from vlmguard_lab.commands import listed
 
@@ -29,7 +29,7 @@ PerCell = Annotated[int, typer.Option("--n", min=1, help="Requests a cell.")]
 Seed = Annotated[int, typer.Option(help="Seed of the sampled requests.")]
 Work = Annotated[Path, typer.Option(help="Finished parts; a stopped run goes on from here.")]
 Results = Annotated[Path, typer.Option("--json", help="Write the results here.")]
-OnlyPart = Annotated[list[ServingPart] | None, typer.Option(help="Measure this part alone; repeat for more.")]
+OnlyPart = Annotated[list[PerformancePart] | None, typer.Option(help="Measure this part alone; repeat for more.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Parts measured at a time, a core each.")]
 
 
@@ -135,6 +135,25 @@ def providers() -> None:
 
 @in_checkout()
 def serving(
+    only: Annotated[list[ServingPart] | None, typer.Option(help="Measure this part alone; repeat for more.")] = None,
+    callers: Annotated[int, typer.Option(min=1, help="Callers of load, faults and soak.")] = 50,
+    load_minutes: Annotated[float, typer.Option(min=0.1, help="Length of the load.")] = 10.0,
+    soak_minutes: Annotated[float, typer.Option(min=0.2, help="Length of the soak.")] = 30.0,
+    examples: Annotated[int, typer.Option(min=1, help="Random answers and requests of the property.")] = 100_000,
+    output: Results = page.SERVING,
+) -> None:
+    """Measure `vlmguard serve`: what it adds to an answer, a load, faults, its rules, random answers, a soak.
+
+    Takes two and a half hours, best on a machine that does nothing else; finished parts are kept after a stop, and the random
+    answers go on where they were. Parts that are not measured are kept. Writes docs/results/serving.json.
+    """
+    from vlmguard_lab.bench.endpoint import report as measurement
+
+    measurement.run(only or (), callers, load_minutes, soak_minutes, examples, output)
+
+
+@in_checkout()
+def performance(
     only: OnlyPart = None,
     pairs: Annotated[int, typer.Option(min=1, help="Pairs a measurement of the overhead.")] = 400,
     turns: Annotated[int, typer.Option(min=1, help="Pairs a measurement of the guard.")] = 60,
@@ -146,7 +165,7 @@ def serving(
     Takes about an hour on two cores, best on a machine that does nothing else; goes on after a stop. Parts that are not
     measured are kept. Writes docs/results/performance.json and docs/images/performance.png.
     """
-    from vlmguard_lab.bench import serving as measurement
+    from vlmguard_lab.bench import performance as measurement
 
     measurement.run(only or (), pairs, turns, rounds, output)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 
 
-class ServingPart(StrEnum):
-    """What `serving` can measure."""
+class PerformancePart(StrEnum):
+    """What `performance` can measure."""
 
     overhead = "overhead"
     guard = "guard"
@@ -16,3 +16,15 @@ class ServingPart(StrEnum):
     fit_cpu_seconds = "fit_cpu_seconds"
     fit_memory_mib = "fit_memory_mib"
     import_seconds = "import_seconds"
+
+
+class ServingPart(StrEnum):
+    """What `serving` can measure."""
+
+    proxy = "proxy"
+    load = "load"
+    faults = "faults"
+    cases = "cases"
+    property = "property"
+    schema_fuzz = "schema_fuzz"
+    soak = "soak"

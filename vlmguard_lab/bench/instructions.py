@@ -1,6 +1,6 @@
 """The instructions of one decoded token under every intervention against none: a number that no neighbour changes.
 
-A process of its own runs under callgrind, which counts between two marks alone. The model is the one of `serving` with two
+A process of its own runs under callgrind, which counts between two marks alone. The model is the one of `performance` with two
 layers instead of eight: the edit weighs four times as much as there.
 """
 

@@ -18,7 +18,10 @@ ROOT = Path(__file__).parents[2]
 DOCS, README = ROOT / "docs", ROOT / "README.md"
 RESULTS, IMAGES = DOCS / "results", DOCS / "images"
 PERFORMANCE = RESULTS / "performance.json"
-"""Holds what `serving`, `instructions` and `peers` measure, each under its own keys."""
+"""Holds what `performance`, `instructions` and `peers` measure, each under its own keys."""
+
+SERVING = RESULTS / "serving.json"
+"""Holds what `serving` measures of the endpoint."""
 
 AGENTS = RESULTS / "agents.json"
 """Holds what `agents` measures, and the short of what `providers` does."""

@@ -3,7 +3,7 @@
 import pytest
 from rich.progress import Progress
 
-from tests.fuzz import HUNT, PDFS, TARGETS, fuzz
+from tests.fuzz import ENDPOINT, HUNT, PDFS, TARGETS, fuzz
 
 pytest.importorskip("atheris", reason="Atheris is made for Linux and macOS alone")
 pytestmark = pytest.mark.lab
@@ -40,3 +40,11 @@ def test_no_pdf_breaks_out_of_its_bounds(cases, tmp_path):
 def test_a_target_that_ends_early_is_an_error(tmp_path):
     with Progress() as progress, pytest.raises(AssertionError, match="broke after 0 cases"):
         fuzz("no such target", 1, tmp_path, progress)
+
+
+def test_the_endpoint_is_played_and_goes_on_after_a_stop(tmp_path):
+    with Progress(disable=True) as progress:
+        seen = fuzz(ENDPOINT, 40, tmp_path, progress)
+        assert seen["cases"] == 40
+        assert 0 < seen["pictures"] < 40
+        assert fuzz(ENDPOINT, 60, tmp_path, progress)["cases"] == 60

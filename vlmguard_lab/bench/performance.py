@@ -41,7 +41,7 @@ from langchain_vlmguard.steering.architectures import layer_output, locate_decod
 from langchain_vlmguard.steering.gates import AlwaysOpen
 from langchain_vlmguard.steering.interventions import INTERVENTIONS, LayerEdit
 from vlmguard_lab.bench import page
-from vlmguard_lab.bench.choices import ServingPart
+from vlmguard_lab.bench.choices import PerformancePart
 from vlmguard_lab.bench.parts import Part, forget, measure
 from vlmguard_lab.bench.timing import paired, summary
 from vlmguard_lab.bench.wide_model import HIDDEN, beside, decoding, random_directions, random_probe, wide_model
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from langchain_vlmguard.models.batch import Batch
     from langchain_vlmguard.models.loading import LoadedVLM
 
-WORK, IMAGE = page.WORK / "serving", page.IMAGES / "performance.png"
+WORK, IMAGE = page.WORK / "performance", page.IMAGES / "performance.png"
 EDITED = 3
 """The layer that is steered."""
 
@@ -74,7 +74,7 @@ MODES = {
 HOOK, WRAPPED, COMPILED = "forward hook", "wrapped module", "wrapped module, compiled edit"
 
 
-def run(only: Sequence[ServingPart], pairs: int, turns: int, rounds: int, output: Path) -> None:
+def run(only: Sequence[PerformancePart], pairs: int, turns: int, rounds: int, output: Path) -> None:
     """Measure some parts, all by default, keep what is known of the others, write the file and draw the plot.
 
     Args:
@@ -103,14 +103,14 @@ def measures(pairs: int, turns: int, rounds: int) -> dict[str, Callable[[], Any]
     """Return what can be measured, by name."""
     testbed = load_testbed()
     return {
-        ServingPart.overhead: partial(overhead, testbed, pairs),
-        ServingPart.guard: partial(guard, testbed, turns),
-        ServingPart.judging: partial(judging, testbed, turns),
-        ServingPart.throughput: partial(throughput, testbed, rounds),
-        ServingPart.fit_seconds: partial(fit_seconds, testbed),
-        ServingPart.fit_cpu_seconds: partial(fit_cpu_seconds, testbed),
-        ServingPart.fit_memory_mib: partial(fit_memory, testbed),
-        ServingPart.import_seconds: import_seconds,
+        PerformancePart.overhead: partial(overhead, testbed, pairs),
+        PerformancePart.guard: partial(guard, testbed, turns),
+        PerformancePart.judging: partial(judging, testbed, turns),
+        PerformancePart.throughput: partial(throughput, testbed, rounds),
+        PerformancePart.fit_seconds: partial(fit_seconds, testbed),
+        PerformancePart.fit_cpu_seconds: partial(fit_cpu_seconds, testbed),
+        PerformancePart.fit_memory_mib: partial(fit_memory, testbed),
+        PerformancePart.import_seconds: import_seconds,
     }
 
 

@@ -1,0 +1,1 @@
+"""What is measured of `vlmguard serve`: processes of their own on loopback, and callers that see every byte."""
