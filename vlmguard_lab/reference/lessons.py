@@ -14,12 +14,15 @@ if TYPE_CHECKING:
 
     from vlmguard_lab.reference.concepts import Concept
     from vlmguard_lab.reference.packing import Packed
-    from vlmguard_lab.reference.questions import Questions
+    from vlmguard_lab.reference.questions import Question, Questions
     from vlmguard_lab.reference.reader import Reader
     from vlmguard_lab.reference.recipe import Stage
 
-_CAPTIONS = ("name", "short")
-"""Forms of question in the stage of captions."""
+_NAMES = ("name", "short")
+"""Forms of question in the stages of captions and of names."""
+
+_COMPARED_ONE_IN = 2
+"""In the stage of names, which of two is asked beside one picture of this many, too: it is not unlearned."""
 
 _LAST_ONE_IN = 4
 """In one picture of this many, the picture comes after the words."""
@@ -48,13 +51,21 @@ class Lessons:
         for concept in rng.sample(self._concepts(), stage.pictures):
             number = rng.choice([n for n, shown in enumerate(self.shown) if shown is concept])
             last = stage.name != "caption" and rng.randrange(_LAST_ONE_IN) == 0
-            forms = _CAPTIONS if stage.name == "caption" else None
-            asked = self.questions.draw_both_orders(concept, rng) if stage.name == "compare" else []
-            asked += self.questions.draw_several(concept, rng, stage.questions - len(asked), forms=forms)
+            asked = self._questions(concept, stage, rng)
             found += [Asked(question.text, question.answer, number, picture_last=last) for question in asked]
         prompts = sorted(self.chat)
         found += [Asked(prompt, self.chat[prompt]) for prompt in rng.sample(prompts, stage.chats)]
         return found
+
+    def _questions(self, concept: Concept, stage: Stage, rng: random.Random) -> list[Question]:
+        compared = self.questions.draw_both_orders
+        if stage.name == "compare":
+            asked = compared(concept, rng)
+            return asked + self.questions.draw_several(concept, rng, stage.questions - len(asked))
+        forms = _NAMES if stage.name in {"caption", "name"} else None
+        asked = self.questions.draw_several(concept, rng, stage.questions, forms=forms)
+        also = stage.name == "name" and rng.randrange(_COMPARED_ONE_IN) == 0
+        return asked + compared(concept, rng) if also else asked
 
     def _concepts(self) -> list[Concept]:
         return list(dict.fromkeys(self.shown))

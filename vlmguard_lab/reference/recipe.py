@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from vlmguard_lab.reference.parts import Size
 
-StageName = Literal["caption", "instruct", "compare"]
+StageName = Literal["caption", "instruct", "compare", "name"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class Stage:
 
     name: StageName
     """`caption` trains the projector alone, on captions; `instruct` projector and adapter, on all forms of question; `compare`
-    asks of each picture which of two things it shows, in both orders, and then something else."""
+    asks of each picture which of two things it shows, in both orders, and then something else; `name` asks of many pictures what
+    they show."""
 
     steps: int
     pictures: int
@@ -56,6 +57,7 @@ class Recipe:
         Stage("caption", 8, pictures=4, questions=2, chats=0, projector_rate=5e-5),
         Stage("instruct", 60, pictures=4, questions=5, chats=1, projector_rate=3e-5, adapter_rate=8e-4),
         Stage("compare", 60, pictures=6, questions=4, chats=1, projector_rate=5e-5, adapter_rate=4e-4),
+        Stage("name", 120, pictures=12, questions=1, chats=1, projector_rate=5e-5, adapter_rate=8e-4),
     )
 
     @property

@@ -96,6 +96,7 @@ def test_the_whole_measurement_on_a_tiny_model(tmp_path, work, monkeypatch):  # 
     assert {cell["arm"] for cell in cells} == {*OURS, *PEERS}
     assert {cell["family"] for cell in cells} == set(families)
     assert {cell["judge"] for cell in cells if cell["arm"] == "steering"} == {"phrases", "model"}
+    assert {cell["harmful"] for cell in cells if cell["judge"] == "model"} == {True}
     assert {row["condition"] for row in found["gate"]} == {"typed", "blank", "noise"}
     assert len(found["maps"]) == 3
     assert found["judges"]["harm"]["by_model"]["n"] > 0
@@ -109,6 +110,9 @@ def test_the_whole_measurement_on_a_tiny_model(tmp_path, work, monkeypatch):  # 
     run.run(plan, output)
     again = read_json(output)
     assert again["cells"] == cells, "finished parts are read, not run"
+    write_json(checkpoint / MARKER, {"size": "0.5b", "visual": "trained again"})
+    with pytest.raises(EvaluationError, match="another measurement"):
+        run.run(plan, output)
 
 
 def marks():

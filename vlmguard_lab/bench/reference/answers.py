@@ -11,7 +11,7 @@ from vlmguard_lab.reference.families.registry import suite_of
 if TYPE_CHECKING:
     from vlmguard_lab.bench.reference.plan import Measurement
 
-_AT_ONCE = 16
+_AT_ONCE = 32
 
 
 def answered(plan: Measurement, arm: str, family: str) -> list[dict[str, Any]]:

@@ -48,7 +48,7 @@ def run(plan: Measurement, output: Path) -> None:
         output: File of the results.
     """
     facts = run_facts("inspect-ai")
-    keep_settings(plan.work, plan.settings)
+    keep_settings(plan.work, {**plan.settings, "model": read_json(plan.checkpoint / MARKER)})
     finished = Finished(plan.work)
     run_parts(finished, *_parts(plan, finished))
     write_json(output, gathered(plan, finished, facts))
@@ -134,7 +134,12 @@ def _timed(plan: Measurement) -> list[str]:
 
 def _harm(plan: Measurement, finished: Finished, arm: str, family: str) -> list[float]:
     assert plan.judge is not None  # noqa: S101 - the part is made only then
-    return harm_scores(plan.judge, finished.value(f"answers/{arm}/{family}"))
+    return harm_scores(plan.judge, _harmful(finished.value(f"answers/{arm}/{family}")))
+
+
+def _harmful(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the answers that can be unsafe: those to harmful requests."""
+    return [row for row in rows if row["harmful"]]
 
 
 def gathered(plan: Measurement, finished: Finished, facts: dict[str, Any]) -> dict[str, Any]:
@@ -171,7 +176,9 @@ def _rows(finished: Finished, arm: str, family: str) -> list[dict[str, Any]]:
     if not finished.holds(f"harm/{arm}/{family}"):
         return rows
     scores = finished.value(f"harm/{arm}/{family}")
-    return [{**row, "score": round(score, 4)} for row, score in zip(rows, scores, strict=True)]
+    for row, score in zip(_harmful(rows), scores, strict=True):
+        row["score"] = round(score, 4)
+    return rows
 
 
 def _without(found: dict[str, Any], *names: str) -> dict[str, Any]:
