@@ -18,7 +18,7 @@ STAIRS = [
     {"rewriting"},
     {"guard"},
     {"faces"},
-    {"agents"},
+    {"agents", "audit"},
     {"serving"},
     {"cli"},
 ]

@@ -99,7 +99,7 @@ def test_a_guard_of_api_models_works_and_a_local_model_says_which_extra(light):
 def light_names():
     import langchain_vlmguard
 
-    return [name for name in langchain_vlmguard.__all__ if name not in LOCAL_NAMES | {"__version__"}]
+    return [name for name in langchain_vlmguard.__all__ if name not in LOCAL_NAMES | {"__version__", "load_guard"}]
 
 
 @pytest.mark.parametrize("name", sorted(LOCAL_NAMES - {"load_testbed"}))
@@ -115,6 +115,7 @@ def test_what_needs_torch_says_which_extra_brings_it(light, name):
         ("langchain_vlmguard.content.ocr.TesseractReader()", "tesseract"),
         ("langchain_vlmguard.GuardPolicy(heif=True)", "heif"),
         ("langchain_vlmguard.GuardPolicy(pdf=True)", "pdf"),
+        ("langchain_vlmguard.load_guard", "serve"),
     ],
 )
 def test_a_missing_extra_is_named_when_the_part_is_made(light, made, extra):

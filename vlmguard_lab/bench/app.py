@@ -393,7 +393,7 @@ def reference_gate(
 
 @in_checkout()
 def vllm_env(to: Annotated[Path, typer.Option(help="Folder of the environment.")] = Path("build/vllm-env")) -> None:
-    """Make an environment with vLLM for processors, for `pytest -m vllm`. Downloads gigabytes; goes on after a stop."""
+    """Make an environment with vLLM, for `pytest -m vllm`. Writes a folder. Takes minutes, downloads gigabytes, and can go on."""
     from vlmguard_lab.bench import vllm_env as environment
 
     environment.build(to, typer.echo)
