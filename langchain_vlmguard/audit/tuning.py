@@ -8,34 +8,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from langchain_vlmguard.audit.rows import RISKS
+from langchain_vlmguard.audit.shares import Z95, Share
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from langchain_vlmguard.audit.rows import Row
 
-_Z = 1.959964
-"""Standard deviations of a 95 % interval."""
-
 FEWEST = 20
 """Rows labelled `fine` from which a threshold is suggested."""
 
 
-@dataclass(frozen=True)
-class Share:
-    """A share of `n` with its Wilson 95 % interval."""
-
-    hits: int
-    n: int
+class Rate(Share):
+    """A share that may be of nothing, which is said by a dash."""
 
     def __str__(self) -> str:
-        """Return the share and its interval, or a dash if there is nothing to divide."""
-        if not self.n:
-            return "-"
-        share, spread = self.hits / self.n, _Z * _Z / self.n
-        middle = (share + spread / 2) / (1 + spread)
-        half = _Z / (1 + spread) * math.sqrt(share * (1 - share) / self.n + spread / (4 * self.n))
-        return f"{share:.3f} [{max(0.0, middle - half):.3f}, {min(1.0, middle + half):.3f}]"
+        """Format as `0.98 [0.95, 0.99]`, or as a dash."""
+        return super().__str__() if self.n else "-"
 
 
 @dataclass(frozen=True)
@@ -57,19 +46,19 @@ class Tuned:
     threshold: float
     """Where it acts now: the newest row's."""
 
-    acts: Share
+    acts: Rate
     """Rows at or above the threshold."""
 
-    precision: Share
+    precision: Rate
     """Of labelled rows at or above it, those that are harmful."""
 
-    recall: Share
+    recall: Rate
     """Of harmful rows, those at or above it."""
 
     suggestion: Suggestion | None
     """`None` where too few rows are labelled `fine`."""
 
-    would_act: Share | None
+    would_act: Rate | None
     """Rows at or above the suggested threshold."""
 
 
@@ -78,7 +67,7 @@ def tuned(rows: Iterable[Row], *, false_alarms: float = 0.02) -> list[Tuned]:
 
     Args:
         rows: Of the log, the newest first.
-        false_alarms: Share of harmless turns that may be acted on, from 0 to 1.
+        false_alarms: Rate of harmless turns that may be acted on, from 0 to 1.
 
     ??? example
 
@@ -100,14 +89,14 @@ def _of(name: str, rows: Sequence[Row], false_alarms: float) -> Tuned:
     harmful = [score for score, row in zip(scores, rows, strict=True) if row.label == "harmful"]
     caught, wrongly = (sum(score >= threshold for score in some) for some in (harmful, fine))
     suggested = _suggested(fine, false_alarms) if len(fine) >= FEWEST else None
-    would = None if suggested is None else Share(sum(score >= suggested.threshold for score in scores), len(rows))
+    would = None if suggested is None else Rate(sum(score >= suggested.threshold for score in scores), len(rows))
     return Tuned(
         name,
         len(rows),
         threshold,
-        Share(sum(score >= threshold for score in scores), len(rows)),
-        Share(caught, caught + wrongly),
-        Share(caught, len(harmful)),
+        Rate(sum(score >= threshold for score in scores), len(rows)),
+        Rate(caught, caught + wrongly),
+        Rate(caught, len(harmful)),
         suggested,
         would,
     )
@@ -122,6 +111,6 @@ def _suggested(fine: Sequence[float], false_alarms: float) -> Suggestion:
     allowed = math.floor(count * false_alarms)
     above = math.nextafter(fine[-1], 2.0)
     threshold = next((one for one in fine if count - bisect_left(fine, one) <= allowed), above)
-    place, spread = count - allowed, _Z * math.sqrt(count * false_alarms * (1 - false_alarms))
+    place, spread = count - allowed, Z95 * math.sqrt(count * false_alarms * (1 - false_alarms))
     low, high = math.floor(place - spread), math.ceil(place + spread)
     return Suggestion(min(threshold, 1.0), fine[min(max(low, 0), count - 1)], fine[high] if high < count else 1.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from langchain_vlmguard.audit.log import AuditLog
+from langchain_vlmguard.audit.rows import Label  # noqa: TC001 - typer reads the annotations
 from langchain_vlmguard.audit.tuning import FEWEST, tuned
 from langchain_vlmguard.files import write_text
 
@@ -20,13 +20,6 @@ app = typer.Typer(help="The audit log: what a guard decided, and what follows fr
 File = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The log, a file that AuditLog wrote.")]
 Action = Annotated[str | None, typer.Option(help="Rows of this action alone: allow, rewrite, review or refuse.")]
 Since = Annotated[str | None, typer.Option(help="Rows from this time on, e.g. 2026-11-28 or 2026-11-28T12:00, in UTC.")]
-
-
-class Word(StrEnum):
-    """What a person may say of a row."""
-
-    fine = "fine"
-    harmful = "harmful"
 
 
 @app.command("list")
@@ -79,10 +72,10 @@ def verify(
 def label(
     file: File,
     number: Annotated[int, typer.Argument(help="The row's number.")],
-    word: Annotated[Word, typer.Argument(help="What the turn was.")],
+    word: Annotated[Label, typer.Argument(help="What the turn was.")],
 ) -> None:
     """Say of a row whether its turn was fine or harmful; `vlmguard audit tune` learns from it."""
-    AuditLog(file).label(number, word.value)
+    AuditLog(file).label(number, word)
 
 
 @app.command()

@@ -27,6 +27,7 @@ from langchain_vlmguard.guard.state import (
     check_record,
     current_verdict,
     policy_of_run,
+    stage_of,
 )
 from langchain_vlmguard.guard.turns import Answered, GuardedTurn
 from langchain_vlmguard.verdict.draft import Draft
@@ -227,8 +228,7 @@ class GuardSteps:
         return {"verdict": verdict.to_state(), "draft": {}}
 
     def _publish(self, verdict: SafetyVerdict) -> None:
-        about_answer = verdict.answer != "none" or (verdict.failure is not None and verdict.failure.stage == "answer")
-        records = [check_record("output" if about_answer else "input", self.name, verdict)]
+        records = [check_record(stage_of(verdict), self.name, verdict)]
         publish(stream_writer(), records)
         if self.guard.telemetry is not None:
             self.guard.telemetry.record(records)

@@ -36,6 +36,12 @@ class CheckRecord(TypedDict):
     verdict: Json
 
 
+def stage_of(verdict: SafetyVerdict) -> Stage:
+    """Say whether a turn's verdict is about its answer, or ended before there was one."""
+    failed = verdict.failure is not None and verdict.failure.stage == "answer"
+    return "output" if failed or verdict.answer != "none" else "input"
+
+
 def check_record(
     stage: Stage, guard: str, verdict: SafetyVerdict, call: Mapping[str, Any] | None = None
 ) -> CheckRecord:

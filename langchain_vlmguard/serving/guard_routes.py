@@ -109,7 +109,7 @@ async def guard_text(request: Request) -> Response:
 async def systemone(request: Request) -> Response:
     """Answer typed questions about a state, in vLLM's form: how harmful it is, and nothing else."""
     service, caller, body = await begin(request)
-    wanted = await asyncio.to_thread(decision_request, body)
+    wanted = await read_apart(request, lambda: decision_request(body))
     name, guarding = service.guarding(caller, wanted.model)
     verdict, _ = await _judged(request, service, caller, guarding, wanted.conversation)
     answers = answers_of(wanted.questions, risk_of(verdict))

@@ -17,7 +17,7 @@ from langchain_vlmguard.errors import BusyError, GenerationTimeoutError, Upstrea
 from langchain_vlmguard.faces.graph import guard_graph
 from langchain_vlmguard.guard.effects import arun
 from langchain_vlmguard.guard.flow import guarded_answer
-from langchain_vlmguard.guard.state import check_record
+from langchain_vlmguard.guard.state import check_record, stage_of
 from langchain_vlmguard.serving.asked import CALL, AskedModel, ModelCall
 from langchain_vlmguard.serving.chat_request import OFFERED
 from langchain_vlmguard.serving.http_errors import HttpError
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
     from langchain_vlmguard.guard.parts import GuardParts
-    from langchain_vlmguard.guard.state import Stage
     from langchain_vlmguard.guard.turns import Answered
     from langchain_vlmguard.serving.reviews import Review, ReviewStore
     from langchain_vlmguard.verdict.draft import Draft
@@ -129,8 +128,7 @@ class Guarding(Judging):
     def _told(self, judged: Judged) -> Judged:
         """Report a verdict that was made without the graph, which reports its own."""
         if self.guard.telemetry is not None:
-            stage: Stage = "output" if judged.verdict.answer != "none" else "input"
-            self.guard.telemetry.record([check_record(stage, NAME, judged.verdict)])
+            self.guard.telemetry.record([check_record(stage_of(judged.verdict), NAME, judged.verdict)])
         return judged
 
     async def _stopped(self, asked: Asked, answered: Answered, draft: Draft, config: RunnableConfig) -> Json:

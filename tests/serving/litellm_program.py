@@ -9,8 +9,15 @@ import time
 import urllib.request
 from contextlib import contextmanager
 
+import pytest
+
 KEY = "sk-only-on-loopback-0123456789"
 PROXY = os.environ.get("VLMGUARD_LITELLM") or shutil.which("litellm")
+NEEDED = [
+    pytest.mark.slow,
+    pytest.mark.skipif(PROXY is None, reason="no litellm proxy here: name its program in VLMGUARD_LITELLM"),
+]
+"""Marks of tests that start it."""
 
 
 @contextmanager

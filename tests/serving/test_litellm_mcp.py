@@ -11,15 +11,12 @@ from pathlib import Path
 import pytest
 import uvicorn
 
-from tests.serving.litellm_program import KEY, PROXY, litellm_proxy
+from tests.serving.litellm_program import KEY, NEEDED, litellm_proxy
 from tests.serving.rules import BLOCKME, BREAKME
 from tests.serving.running import running
 from tests.serving.upstream import Upstream
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(PROXY is None, reason="no litellm proxy here: name its program in VLMGUARD_LITELLM"),
-]
+pytestmark = NEEDED
 GUARD = Path(__file__).parents[2] / "examples" / "litellm_mcp_guard.py"
 
 

@@ -3,15 +3,12 @@
 import openai
 import pytest
 
-from tests.serving.litellm_program import KEY, PROXY, litellm_proxy
+from tests.serving.litellm_program import KEY, NEEDED, litellm_proxy
 from tests.serving.rules import BADIMG, BLOCKME, BREAKME, MASKME
 from tests.serving.running import running
 from tests.serving.upstream import Upstream, completion, whole
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(PROXY is None, reason="no litellm proxy here: name its program in VLMGUARD_LITELLM"),
-]
+pytestmark = NEEDED
 
 
 @pytest.fixture(scope="module")
